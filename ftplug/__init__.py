@@ -1,0 +1,75 @@
+"""ftplug: switch the fine-tuning method of any Hugging Face Trainer run, publish the result.
+
+Importing it loads neither torch, transformers nor peft: names are resolved when first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ftplug.artifact import load, save
+    from ftplug.attachment import apply, disabled
+    from ftplug.binding import FTPlugCallback, attach
+    from ftplug.discovery import methods
+    from ftplug.errors import (
+        ArtifactError,
+        FtplugError,
+        MethodError,
+        PluginError,
+        RegistryError,
+    )
+    from ftplug.hookspecs import hookimpl
+    from ftplug.merging import merge
+    from ftplug.method import LearningRate, Method
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "FTPlugCallback": "binding",
+    "attach": "binding",
+    "apply": "attachment",
+    "disabled": "attachment",
+    "save": "artifact",
+    "load": "artifact",
+    "merge": "merging",
+    "methods": "discovery",
+    "Method": "method",
+    "LearningRate": "method",
+    "hookimpl": "hookspecs",
+    "FtplugError": "errors",
+    "PluginError": "errors",
+    "MethodError": "errors",
+    "ArtifactError": "errors",
+    "RegistryError": "errors",
+}
+
+__all__ = [
+    "ArtifactError",
+    "FTPlugCallback",
+    "FtplugError",
+    "LearningRate",
+    "Method",
+    "MethodError",
+    "PluginError",
+    "RegistryError",
+    "apply",
+    "attach",
+    "disabled",
+    "hookimpl",
+    "load",
+    "merge",
+    "methods",
+    "save",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f"ftplug.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'ftplug' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

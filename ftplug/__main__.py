@@ -1,0 +1,5 @@
+"""``python -m ftplug``: what ``torchrun -m ftplug run …`` starts."""
+
+from ftplug.cli import main
+
+main()

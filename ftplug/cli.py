@@ -1,0 +1,243 @@
+"""The command line: ``ftplug methods``, ``run``, ``demo``, and what plugins add."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from ftplug import __version__
+from ftplug.errors import FtplugError, MethodError
+
+if TYPE_CHECKING:
+    from ftplug.method import Method
+
+COMMANDS = "ftplug.commands"  # entry points: functions that take the typer app and add commands
+
+app = typer.Typer(
+    name="ftplug",
+    help="Switch the fine-tuning method of any Hugging Face Trainer run, without touching it.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,  # plain help starts in half the time
+    pretty_exceptions_enable=False,
+)
+
+Methods = Annotated[
+    list[str], typer.Option("--method", "-M", help="Method name; several for a composition.")
+]
+Settings = Annotated[
+    list[str],
+    typer.Option("--set", "-s", help="Setting, e.g. r=8; with several methods lora.r=8."),
+]
+
+
+def _version(show: bool) -> None:
+    if show:
+        typer.echo(f"ftplug {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def methods(
+    name: Annotated[str | None, typer.Argument(help="Show one method with its settings.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the installed methods, or one method's settings.
+
+    Example: ftplug methods lora
+    """
+    from ftplug import discovery
+
+    with warnings.catch_warnings(record=True) as broken:
+        warnings.simplefilter("always")
+        found = {name: discovery.entry(name).load()} if name else discovery.methods()
+    for warning in broken:
+        typer.echo(f"warning: {warning.message}", err=True)
+    if not name and not as_json:
+        width = max(map(len, found), default=0)
+        for key, cls in found.items():
+            typer.echo(f"{key:{width}}  {cls.summary()}")
+        typer.echo("\nftplug methods NAME shows a method's settings.")
+        return
+    rows = [_describe(cls, discovery.entry(key)) for key, cls in found.items()]
+    if as_json:
+        typer.echo(json.dumps(rows[0] if name else rows, indent=2, default=str))
+    else:
+        _print_method(rows[0])
+
+
+def _describe(cls: type[Method], entry: Any) -> dict[str, Any]:
+    try:
+        lr = cls.configure({}).suggested_learning_rate()
+    except MethodError:  # a setting without a default: the class's own range
+        lr = cls.learning_rate
+    return {
+        "name": cls.name,
+        "kind": cls.kind,
+        "summary": cls.summary(),
+        "paper": cls.paper,
+        "distribution": entry.distribution,
+        "version": entry.version,
+        "learning_rate": lr._asdict() if lr else None,
+        "settings": [setting.__dict__ for setting in cls.describe()],
+    }
+
+
+def _print_method(row: dict[str, Any]) -> None:
+    typer.echo(f"{row['name']} ({row['kind']}, {row['distribution']} {row['version']})")
+    typer.echo(f"  {row['summary']}")
+    if row["paper"]:
+        typer.echo(f"  {row['paper']}")
+    if lr := row["learning_rate"]:
+        typer.echo(
+            f"  learning rate {lr['low']:g} to {lr['high']:g}; --lr suggested: {lr['suggested']:g}"
+        )
+    for setting in row["settings"]:
+        typer.echo(f"  --set {setting['name']}={_shown(setting['default'])}  ({setting['type']})")
+        typer.echo(f"      {setting['help']}")
+
+
+def _shown(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+@app.command(context_settings={"allow_interspersed_args": False})
+def run(
+    command: Annotated[list[str], typer.Argument(help="SCRIPT ARGS… (or MODULE ARGS… with -m).")],
+    method: Methods = [],  # noqa: B006 - typer reads the default
+    settings: Settings = [],  # noqa: B006
+    lr: Annotated[
+        str | None,
+        typer.Option("--lr", help="'suggested' for the method's own learning rate, or a number."),
+    ] = None,
+    start_from: Annotated[
+        Path | None,
+        typer.Option("--from", help="Continue from this artifact; its method is the default."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would train and the memory; then stop.")
+    ] = False,
+    report: Annotated[
+        Path | None, typer.Option("--report", help="Write what was trained and measured as JSON.")
+    ] = None,
+    train_head: Annotated[
+        bool, typer.Option(help="Train the task head and everything not in the base checkpoint.")
+    ] = True,
+    module: Annotated[bool, typer.Option("-m", "--module", help="Run a module.")] = False,
+) -> None:
+    """Run a Trainer script unmodified, with another fine-tuning method.
+
+    Example: ftplug run --method lora --set r=8 --lr suggested -- train.py --epochs 3
+
+    On several processes: torchrun --nproc_per_node 2 -m ftplug run --method lora -- train.py
+    """
+    from ftplug.launcher import Launch, methods_from
+
+    if not method and start_from is None:
+        raise FtplugError("run: name a --method (ftplug methods lists them) or an artifact --from")
+    chosen = configured(method, settings) if method else methods_from(start_from or Path())
+    launch = Launch(chosen, train_head, _learning_rate(lr), start_from, dry_run, report)
+    launch.run(command, module=module)
+
+
+@app.command()
+def demo(
+    method: Annotated[str, typer.Option("--method", "-M", help="Method name.")] = "lora",
+    settings: Settings = [],  # noqa: B006
+    out: Annotated[
+        Path | None, typer.Option(help="Where the artifact goes: ftplug-demo/METHOD by default.")
+    ] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="Most epochs; it stops early.")] = 3,
+    lr: Annotated[
+        str, typer.Option("--lr", help="'suggested' for the method's own, or a number.")
+    ] = "suggested",
+    seed: Annotated[int, typer.Option(help="Seed of initialisation, order and dropout.")] = 0,
+    bf16: Annotated[bool, typer.Option("--bf16", help="Train in bfloat16 autocast.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Fine-tune a real encoder on real sentences: train, evaluate, save, load, predict.
+
+    Example: ftplug demo --method freeze --set layers=2
+    """
+    from ftplug.demo import run_demo
+
+    rate = _learning_rate(lr)
+    result = run_demo(
+        method,
+        setting_texts(settings),
+        out=out,
+        epochs=epochs,
+        seed=seed,
+        learning_rate=None if rate == "suggested" else rate,
+        bf16=bf16,
+        report=not as_json,
+    )
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(result), indent=2))
+
+
+def configured(names: Sequence[str], settings: Sequence[str]) -> list[Method]:
+    """Return methods configured from ``--method`` and ``--set key=value`` texts."""
+    from ftplug import discovery
+    from ftplug.host import split_settings
+
+    shares = split_settings(list(names), list(names), setting_texts(settings))
+    return [discovery.entry(n).load().parse(s) for n, s in zip(names, shares, strict=True)]
+
+
+def setting_texts(settings: Sequence[str]) -> dict[str, str]:
+    """Return ``{"r": "8"}`` for ``["r=8"]``."""
+    texts: dict[str, str] = {}
+    for text in settings:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise FtplugError(f"--set {text!r}: write SETTING=VALUE, e.g. --set r=8")
+        texts[key] = value
+    return texts
+
+
+def _learning_rate(text: str | None) -> float | Literal["suggested"] | None:
+    if text is None:
+        return None
+    if text == "suggested":
+        return "suggested"
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise FtplugError(f"--lr {text!r}: write 'suggested' or a positive number, e.g. 1e-3")
+    return value
+
+
+def _add_plugin_commands() -> None:
+    for point in importlib.metadata.entry_points(group=COMMANDS):
+        add: Callable[[typer.Typer], None] = point.load()
+        add(app)
+
+
+def main() -> None:
+    """Run the command line: 0 done, 1 a stated failure in one line on stderr, 2 wrong usage."""
+    try:
+        _add_plugin_commands()
+        app()
+    except FtplugError as error:
+        typer.echo(f"ftplug: {error}", err=True)
+        sys.exit(1)

@@ -1,0 +1,161 @@
+"""The demo from end to end: base, method, training, held-out score, artifact, loaded back."""
+
+from __future__ import annotations
+
+import importlib.util
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ftplug import discovery
+from ftplug.demo import data, minilm
+from ftplug.demo.report import DemoResult, print_report
+from ftplug.demo.training import Recipe, best_epoch, epochs_of, make_trainer, train
+from ftplug.errors import FtplugError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import Trainer
+
+    from ftplug.demo.minilm import BaseLoader
+    from ftplug.demo.predict import HeldOut
+    from ftplug.method import Method
+
+SENTENCES = (
+    "Great sound, and the battery lasts for days.",
+    "It broke within a week and nobody answered my mails.",
+    "A wonderful film that I will gladly watch again.",
+    "We waited an hour, and then the soup was cold.",
+)
+
+
+def run_demo(
+    method: str,
+    settings: Mapping[str, str] | None = None,
+    *,
+    out: Path | None = None,
+    epochs: int = 3,
+    seed: int = 0,
+    learning_rate: float | None = None,
+    batch_size: int = 32,
+    max_length: int = 32,
+    bf16: bool = False,
+    progress: bool = True,
+    report: bool = True,
+    load_base: BaseLoader = minilm.load_base,
+    parts: data.Split | None = None,
+) -> DemoResult:
+    """Fine-tune with a method, score it on held-out sentences, save it, load it back and ask it.
+
+    ``settings`` are the method's, as typed on a command line (``{"r": "16"}``). The artifact goes
+    to ``out`` (``ftplug-demo/METHOD`` by default), checkpoints to a temporary folder. ``progress``
+    shows a bar on standard error, ``report`` prints the table on standard output. ``load_base``
+    returns a fresh model and its tokenizer on each call; ``parts`` replaces the demo's sentences.
+
+    Raises :class:`FtplugError` when the model, scikit-learn or the method is not installed.
+    """
+    chosen = discovery.entry(method).load().parse(settings or {})
+    recipe = Recipe(epochs, seed, learning_rate, batch_size, max_length, bf16)
+    target = Path(out or f"ftplug-demo/{method}")
+    parts = parts or data.split(data.read_sentences())
+    if importlib.util.find_spec("sklearn") is None:
+        raise FtplugError("the demo's metrics need scikit-learn: pip install 'ftplug[demo]'")
+    with minilm.quiet():
+        result = _run(chosen, recipe, parts, target, load_base, progress)
+    if report:
+        print_report(result)
+    return result
+
+
+def _run(
+    method: Method,
+    recipe: Recipe,
+    parts: data.Split,
+    target: Path,
+    load_base: BaseLoader,
+    progress: bool,
+) -> DemoResult:
+    from transformers import set_seed
+
+    from ftplug.demo.predict import HeldOut, Reader
+
+    set_seed(recipe.seed)
+    model, tokenizer = load_base()
+    held_out = HeldOut(parts.test, Reader(tokenizer, recipe.max_length))
+    with tempfile.TemporaryDirectory(prefix="ftplug-demo-") as checkpoints:
+        trainer = make_trainer(method, recipe, parts, model, tokenizer, checkpoints)
+        before = held_out.scores(held_out.ask(model))
+        train(trainer, method.name, progress=progress)
+    after = held_out.ask(model)
+    _save(trainer, held_out, after, target)
+    return DemoResult(
+        seed=recipe.seed,
+        max_length=recipe.max_length,
+        train_rows=len(parts.train),
+        validation_rows=len(parts.validation),
+        test_rows=len(parts.test),
+        majority_accuracy=data.majority_accuracy(parts),
+        accuracy_before=before["accuracy"],
+        accuracy=held_out.scores(after)["accuracy"],
+        f1=held_out.scores(after)["f1"],
+        validation_accuracy=best_epoch(trainer).validation_accuracy,
+        best_epoch=best_epoch(trainer).epoch,
+        epochs=epochs_of(trainer),
+        epochs_asked=recipe.epochs,
+        **_recorded(target),
+        **_reloaded(trainer, load_base, held_out, after, target),
+    )
+
+
+def _save(trainer: Trainer, held_out: HeldOut, logits: Tensor, target: Path) -> None:
+    """Write the artifact with what the Trainer knows about the run, and the held-out scores."""
+    from ftplug.artifact import save
+    from ftplug.facts import training_facts
+
+    facts = training_facts(trainer, trainer.ftplug.clock)  # type: ignore[attr-defined]
+    facts["data"] |= {"dataset": data.NAME, "test_rows": len(held_out.sentences)}
+    facts["metrics"] |= {f"test_{k}": value for k, value in held_out.scores(logits).items()}
+    assert trainer.model is not None
+    save(trainer.model, target, training=facts, processing_class=held_out.reader.tokenizer)
+
+
+def _recorded(target: Path) -> dict[str, Any]:
+    """Return the figures that the artifact itself records, and its size on disk."""
+    from ftplug.manifest import read_manifest
+
+    manifest = read_manifest(target)
+    training, parameters = manifest.training, manifest.parameters
+    sizes = {name: entry["size"] for name, entry in manifest.files.items()}
+    return {
+        "method": manifest.methods[0]["name"],
+        "settings": manifest.methods[0]["settings"],
+        "base": manifest.base["id"],
+        "learning_rate": training["hyperparameters"]["learning_rate"],
+        "batch_size": training["hyperparameters"]["per_device_train_batch_size"],
+        "trained_parameters": parameters["trained"],
+        "total_parameters": parameters["total"],
+        "trained_share": parameters["trained"] / parameters["total"],
+        "seconds": training["seconds"],
+        "hardware": training["hardware"],
+        "peak_memory_bytes": training["peak_memory_bytes"],
+        "artifact": str(target),
+        "artifact_bytes": sum(p.stat().st_size for p in target.rglob("*") if p.is_file()),
+        "weights_bytes": sum(s for name, s in sizes.items() if name.endswith(".safetensors")),
+    }
+
+
+def _reloaded(
+    trainer: Trainer, load_base: BaseLoader, held_out: HeldOut, logits: Tensor, target: Path
+) -> dict[str, Any]:
+    """Put the artifact on a fresh base and compare its answers with those of the trained model."""
+    from ftplug.artifact import load
+
+    fresh, _ = load_base()
+    load(fresh.to(trainer.args.device), target)  # type: ignore[arg-type]
+    again = held_out.ask(fresh)
+    return {
+        "reloaded_agree": int((again.argmax(-1) == logits.argmax(-1)).sum()),
+        "reloaded_logit_difference": float((again - logits).abs().max()),
+        "predictions": held_out.reader.predict(fresh, SENTENCES),
+    }

@@ -1,0 +1,21 @@
+"""Every error ftplug raises on purpose: one line that says what, where and the way out."""
+
+
+class FtplugError(Exception):
+    """Base of all stated failures; the command line prints it as one line and exits with 1."""
+
+
+class PluginError(FtplugError):
+    """A plugin is missing, broken, doubly installed, or written for another hook API."""
+
+
+class MethodError(FtplugError):
+    """A method or one of its settings does not fit the model, the Trainer or another method."""
+
+
+class ArtifactError(FtplugError):
+    """A checkpoint or artifact is incomplete, altered, of an unknown schema or another base."""
+
+
+class RegistryError(FtplugError):
+    """The Hub refused, lacks or returned something that cannot be trusted."""

@@ -1,0 +1,119 @@
+"""Writing folders so that they appear complete or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ftplug.errors import ArtifactError
+
+STAGE = "_ftplug_staging-"  # the Trainer's uploads skip names that start with an underscore
+
+
+@contextmanager
+def staged(target: Path, last: str) -> Iterator[Path]:
+    """Yield a folder beside ``target``; on success it is flushed to disk and takes its place.
+
+    On an error ``target`` stays as it was. Where ``target`` exists (a Trainer's output folder holds
+    checkpoints beside the artifact), its file ``last`` goes first and comes last: as long as that
+    file is there, everything that belongs to it is.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(target)
+    stage = target.parent / f"{STAGE}{target.name}-{os.getpid()}"
+    stage.mkdir()
+    try:
+        yield stage
+        flush(stage)
+        if target.exists():
+            _move_into(stage, target, last)
+        else:
+            stage.rename(target)
+        _flush_directory(target.parent)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+@contextmanager
+def stated(target: Path) -> Iterator[None]:
+    """Say in one line that a folder cannot be written (disk full, read-only, no permission)."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise ArtifactError(f"cannot write {target}: {error}") from error
+    except RuntimeError as error:
+        if "PytorchStreamWriter" not in str(error) and "inline_container" not in str(error):
+            raise
+        reason = str(error).partition("\n")[0]  # torch.save on a full disk
+        raise ArtifactError(f"cannot write {target}: {reason}") from error
+
+
+def _remove_abandoned(target: Path) -> None:
+    """Remove what a killed process left beside ``target``."""
+    import psutil
+
+    for stage in target.parent.glob(f"{STAGE}{target.name}-*"):
+        pid = stage.name.rpartition("-")[2]
+        if not pid.isdigit() or int(pid) == os.getpid() or not psutil.pid_exists(int(pid)):
+            shutil.rmtree(stage, ignore_errors=True)
+
+
+def _move_into(stage: Path, target: Path, last: str) -> None:
+    (target / last).unlink(missing_ok=True)
+    for path in sorted(stage.rglob("*"), key=lambda path: (path.name == last, path)):
+        destination = target / path.relative_to(stage)
+        if path.is_dir():
+            destination.mkdir(exist_ok=True)
+        else:
+            os.replace(path, destination)
+    _flush_directory(target)
+
+
+def replace_directory(stage: Path, target: Path) -> None:
+    """Flush ``stage`` and give it the name ``target``, whatever was there before."""
+    flush(stage)
+    if target.exists():
+        old = stage.with_name(f"{stage.name}-old")
+        shutil.rmtree(old, ignore_errors=True)
+        target.rename(old)
+        stage.rename(target)
+        shutil.rmtree(old)
+    else:
+        stage.rename(target)
+    _flush_directory(target.parent)
+
+
+def flush(directory: Path) -> None:
+    """Force every file below ``directory`` to disk: a rename must not outrun its data."""
+    for path in directory.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    _flush_directory(directory)
+
+
+def _flush_directory(directory: Path) -> None:
+    if hasattr(os, "O_DIRECTORY"):
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def sha256(path: Path) -> str:
+    """Return the hex digest of a file, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_entry(path: Path) -> dict[str, Any]:
+    """Return size and digest of a file, as the manifest lists it."""
+    return {"size": path.stat().st_size, "sha256": sha256(path)}

@@ -1,0 +1,60 @@
+"""Changing what a module computes without replacing the module.
+
+The wrapped forward lives in a subclass made for this one module, not in an instance attribute: a
+deepcopy, a DataParallel replica and an FSDP shard then all run their own weights. (A closure over
+the original bound method would keep running the original's.)
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_ENABLED = "_ftplug_enabled"
+_INNER = "_ftplug_inner_forward"
+
+Around = Callable[..., Any]
+
+
+def wrap_forward(module: nn.Module, around: Around) -> None:
+    """Make ``around(module, forward, *args, **kwargs)`` run in place of ``module.forward``.
+
+    ``forward`` is what the module did before (an earlier wrap included). ``around`` must not hold
+    a reference to any module or tensor: everything it needs it finds on ``module``. The signature
+    stays, since the Trainer reads it to drop unused columns. Within :func:`ftplug.disabled` the
+    module does again what it did before.
+    """
+    cls = type(module)
+    if "forward" in module.__dict__:  # a library hooked this instance (accelerate's device hooks)
+        module.__dict__[_INNER] = module.__dict__.pop("forward")
+
+    @functools.wraps(cls.forward)
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        inner = self.__dict__.get(_INNER) or functools.partial(cls.forward, self)
+        if not self.__dict__[_ENABLED]:
+            return inner(*args, **kwargs)
+        return around(self, inner, *args, **kwargs)
+
+    # Same name and module: transformers looks behaviour up by the printed class.
+    body = {"forward": forward, "__module__": cls.__module__, "__qualname__": cls.__qualname__}
+    module.__class__ = type(cls.__name__, (cls,), body)
+    module.__dict__[_ENABLED] = True
+
+
+@contextmanager
+def forwards_disabled(model: nn.Module) -> Iterator[None]:
+    """Let every wrapped module below ``model`` do what it did before it was wrapped."""
+    wrapped = [m for m in model.modules() if _ENABLED in m.__dict__]
+    before = [m.__dict__[_ENABLED] for m in wrapped]
+    for module in wrapped:
+        module.__dict__[_ENABLED] = False
+    try:
+        yield
+    finally:
+        for module, enabled in zip(wrapped, before, strict=True):
+            module.__dict__[_ENABLED] = enabled

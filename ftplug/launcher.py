@@ -1,0 +1,188 @@
+"""``ftplug run``: run somebody's script unmodified, with a method in every Trainer it builds."""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import transformers.trainer
+from transformers import TrainerControl, TrainerState, TrainingArguments
+
+from ftplug import facts
+from ftplug.artifact import manifest_of
+from ftplug.binding import FTPlugCallback
+from ftplug.errors import FtplugError, MethodError
+from ftplug.fingerprint import sample
+from ftplug.method import Method
+
+LearningRateChoice = float | Literal["suggested"] | None
+
+
+@dataclass
+class Launch:
+    """One ``ftplug run``: the methods for every Trainer of a script, and what became of them."""
+
+    methods: Sequence[Method]
+    train_head: bool = True
+    lr: LearningRateChoice = None
+    start_from: Path | None = None
+    dry_run: bool = False
+    report: Path | None = None
+    callbacks: list[LaunchedCallback] = field(default_factory=list)
+
+    def run(self, command: Sequence[str], *, module: bool = False) -> None:
+        """Run ``SCRIPT ARGS…`` (or ``MODULE ARGS…``) as ``__main__``; its exit is passed on."""
+        launch = self
+
+        class Callback(LaunchedCallback):  # transformers makes one for each Trainer
+            def __init__(self) -> None:
+                super().__init__(launch)
+
+        defaults: list[Any] = transformers.trainer.DEFAULT_CALLBACKS
+        defaults.append(Callback)
+        sys.excepthook = _print_from_script
+        try:
+            _run_as_main(command, module=module)
+            if not any(callback.trainer for callback in self.callbacks):
+                raise MethodError(
+                    f"{command[0]} built no transformers Trainer: no method was applied"
+                )
+        finally:
+            defaults.remove(Callback)
+            if self.report is not None and int(os.environ.get("RANK", "0")) == 0:
+                runs = [callback.summary() for callback in self.callbacks if callback.trainer]
+                write_report(self.report, {"command": list(command), "runs": runs})
+
+
+class LaunchedCallback(FTPlugCallback):
+    """The callback of ``ftplug run``: it reports, and ends a dry run before the first step."""
+
+    def __init__(self, launch: Launch) -> None:
+        super().__init__(
+            *launch.methods,
+            train_head=launch.train_head,
+            lr=launch.lr,
+            start_from=launch.start_from,
+        )
+        self.dry_run = launch.dry_run
+        self.before: dict[str, Any] = {}
+        launch.callbacks.append(self)
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Note the values before training; a dry run prints its plan and exits with 0."""
+        super().on_train_begin(args, state, control, **kwargs)
+        if self.dry_run:
+            if state.is_world_process_zero:
+                print(dry_run_text(self, args))
+            raise SystemExit(0)
+        if not self.before:
+            self.before = self._samples()
+
+    def summary(self) -> dict[str, Any]:
+        """Return what this Trainer trained and measured, as JSON values."""
+        attached, trainer = self.attached, self.trainer
+        assert trainer is not None
+        after = self._samples() if self.before else {}
+        moved = sum(not self.before[name].equal(after[name]) for name in after)
+        model = self._model()
+        return {
+            "trainer": type(trainer).__name__,
+            "model": attached.context.model_class,
+            "base": {"id": attached.base.id, "revision": attached.base.revision},
+            "methods": attached.host.spec(),
+            "parameters": {
+                "trained": attached.plan.trained_count(model),
+                "total": attached.base.total,
+            },
+            "tensors": {"may_train": len(attached.plan.may_train), "moved": moved},
+            "training": facts.training_facts(trainer, self.clock),
+            "log_history": trainer.state.log_history,
+        }
+
+    def _samples(self) -> dict[str, Any]:
+        live = dict(self._model().named_parameters())
+        return {name: sample(live[name]) for name in self.attached.plan.may_train}
+
+
+def methods_from(start_from: Path) -> list[Method]:
+    """Return the methods an artifact was made with: what ``--from`` alone continues."""
+    from ftplug.artifact import methods_of
+
+    return methods_of(manifest_of(start_from), start_from)
+
+
+def _run_as_main(command: Sequence[str], *, module: bool) -> None:
+    """Do what ``python SCRIPT`` or ``python -m MODULE`` does, in this process."""
+    name, path, argv = command[0], sys.path[0], sys.argv
+    sys.argv = list(command)
+    try:
+        if module:
+            sys.path[0] = os.getcwd()
+            runpy.run_module(name, run_name="__main__", alter_sys=True)
+            return
+        script = Path(name)
+        if not script.is_file():
+            raise FtplugError(f"no script at {name}: ftplug run … -- SCRIPT ARGS (or -m MODULE)")
+        sys.path[0] = str(script.resolve().parent)
+        runpy.run_path(name, run_name="__main__")
+    except ImportError as error:
+        if module and name.partition(".")[0] in str(error) and "No module named" in str(error):
+            raise FtplugError(f"no module named {name}: {error}") from error
+        raise
+    finally:
+        sys.path[0], sys.argv = path, argv
+
+
+def _print_from_script(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Print a script's traceback as ``python SCRIPT`` would, without the launcher's frames."""
+    start, frame = trace, trace
+    while frame is not None and frame.tb_frame.f_code is not _run_as_main.__code__:
+        frame = frame.tb_next
+    while frame is not None and frame.tb_frame.f_globals.get("__name__") in (__name__, "runpy"):
+        start = frame = frame.tb_next
+    sys.__excepthook__(kind, error.with_traceback(start), start)
+
+
+def write_report(path: Path, content: dict[str, Any]) -> None:
+    """Write the report; it appears complete or not at all."""
+    part = path.with_name(f"{path.name}.part")
+    part.parent.mkdir(parents=True, exist_ok=True)
+    part.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
+    os.replace(part, path)
+
+
+def dry_run_text(callback: FTPlugCallback, args: TrainingArguments) -> str:
+    """Return the plan of a run: targets, trained parameters, memory without activations."""
+    attached, model = callback.attached, callback._model()
+    live = dict(model.named_parameters())
+    trained = {name: live[name] for name in attached.plan.may_train}
+    count, total = sum(p.numel() for p in trained.values()), attached.base.total
+    weights = sum(p.numel() * p.element_size() for p in live.values())
+    gradients = sum(p.numel() * p.element_size() for p in trained.values())
+    mib = 2**20
+    lines = [
+        f"ftplug dry run: {attached.host.names} on {attached.context.model_class}",
+        f"  trains {count:,} of {total:,} parameters ({count / total:.2%}) "
+        f"in {len(trained)} tensors",
+        *(f"    {name} {tuple(p.shape)}" for name, p in list(trained.items())[:8]),
+    ]
+    if len(trained) > 8:
+        lines.append(f"    … and {len(trained) - 8} more")
+    lines += [
+        f"  learning rate {args.learning_rate:g}, optimizer {getattr(args.optim, 'value', '')}",
+        f"  memory without activations: weights {weights / mib:,.1f} MiB, gradients "
+        f"{gradients / mib:,.1f} MiB, two optimizer moments {2 * gradients / mib:,.1f} MiB",
+        "  stopped before the first step",
+    ]
+    return "\n".join(lines)

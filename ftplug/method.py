@@ -1,0 +1,164 @@
+"""A fine-tuning method: a frozen dataclass of settings whose hooks are its behaviour."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple, Self
+
+from ftplug.errors import MethodError
+from ftplug.hookspecs import HOOK_API
+
+Kind = Literal["selection", "structure", "schedule", "optimizer", "regularizer"]
+
+
+class LearningRate(NamedTuple):
+    """The range in which a method usually trains well with AdamW, and where to start."""
+
+    low: float
+    suggested: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One field of a method as ``ftplug methods NAME`` shows it."""
+
+    name: str
+    type: str
+    default: Any
+    help: str
+
+
+@dataclass(frozen=True, eq=False)
+class Method:
+    """Base of all methods. Subclasses are frozen dataclasses with ``Annotated`` fields.
+
+    Fields are validated strictly on construction: type, range (``annotated_types`` such as
+    ``Ge(1)`` in the annotation) and ``Literal`` choices.
+    """
+
+    name: ClassVar[str] = ""
+    kind: ClassVar[Kind] = "structure"
+    paper: ClassVar[str] = ""
+    learning_rate: ClassVar[LearningRate | None] = None
+    hook_api: ClassVar[int] = HOOK_API
+
+    def __post_init__(self) -> None:
+        for field, annotation in _annotations(type(self)).items():
+            value = _validate(self.name, field, annotation, getattr(self, field), strict=True)
+            object.__setattr__(self, field, value)
+
+    def suggested_learning_rate(self) -> LearningRate | None:
+        """Return the learning rates that fit these settings; the class's own unless overridden."""
+        return self.learning_rate
+
+    @classmethod
+    def configure(cls, settings: Mapping[str, Any]) -> Self:
+        """Build the method from settings by name; a setting it lacks is an error that lists all."""
+        known = _annotations(cls)
+        for name in settings:
+            if name not in known:
+                close = difflib.get_close_matches(name, known, n=1)
+                hint = f"; did you mean {close[0]!r}?" if close else "."
+                allowed = ", ".join(known) or "none"
+                raise MethodError(
+                    f"{cls.name}: no setting named {name!r}{hint} Its settings: {allowed}"
+                )
+        for field in dataclasses.fields(cls):
+            if _required(field) and field.name not in settings:
+                help_text = _help_text(known[field.name])
+                raise MethodError(f"{cls.name}: setting {field.name!r} is required: {help_text}")
+        return cls(**settings)
+
+    @classmethod
+    def parse(cls, texts: Mapping[str, str]) -> Self:
+        """Build the method from ``{setting: text}`` as typed on a command line."""
+        known = _annotations(cls)
+        parsed = {
+            name: _validate(cls.name, name, known[name], text, strict=False)
+            if name in known
+            else text
+            for name, text in texts.items()
+        }
+        return cls.configure(parsed)
+
+    @classmethod
+    def summary(cls) -> str:
+        """Return the first line of the class's docstring."""
+        return (cls.__doc__ or "").strip().partition("\n")[0]
+
+    @classmethod
+    def describe(cls) -> list[Setting]:
+        """Return the settings with type, default and help, in the order they are declared."""
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        return [
+            Setting(name, _type_text(hint), _default(fields[name]), _help_text(hint))
+            for name, hint in _annotations(cls).items()
+        ]
+
+    def settings(self) -> dict[str, Any]:
+        """Return all settings as JSON values: what the manifest and the checkpoint record."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+
+def _annotations(cls: type[Method]) -> dict[str, Any]:
+    hints = typing.get_type_hints(cls, include_extras=True)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+
+
+def _plain(annotation: Any) -> Any:
+    return typing.get_args(annotation)[0] if hasattr(annotation, "__metadata__") else annotation
+
+
+def _help_text(annotation: Any) -> str:
+    return next((m for m in getattr(annotation, "__metadata__", ()) if isinstance(m, str)), "")
+
+
+def _type_text(annotation: Any) -> str:
+    plain = _plain(annotation)
+    if typing.get_origin(plain) is Literal:
+        return " | ".join(map(str, typing.get_args(plain)))
+    if typing.get_origin(plain) in (typing.Union, types.UnionType):
+        return " | ".join(_type_text(part) for part in typing.get_args(plain))
+    if plain is type(None):
+        return "None"
+    if typing.get_origin(plain) is tuple:
+        return f"list of {_type_text(typing.get_args(plain)[0])}"
+    return getattr(plain, "__name__", str(plain))
+
+
+def _required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return None if _required(field) else field.default
+
+
+def _validate(method: str, field: str, annotation: Any, value: Any, *, strict: bool) -> Any:
+    """Return the value if the annotation allows it; lists become tuples, 'a,b' a tuple of both."""
+    import pydantic
+
+    if typing.get_origin(_plain(annotation)) is tuple:
+        if isinstance(value, str):
+            value = tuple(part.strip() for part in value.strip("[]()").split(",") if part.strip())
+        elif isinstance(value, list):
+            value = tuple(value)
+    elif not strict and value in ("none", "None", "null"):
+        value = None
+    try:
+        return pydantic.TypeAdapter(annotation).validate_python(value, strict=strict)
+    except pydantic.ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        raise MethodError(
+            f"{method}: setting {field!r} cannot be {value!r}: {reason[0].lower()}{reason[1:]} "
+            f"({_type_text(annotation)}: {_help_text(annotation)})"
+        ) from None

@@ -1,0 +1,85 @@
+"""The values the base's own tensors had before training, for ``ftplug.disabled``."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ftplug import structure
+from ftplug.base import Base
+from ftplug.errors import MethodError
+from ftplug.fingerprint import fingerprint
+from ftplug.plan import Plan, persistent_buffers
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+@dataclass(eq=False)
+class OriginalValues:
+    """What the base's checkpoint holds is read from there again when first asked for.
+
+    Only what no checkpoint holds (a fresh head, a model built from a config, buffers) is kept, on
+    the CPU: full fine-tuning of a loaded model costs no second copy.
+    """
+
+    base: Base
+    kept: dict[str, Tensor]
+    elsewhere: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, model: nn.Module, base: Base, plan: Plan) -> OriginalValues:
+        """Note the values of a prepared model before its first training step."""
+        live: dict[str, Tensor] = dict(model.named_parameters())
+        elsewhere = {
+            name: old for name, old in plan.existing.items() if base.path and old not in base.fresh
+        }
+        kept = {name: live[name] for name in plan.existing if name not in elsewhere}
+        kept |= dict(persistent_buffers(model))
+        copies = {
+            name: tensor.detach().to("cpu", copy=True)
+            for name, tensor in kept.items()
+            if not tensor.is_meta
+        }
+        return cls(base, copies, elsewhere)
+
+    @contextmanager
+    def put_back(self, model: nn.Module) -> Iterator[None]:
+        """Give the tensors of ``model`` their original values within the block."""
+        if self.elsewhere:
+            self.kept |= self._reread(model)
+            self.elsewhere = {}
+        live: dict[str, Tensor] = dict(model.named_parameters()) | dict(persistent_buffers(model))
+        trained = {name: live[name].data for name in self.kept}
+        for name, value in self.kept.items():
+            live[name].data = value.to(live[name].device, live[name].dtype)
+        try:
+            yield
+        finally:
+            for name, value in trained.items():
+                live[name].data = value
+
+    def _reread(self, model: nn.Module) -> dict[str, Tensor]:
+        """Load the base again and check that it is what this model started from."""
+        inner = structure.pretrained(model)
+        again = self.base.cls.from_pretrained(
+            self.base.path,
+            revision=self.base.revision or "main",
+            config=copy.deepcopy(inner.config),
+            dtype=inner.dtype,
+            ignore_mismatched_sizes=True,
+        )
+        prefix = next(name for name, module in model.named_modules() if module is inner)
+        prefix = f"{prefix}." if prefix else ""
+        values = {f"{prefix}{name}": p.detach() for name, p in again.named_parameters()}
+        base = {name: p for name, p in values.items() if name not in self.base.fresh}
+        now, then = fingerprint(base), self.base.fingerprint
+        if now is None or then is None or not now.matches(then):
+            raise MethodError(
+                f"disabled: {self.base.id or 'the base checkpoint'} gives weights {now}, but this "
+                f"model started from {then}: its weights were changed before ftplug was attached"
+            )
+        return {name: values[old] for name, old in self.elsewhere.items()}

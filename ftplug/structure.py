@@ -1,0 +1,180 @@
+"""The parts of a transformers model that methods ask for, found by structure, not by name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+from ftplug.errors import MethodError
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
+
+# Model-class suffix -> the Hub's pipeline tag.
+TASKS = {
+    "ForSequenceClassification": "text-classification",
+    "ForTokenClassification": "token-classification",
+    "ForQuestionAnswering": "question-answering",
+    "ForMultipleChoice": "multiple-choice",
+    "ForCausalLM": "text-generation",
+    "LMHeadModel": "text-generation",
+    "ForConditionalGeneration": "text2text-generation",
+    "ForMaskedLM": "fill-mask",
+    "ForImageClassification": "image-classification",
+    "ForAudioClassification": "audio-classification",
+    "Model": "feature-extraction",
+}
+
+
+@dataclass(frozen=True)
+class LayerStack:
+    """One stack of transformer layers, lowest first; an encoder-decoder has two."""
+
+    name: str
+    layers: tuple[nn.Module, ...]
+
+    def top(self, count: int) -> Iterator[tuple[str, nn.Module]]:
+        """Yield ``(name, layer)`` of the ``count`` layers nearest the head."""
+        first = max(len(self.layers) - count, 0)
+        for index in range(first, len(self.layers)):
+            yield f"{self.name}.{index}", self.layers[index]
+
+
+def task_of(model: nn.Module) -> str | None:
+    """Return the Hub's pipeline tag for the model's class, or None for an unknown one."""
+    name = type(model).__name__
+    return next((tag for suffix, tag in TASKS.items() if name.endswith(suffix)), None)
+
+
+def pretrained(model: nn.Module) -> PreTrainedModel:
+    """Return the transformers model in ``model``: itself, or the first one inside a wrapper."""
+    from transformers import PreTrainedModel
+
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel):
+            return module
+    raise MethodError(
+        f"{type(model).__name__} holds no transformers PreTrainedModel: "
+        "ftplug needs one to know base, head and layers"
+    )
+
+
+def backbone(model: nn.Module) -> PreTrainedModel:
+    """Return the part below the task head (``model.bert``), or the model itself without a head."""
+    return cast("PreTrainedModel", pretrained(model).base_model)
+
+
+def backbone_prefix(model: nn.Module) -> str:
+    """Return the backbone's name in ``model`` and a dot, or ``""`` for the model itself."""
+    trunk = backbone(model)
+    name = next(name for name, module in model.named_modules() if module is trunk)
+    return f"{name}." if name else ""
+
+
+def layer_stacks(model: nn.Module) -> list[LayerStack]:
+    """Return the stacks of transformer layers, encoder before decoder.
+
+    A stack is a ModuleList of transformers' ``GradientCheckpointingLayer``; in models that predate
+    it, a ModuleList of one class that is as long as the config says the model is deep.
+    """
+    from torch import nn
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    depth = getattr(pretrained(model).config.get_text_config(), "num_hidden_layers", None)
+    stacks: list[LayerStack] = []
+    for name, module in model.named_modules():
+        inside = any(name.startswith(f"{stack.name}.") for stack in stacks)
+        if not isinstance(module, nn.ModuleList) or len(module) == 0 or inside:
+            continue
+        same_class = len({type(layer).__name__ for layer in module}) == 1
+        modern = isinstance(module[0], GradientCheckpointingLayer)
+        # wav2vec2's convolutions are such layers too: a transformer layer has linear ones.
+        if (modern or (same_class and len(module) == depth)) and linear_layers(module[0]):
+            stacks.append(LayerStack(name, tuple(module)))
+    return stacks
+
+
+def require_layer_stacks(model: nn.Module, method: str) -> list[LayerStack]:
+    """Return the layer stacks, or say that the method does not fit this architecture."""
+    stacks = layer_stacks(model)
+    if not stacks:
+        raise MethodError(
+            f"{method}: found no stack of transformer layers in {type(model).__name__}"
+        )
+    return stacks
+
+
+@dataclass(frozen=True)
+class OutputProjections:
+    """The linear layers that end the sub-layers of one transformer layer, by name within it.
+
+    ``attention`` has one per attention: self, then cross. Each writes the ``hidden_size`` features
+    that the residual connection adds.
+    """
+
+    hidden_size: int
+    attention: tuple[str, ...]
+    feed_forward: str
+
+
+def linear_layers(module: nn.Module) -> dict[str, tuple[int, int]]:
+    """Return ``{name: (in_features, out_features)}`` of the linear layers below ``module``.
+
+    ``Linear``, GPT-2's ``Conv1D`` and quantized ones; one that peft wraps counts as a whole.
+    """
+    found: dict[str, tuple[int, int]] = {}
+    for name, part in module.named_modules():
+        inside = any(name.startswith(f"{outer}.") for outer in found)
+        for read, written in (("in_features", "out_features"), ("nx", "nf")):
+            if name and not inside and hasattr(part, read) and hasattr(part, written):
+                found[name] = (getattr(part, read), getattr(part, written))
+    return found
+
+
+def require_output_projections(layer: nn.Module, method: str) -> OutputProjections:
+    """Return the output projections of a transformer layer, or say why the method does not fit.
+
+    The layer's first linear reads the hidden states, which tells their width. The last linear of
+    that width in each attention (``attention``, ``self_attn``, ``EncDecAttention``) ends it; the
+    last one outside of attention ends the feed-forward, of which there must be one.
+    """
+    kind = type(layer).__name__
+    linears = linear_layers(layer)
+    hidden_size = next((read for read, _ in linears.values()), 0)
+    outputs = [name for name, (_, written) in linears.items() if written == hidden_size]
+    blocks = {name: re.match(r".*?att(n|ention)[^.]*", name, re.IGNORECASE) for name in outputs}
+    attention = {block[0]: name for name, block in blocks.items() if block}
+    feed_forward = [name for name, block in blocks.items() if not block]
+    experts = [name for name, _ in layer.named_modules() if "expert" in name.lower()]
+    if experts or sum(linears[name][0] != hidden_size for name in feed_forward) > 1:
+        where = (experts or feed_forward)[0]
+        raise MethodError(f"{method}: {kind} has several feed-forwards, one at {where}: use lora")
+    if not attention or not feed_forward:
+        missing = "feed-forward" if attention else "attention"
+        raise MethodError(f"{method}: found no output projection of the {missing} in {kind}")
+    return OutputProjections(hidden_size, tuple(attention.values()), feed_forward[-1])
+
+
+def is_language_model(model: nn.Module) -> bool:
+    """Whether the head predicts tokens: such a head is part of the base, not a task head."""
+    return pretrained(model).get_output_embeddings() is not None
+
+
+def task_head(model: nn.Module) -> list[str]:
+    """Return the names of the parameters outside the backbone, e.g. ``classifier.weight``.
+
+    Empty for language models and for backbones without a head.
+    """
+    if is_language_model(model):
+        return []
+    prefix = backbone_prefix(model)
+    return [name for name, _ in model.named_parameters() if prefix and not name.startswith(prefix)]
+
+
+def pooler(model: nn.Module) -> list[str]:
+    """Return the names of the backbone's pooler parameters, e.g. ``bert.pooler.dense.weight``."""
+    prefix = f"{backbone_prefix(model)}pooler."
+    return [name for name, _ in model.named_parameters() if name.startswith(prefix)]

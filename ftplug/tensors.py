@@ -1,0 +1,89 @@
+"""Tensors on their way to and from files: written, read, checked against a model, copied in."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ftplug.attachment import require_attachment
+from ftplug.errors import ArtifactError
+from ftplug.plan import saved_tensors
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+def gathered_tensors(
+    model: nn.Module, state_dict: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """Return the tensors to save: the model's own, or gathered ones where they are sharded."""
+    plan = require_attachment(model).plan
+    if state_dict:
+        return {name: state_dict[name] for name in plan.saved}
+    return saved_tensors(model, plan)
+
+
+def weightless_copy(model: nn.Module) -> nn.Module:
+    """Return a deep copy whose parameters and buffers live on the meta device."""
+    import torch
+    from torch import nn
+
+    memo: dict[int, Any] = {}
+    for parameter in model.parameters():
+        meta = torch.empty_like(parameter, device="meta")
+        memo[id(parameter)] = nn.Parameter(meta, requires_grad=parameter.requires_grad)
+    for buffer in model.buffers():
+        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
+    return copy.deepcopy(model, memo)
+
+
+def check_tensors(model: nn.Module, tensors: Mapping[str, Tensor], where: Path) -> None:
+    """Refuse missing, unexpected and wrongly shaped tensors, naming the first of them."""
+    expected = saved_tensors(model, require_attachment(model).plan)
+    if missing := [name for name in expected if name not in tensors]:
+        raise ArtifactError(f"{where}: tensor {missing[0]} is missing ({len(missing)} in all)")
+    if unknown := [name for name in tensors if name not in expected]:
+        raise ArtifactError(
+            f"{where}: tensor {unknown[0]} belongs to nothing in this model ({len(unknown)} in all)"
+        )
+    for name, tensor in tensors.items():
+        if tensor.shape != expected[name].shape:
+            raise ArtifactError(
+                f"{where}: tensor {name} is {tuple(tensor.shape)}, "
+                f"the model needs {tuple(expected[name].shape)}"
+            )
+
+
+def copy_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Copy checked tensors into the model."""
+    import torch
+
+    live = saved_tensors(model, require_attachment(model).plan)
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            live[name].copy_(tensor)
+
+
+def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write tensors under their in-memory names."""
+    from safetensors.torch import save_file
+
+    save_file({name: t.contiguous() for name, t in tensors.items()}, path, {"format": "pt"})
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file; a damaged one is an ArtifactError."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return dict(load_file(path))
+    except (OSError, SafetensorError) as error:
+        raise ArtifactError(f"{path}: not readable: {one_line(error)}") from error
+
+
+def one_line(error: Exception) -> str:
+    """Return an error's message without line breaks."""
+    return " ".join(str(error).split())

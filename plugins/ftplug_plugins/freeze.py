@@ -1,0 +1,94 @@
+"""Freezing: train the head, the pooler and the top layers; the lower layers stay as pretrained.
+
+Feature extraction and partial fine-tuning as compared in https://arxiv.org/abs/1911.03090.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from annotated_types import Ge
+
+from ftplug import LearningRate, Method, MethodError, hookimpl
+from ftplug.inplace import wrap_forward
+from ftplug.structure import pooler, require_layer_stacks
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True, eq=False)
+class Freeze(Method):
+    """Train the head, the pooler and the top layers, or what glob patterns name.
+
+    ``layers=0`` trains head and pooler only. ``train`` replaces layers and pooler by patterns such
+    as ``*.LayerNorm.*``; the head still trains (``train_head=False`` switches that off).
+    """
+
+    layers: Annotated[int, Ge(0), "How many top layers train besides head and pooler."] = 2
+    train: Annotated[
+        tuple[str, ...], "Glob patterns of parameter names to train instead of layers and pooler."
+    ] = ()
+    frozen_eval: Annotated[
+        bool, "Keep frozen layers in eval mode: no dropout where none trains."
+    ] = False
+
+    name: ClassVar[str] = "freeze"
+    kind: ClassVar = "selection"
+    paper: ClassVar[str] = "https://arxiv.org/abs/1911.03090"
+
+    def suggested_learning_rate(self) -> LearningRate:
+        """The fewer layers train, the larger a step they take."""
+        if self.layers == 0 and not self.train:
+            return LearningRate(1e-4, 1e-3, 1e-2)
+        return LearningRate(1e-5, 3e-4, 1e-3)
+
+    @hookimpl
+    def prepare_model(self, model: nn.Module) -> None:
+        """Hold layers without a trainable parameter in eval mode, if asked to."""
+        if not self.frozen_eval:
+            return
+        selected = set(self.select_trainable(model))
+        for stack in require_layer_stacks(model, self.name):
+            for prefix, layer in stack.top(len(stack.layers)):
+                if not any(name.startswith(f"{prefix}.") for name in selected):
+                    wrap_forward(layer, _in_eval_mode)
+
+    @hookimpl
+    def select_trainable(self, model: nn.Module) -> Iterable[str]:
+        """Select by pattern, or the pooler and the top layers of every stack."""
+        names = [name for name, _ in model.named_parameters()]
+        if self.train:
+            return _matching(names, self.train)
+        stacks = require_layer_stacks(model, self.name)
+        deepest = max(len(stack.layers) for stack in stacks)
+        if self.layers > deepest:
+            raise MethodError(
+                f"freeze: layers={self.layers}, but {type(model).__name__} has {deepest}"
+            )
+        prefixes = [f"{prefix}." for stack in stacks for prefix, _ in stack.top(self.layers)]
+        return pooler(model) + [name for name in names if name.startswith(tuple(prefixes))]
+
+
+def _matching(names: list[str], patterns: tuple[str, ...]) -> list[str]:
+    for pattern in patterns:
+        if not fnmatch.filter(names, pattern):
+            raise MethodError(
+                f"freeze: no parameter matches train={pattern!r}; names look like {names[0]!r}"
+            )
+    return [name for name in names if any(fnmatch.fnmatchcase(name, p) for p in patterns)]
+
+
+def _in_eval_mode(layer: nn.Module, forward: Any, *args: Any, **kwargs: Any) -> Any:
+    """Run a frozen layer without dropout even while the model trains."""
+    was_training = [module for module in layer.modules() if module.training]
+    for module in was_training:
+        module.training = False
+    try:
+        return forward(*args, **kwargs)
+    finally:
+        for module in was_training:
+            module.training = True

@@ -1,0 +1,106 @@
+"""The cache that a prefix stands in: filled from the encoder, or read from a frozen model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from ftplug.context import logger
+from ftplug.tensors import weightless_copy
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+def new_cache(stack: Any) -> Any:
+    """Return an empty cache for a stack: an encoder-decoder's also holds cross-attention."""
+    from transformers import DynamicCache, EncoderDecoderCache
+
+    cache = DynamicCache(config=stack.config)
+    if not getattr(stack.config, "is_encoder_decoder", False):
+        return cache
+    return EncoderDecoderCache(cache, DynamicCache(config=stack.config))
+
+
+def only_attention(cache: Any) -> bool:
+    """Whether every layer of a cache keeps keys and values, and nothing else."""
+    from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+    kinds = {type(layer) for layer in own(cache).layers}
+    return kinds <= {DynamicLayer, DynamicSlidingWindowLayer}
+
+
+def cached_shapes(stack: Any) -> set[tuple[int, int]]:
+    """Return (heads, head_dim) of the keys and values that the layers of a stack cache.
+
+    Found by running a weightless copy on one token, since configs name them in many ways; empty
+    where the copy does not run.
+    """
+    import torch
+
+    cache = new_cache(stack)
+    inputs = {"input_ids": torch.zeros(1, 1, dtype=torch.long, device="meta")}
+    if own(cache) is not cache:
+        width = stack.config.hidden_size
+        inputs["encoder_hidden_states"] = torch.zeros(1, 1, width, device="meta", dtype=stack.dtype)
+    try:
+        weightless_copy(stack).eval()(**inputs, past_key_values=cache, use_cache=True)
+    except Exception as error:  # whatever a forward may raise without values
+        logger.debug("no rehearsal of %s: %s", type(stack).__name__, error)
+        return set()
+    cached = [t for layer in own(cache).layers for t in (layer.keys, layer.values)]
+    return {(t.shape[1], t.shape[3]) for t in cached if t is not None}
+
+
+def own(cache: Any) -> Any:
+    """Return the self-attention part of a cache."""
+    return getattr(cache, "self_attention_cache", cache)
+
+
+def fill(cache: Any, encoder: Any, batch: int, dtype: torch.dtype) -> None:
+    """Put the prefix into an empty cache, once for each row of the batch."""
+    pairs = _keys_and_values(encoder, batch, dtype)
+    step = 2 * encoder.config.num_transformer_submodules  # 4 beside cross-attention: peft's layout
+    for layer in range(encoder.config.num_layers):
+        first = layer * step % len(pairs)
+        own(cache).update(pairs[first], pairs[first + 1], layer)
+
+
+def _keys_and_values(encoder: Any, batch: int, dtype: torch.dtype) -> Any:
+    """Return (layers * 2, batch, heads, num_virtual_tokens, head_dim): keys, values, keys, …"""
+    import torch
+
+    config, device = encoder.config, encoder.embedding.weight.device
+    if torch.is_autocast_enabled(device.type):
+        dtype = torch.get_autocast_dtype(device.type)  # what the layers' own keys will have
+    rows = encoder(torch.arange(config.num_virtual_tokens, device=device)).to(dtype)
+    pairs = rows.view(len(rows), config.num_layers * 2, config.num_attention_heads, -1)
+    return pairs.permute(1, 2, 0, 3)[:, None].expand(-1, batch, -1, -1, -1)
+
+
+def activations(stack: Any, tokens: torch.Tensor) -> torch.Tensor:
+    """Return what a frozen stack caches when it reads (count,) tokens, as the encoder's rows.
+
+    (count, layers * 2 * heads * head_dim): for each layer its keys and then its values.
+    """
+    import torch
+
+    cache = new_cache(stack)
+    with torch.no_grad(), _evaluating(stack):
+        stack(input_ids=tokens[None], past_key_values=cache, use_cache=True)
+    pairs = torch.stack([t[0] for layer in cache.layers for t in (layer.keys, layer.values)])
+    return pairs.permute(2, 0, 1, 3).flatten(1).float()
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Switch dropout off within the block."""
+    training = [m for m in module.modules() if m.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for m in training:
+            m.training = True

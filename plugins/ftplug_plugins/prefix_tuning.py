@@ -1,0 +1,170 @@
+"""Prefix tuning: train keys and values that all layers attend to (https://arxiv.org/abs/2101.00190)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from annotated_types import Ge
+
+from ftplug import LearningRate, MethodError, hookimpl, structure
+from ftplug.inplace import wrap_forward
+from ftplug_plugins.prefix_cache import (
+    activations,
+    cached_shapes,
+    fill,
+    new_cache,
+    only_attention,
+)
+from ftplug_plugins.virtual_positions import (
+    accepts,
+    changed_output,
+    check_length,
+    continues,
+    is_encoder_decoder,
+    lengthen_mask,
+    named,
+    refuse_packing,
+)
+from ftplug_plugins.virtual_tokens import VirtualTokens
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ftplug.context import Context
+
+_CHECKPOINTING = (
+    "prefix-tuning: activation checkpointing drops the cache that holds the prefix: "
+    "switch activation_checkpointing off, or use prompt-tuning or lora"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class PrefixTuning(VirtualTokens):
+    """Fill each layer's cache with trained keys and values; the model itself stays frozen.
+
+    Numbers equal peft's, whose encoder this is. A random prefix disturbs the model (the first loss
+    of a language model about doubles). ``init=vocab`` or a text starts from *real activations*, as
+    the paper recommends: the keys and values that the frozen model computes on those tokens, so
+    that a decoder begins exactly as if it had read them before the input.
+
+    ``prefix_projection`` trains a smaller matrix and an MLP instead. peft's file format drops the
+    MLP, so the artifact is then ftplug's own. An encoder-decoder's prefix stands in its decoder, in
+    peft's layout: two layers share one (layers i and i + half), and half of the tensor is unused.
+    ``generate(use_cache=False)`` gives what the cache gives (peft fails there or differs).
+    """
+
+    prefix_projection: Annotated[bool, "Compute it by an MLP from a smaller matrix."] = False
+    encoder_hidden_size: Annotated[int, Ge(0), "Hidden size of the MLP; 0: the keys' size."] = 0
+
+    name: ClassVar[str] = "prefix-tuning"
+    paper: ClassVar[str] = "https://arxiv.org/abs/2101.00190"
+    learning_rate: ClassVar[LearningRate] = LearningRate(1e-3, 1e-2, 1e-1)
+    encoder_name: ClassVar[str] = "prefix_encoder"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.prefix_projection and self.init != "random":
+            raise MethodError(
+                f"{self.name}: prefix_projection=True computes the prefix, so init={self.init!r} "
+                "cannot set it: use init=random, or no projection"
+            )
+
+    @hookimpl
+    def prepare_model(self, model: nn.Module, context: Context) -> None:
+        """Place the prefix in the stack whose layers attend to it and wrap its forward."""
+        self.refuse_second(model)
+        stack: Any = structure.backbone(model).get_decoder()  # itself, if it has no such part
+        shapes = self._cached_shapes(model, stack)
+        asked = getattr(context.args, "activation_checkpointing", False)
+        if asked or structure.pretrained(model).is_activation_checkpointing:
+            raise MethodError(_CHECKPOINTING)
+        self._add_encoder(model, stack, shapes, context)
+        wrap_forward(stack, begin_with_prefix)
+
+    def equals_peft(self, model: nn.Module) -> bool:
+        """Whether peft gives the same answers: its files lack the MLP of a projection."""
+        return super().equals_peft(model) and not self.prefix_projection
+
+    def _cached_shapes(self, model: nn.Module, stack: Any) -> set[tuple[int, int]]:
+        """Return heads and head_dim of what the layers cache, if a prefix fits there."""
+        several = stack.config.get_text_config() is not stack.config
+        shapes: set[tuple[int, int]] = set()
+        if not accepts(stack, "past_key_values"):
+            reason = f"{type(stack).__name__} takes no past_key_values, where the prefix goes"
+        elif several and not is_encoder_decoder(model):
+            reason = "it reads more than text"
+        elif not only_attention(new_cache(stack)):
+            reason = "not all of its layers attend to a cache of keys and values"
+        elif len(shapes := cached_shapes(stack)) > 1:
+            reason = "its layers' keys and values differ in shape"
+        else:
+            return shapes
+        raise MethodError(f"{self.name}: {type(model).__name__}: {reason}: use lora")
+
+    def _add_encoder(
+        self, model: nn.Module, stack: Any, shapes: set[tuple[int, int]], context: Context
+    ) -> None:
+        import peft
+        import torch
+
+        config = peft.PrefixTuningConfig(
+            num_virtual_tokens=self.num_virtual_tokens,
+            num_transformer_submodules=2 if is_encoder_decoder(model) else 1,
+            num_layers=len(new_cache(stack)),
+            prefix_projection=self.prefix_projection,
+        )
+        for heads, head_dim in shapes:
+            config.num_attention_heads, config.token_dim = heads, heads * head_dim
+        config.encoder_hidden_size = self.encoder_hidden_size or config.encoder_hidden_size
+        self.complete(config, model, context)
+        encoder = peft.PrefixEncoder(config)  # type: ignore[no-untyped-call]
+        if self.init != "random" and not context.loading:
+            if is_encoder_decoder(model):
+                raise MethodError(
+                    f"{self.name}: init={self.init!r}: two layers of an encoder-decoder share a "
+                    "prefix, which cannot hold the activations of both: use init=random"
+                )
+            vocabulary = stack.get_input_embeddings().weight.shape[0]
+            tokens = self.initial_tokens(model, vocabulary, self.num_virtual_tokens)
+            with torch.no_grad():
+                encoder.embedding.weight.copy_(activations(stack, tokens.to(stack.device)))
+        self.place(encoder, config, stack)
+
+
+def begin_with_prefix(stack: Any, forward: Any, *args: Any, **kwargs: Any) -> Any:
+    """Run a stack with the prefix as its first past keys and values.
+
+    A call that goes on from a filled cache only has mask and positions shifted.
+    """
+    if stack.training and getattr(stack, "gradient_checkpointing", False):
+        raise MethodError(_CHECKPOINTING)
+    arguments = named(forward, args, kwargs)
+    encoder = stack.prefix_encoder
+    count = encoder.config.num_virtual_tokens
+    goes_on = continues(arguments)
+    refuse_packing(arguments)
+    lengthen_mask(arguments, "attention_mask", count)
+    if (positions := arguments.get("position_ids")) is not None:
+        arguments["position_ids"] = positions + count
+    if goes_on:
+        return forward(**arguments)
+
+    tokens = arguments.get("input_ids")
+    tokens = arguments["inputs_embeds"] if tokens is None else tokens
+    check_length(stack, encoder, tokens.shape[1])
+    given, wanted = arguments.get("past_key_values"), arguments.get("use_cache")
+    cache = new_cache(stack) if given is None else given
+    fill(cache, encoder, tokens.shape[0], stack.dtype)
+    arguments["past_key_values"] = cache
+    if wanted is None:
+        wanted = getattr(stack.config, "use_cache", False)
+    if given is not None or wanted:
+        return forward(**arguments)
+    return changed_output(stack, forward, arguments, _without_cache)
+
+
+def _without_cache(output: Any) -> None:
+    """Drop a cache that only carried the prefix, where the caller asked for none."""
+    if output.get("past_key_values") is not None:
+        output["past_key_values"] = None

@@ -1,0 +1,201 @@
+"""Prompt tuning: train vectors that are read before the input (https://arxiv.org/abs/2104.08691)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ftplug import LearningRate, MethodError, hookimpl, structure
+from ftplug.inplace import wrap_forward
+from ftplug_plugins.virtual_positions import (
+    accepts,
+    changed_output,
+    check_length,
+    continues,
+    is_causal,
+    is_encoder_decoder,
+    lengthen_mask,
+    named,
+    refuse_packing,
+)
+from ftplug_plugins.virtual_tokens import VirtualTokens
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ftplug.context import Context
+
+
+@dataclass(frozen=True, eq=False)
+class PromptTuning(VirtualTokens):
+    """Put trained vectors before the embedded tokens and train them alone; the model stays frozen.
+
+    Numbers equal peft's, whose encoder this is, but the model's output keeps the length of its
+    input: hidden states and logits at the virtual positions are cut off. What differs from peft:
+
+    - token classification, question answering: labels and spans fit the cut output (peft's loss
+      fails there, and its spans are off by ``num_virtual_tokens``);
+    - decoder-only sequence classification: the last token that is no padding is pooled. peft pools
+      the last position, which under right padding is padding, so its files are not written.
+
+    An encoder's first position is a virtual token, and that is what BERT's pooler or RoBERTa's head
+    pools, here and in peft. Left padding shifts absolute positions, as in peft.
+    """
+
+    name: ClassVar[str] = "prompt-tuning"
+    paper: ClassVar[str] = "https://arxiv.org/abs/2104.08691"
+    learning_rate: ClassVar[LearningRate] = LearningRate(3e-3, 3e-2, 3e-1)
+    encoder_name: ClassVar[str] = "prompt_encoder"
+
+    @hookimpl
+    def prepare_model(self, model: nn.Module, context: Context) -> None:
+        """Place the vectors in the input stack and wrap its forward."""
+        self.refuse_second(model)
+        stack = self._input_stack(model)
+        self._add_encoder(model, stack, context)
+        wrap_forward(stack, prepend if _reads_whole(model) else prepend_and_cut)
+        if is_encoder_decoder(model):
+            wrap_forward(structure.backbone(model).get_decoder(), attend_to_all)
+        elif is_causal(model) and structure.is_language_model(model):
+            wrap_forward(structure.pretrained(model), label_virtual_tokens)
+
+    def equals_peft(self, model: nn.Module) -> bool:
+        """Whether peft gives the same answers: not where it pools the last position."""
+        return super().equals_peft(model) and not (is_causal(model) and _classifies(model))
+
+    def _input_stack(self, model: nn.Module) -> Any:
+        """Return the encoder of an encoder-decoder, else the backbone."""
+        trunk = structure.backbone(model)
+        stack = trunk.get_encoder() if is_encoder_decoder(model) else trunk.get_decoder()
+        try:
+            weight = getattr(stack.get_input_embeddings(), "weight", None)
+        except NotImplementedError:
+            weight = None
+        several = trunk.config.get_text_config() is not trunk.config
+        if weight is None or weight.dim() != 2 or not accepts(stack, "input_ids", "inputs_embeds"):
+            reason = "it reads no token embeddings, before which the prompt would stand"
+        elif several and not is_encoder_decoder(model):
+            reason = "it reads more than text"
+        elif getattr(trunk.config, "output_router_logits", False):
+            reason = "its loss over experts cannot mask virtual tokens (output_router_logits)"
+        else:
+            return stack
+        raise MethodError(f"{self.name}: {type(model).__name__}: {reason}: use lora")
+
+    def _add_encoder(self, model: nn.Module, stack: Any, context: Context) -> None:
+        import peft
+        import torch
+
+        words = stack.get_input_embeddings()
+        config = peft.PromptTuningConfig(
+            num_virtual_tokens=self.num_virtual_tokens,
+            token_dim=words.weight.shape[1],  # ELECTRA's and OPT's may differ from hidden_size
+            num_transformer_submodules=2 if is_encoder_decoder(model) else 1,
+        )
+        self.complete(config, model, context)
+        # With two submodules peft has twice the vectors, and never reads the second half.
+        encoder = peft.PromptEmbedding(config, words)  # type: ignore[no-untyped-call]
+        if self.init != "random" and not context.loading:
+            rows = encoder.embedding.num_embeddings
+            tokens = self.initial_tokens(model, words.weight.shape[0], rows)
+            with torch.no_grad():
+                encoder.embedding.weight.copy_(words(tokens.to(words.weight.device)))
+        self.place(encoder, config, stack)
+
+
+def prepend(stack: Any, forward: Any, *args: Any, **kwargs: Any) -> Any:
+    """Run a stack on the virtual tokens followed by the input; its output has both.
+
+    A call that goes on from a filled cache only has its mask lengthened.
+    """
+    import torch
+
+    arguments = named(forward, args, kwargs)
+    encoder = stack.prompt_encoder
+    count = encoder.config.num_virtual_tokens
+    goes_on = continues(arguments)
+    refuse_packing(arguments)
+    lengthen_mask(arguments, "attention_mask", count)
+    lengthen_mask(arguments, "global_attention_mask", count)  # Longformer, LED
+    if "position_ids" in arguments:
+        arguments["position_ids"] = None  # counted anew from the first virtual token, as in peft
+    if goes_on:
+        return forward(**arguments)
+
+    embeds = arguments.get("inputs_embeds")
+    if embeds is None:
+        embeds = stack.get_input_embeddings()(arguments.get("input_ids"))
+    check_length(stack, encoder, embeds.shape[1])
+    rows = torch.arange(encoder.embedding.num_embeddings, device=encoder.embedding.weight.device)
+    prompt = encoder(rows[None])[:, :count].to(embeds)  # (1, count, token_dim)
+    prompt = prompt.expand(embeds.shape[0], -1, -1)
+    if (segments := arguments.get("token_type_ids")) is not None:
+        zeros = segments.new_zeros(segments.shape[0], count)
+        arguments["token_type_ids"] = torch.cat([zeros, segments], dim=1)
+    arguments["input_ids"] = None
+    return forward(**{**arguments, "inputs_embeds": torch.cat([prompt, embeds], dim=1)})
+
+
+def prepend_and_cut(stack: Any, forward: Any, *args: Any, **kwargs: Any) -> Any:
+    """Do the same and cut the virtual positions off the output."""
+    arguments = named(forward, args, kwargs)
+    run = partial(prepend, stack, forward)
+    if continues(arguments) or getattr(stack.prompt_encoder, "keep_positions", False):
+        return run(**arguments)
+    cut = partial(_cut, count=stack.prompt_encoder.config.num_virtual_tokens)
+    return changed_output(stack, run, arguments, cut)
+
+
+def attend_to_all(decoder: Any, forward: Any, *args: Any, **kwargs: Any) -> Any:
+    """Let cross-attention see the virtual tokens, which the input's own mask does not count."""
+    arguments = named(forward, args, kwargs)
+    states, mask = arguments.get("encoder_hidden_states"), arguments.get("encoder_attention_mask")
+    if states is not None and mask is not None:
+        lengthen_mask(arguments, "encoder_attention_mask", states.shape[1] - mask.shape[1])
+    return forward(**arguments)
+
+
+def label_virtual_tokens(model: Any, forward: Any, *args: Any, **kwargs: Any) -> Any:
+    """Compute a language model's loss as peft does: the last virtual token predicts the first one.
+
+    Virtual positions are labelled -100 within the call, and cut off its output afterwards.
+    """
+    from torch.nn.functional import pad
+
+    arguments = named(forward, args, kwargs)
+    labels, shifted = arguments.get("labels"), arguments.get("shift_labels")
+    if labels is None or shifted is not None or continues(arguments):
+        return forward(**arguments)
+    encoder = model.base_model.get_decoder().prompt_encoder
+    count = encoder.config.num_virtual_tokens
+    arguments["labels"] = pad(labels, (count, 0), value=-100)
+    encoder.keep_positions = True
+    try:
+        return changed_output(model, forward, arguments, partial(_cut, count=count))
+    finally:
+        encoder.keep_positions = False
+
+
+def _cut(output: Any, count: int) -> None:
+    """Cut ``count`` positions off the front of hidden states and logits."""
+    for key in ("last_hidden_state", "logits"):
+        if output.get(key) is not None:
+            output[key] = output[key][:, count:]
+    if output.get("hidden_states") is not None:
+        states = output["hidden_states"]
+        output["hidden_states"] = tuple(None if s is None else s[:, count:] for s in states)
+
+
+def _classifies(model: nn.Module) -> bool:
+    return type(structure.pretrained(model)).__name__.endswith("ForSequenceClassification")
+
+
+def _reads_whole(model: nn.Module) -> bool:
+    """Whether what follows the stack reads the virtual positions as well.
+
+    A decoder does, by cross-attention; so does a classification head that takes the first position.
+    """
+    averages = getattr(structure.backbone(model).config, "classifier_pooling", "cls") == "mean"
+    takes_first = _classifies(model) and not is_causal(model) and not averages
+    return is_encoder_decoder(model) or takes_first

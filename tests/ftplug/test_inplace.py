@@ -1,0 +1,73 @@
+"""Wrapped forwards: in place, independent under deepcopy, and switched off without a trace."""
+
+import copy
+import inspect
+
+import tiny
+import torch
+from torch import nn
+
+from ftplug.inplace import forwards_disabled, wrap_forward
+
+
+def plus_bias(module, forward, *args, **kwargs):
+    return forward(*args, **kwargs) + module.extra
+
+
+def wrapped_linear():
+    layer = nn.Linear(3, 3)
+    layer.extra = nn.Parameter(torch.ones(3))
+    wrap_forward(layer, plus_bias)
+    return layer
+
+
+def test_the_wrapper_runs_and_the_class_keeps_its_name():
+    layer, x = wrapped_linear(), torch.randn(2, 3)
+    assert torch.equal(layer(x), nn.functional.linear(x, layer.weight, layer.bias) + 1)
+    assert isinstance(layer, nn.Linear)
+    assert str(type(layer)) == str(nn.Linear)
+    assert inspect.signature(layer.forward) == inspect.signature(nn.Linear(3, 3).forward)
+
+
+def test_wraps_nest_in_the_order_they_were_made():
+    layer, x = wrapped_linear(), torch.randn(2, 3)
+    before = layer(x)
+    wrap_forward(layer, lambda module, forward, x: 2 * forward(x))
+    assert torch.equal(layer(x), 2 * before)
+
+
+def test_a_deepcopy_runs_its_own_weights():
+    layer, x = wrapped_linear(), torch.randn(2, 3)
+    twin = copy.deepcopy(layer)
+    with torch.no_grad():
+        twin.extra.fill_(5)
+        twin.weight.zero_()
+        twin.bias.zero_()
+    assert torch.equal(twin(x), torch.full((2, 3), 5.0))
+    assert not torch.equal(layer(x), twin(x))
+
+
+def test_an_instance_forward_set_by_a_library_still_runs():
+    layer, x = nn.Linear(3, 3), torch.randn(2, 3)
+    layer.extra = nn.Parameter(torch.ones(3))
+    layer.forward = lambda x: x  # as accelerate's device hooks do
+    wrap_forward(layer, plus_bias)
+    assert torch.equal(layer(x), x + 1)
+
+
+def test_disabled_is_what_was_there_before_and_nests():
+    layer, x = wrapped_linear(), torch.randn(2, 3)
+    plain = nn.functional.linear(x, layer.weight, layer.bias)
+    with forwards_disabled(layer):
+        assert torch.equal(layer(x), plain)
+        with forwards_disabled(layer):
+            assert torch.equal(layer(x), plain)
+        assert torch.equal(layer(x), plain)
+    assert torch.equal(layer(x), plain + 1)
+
+
+def test_transformers_still_finds_what_it_keys_by_class():
+    model = tiny.bert()
+    wrap_forward(model.bert, lambda module, forward, *args, **kwargs: forward(*args, **kwargs))
+    out = model(**tiny.inputs(model), output_hidden_states=True)
+    assert len(out.hidden_states) == tiny.LAYERS + 1

@@ -1,0 +1,151 @@
+"""``ftplug run``: somebody's script, unmodified, trains with another method."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import script
+import tiny
+import torch
+from ftplug_plugins.freeze import Freeze
+from ftplug_plugins.lora import Lora
+from runs import METHODS, logits, same, trainer, weights
+
+import ftplug
+from ftplug.launcher import Launch, methods_from
+
+SCRIPT = Path(script.__file__)
+
+
+def launch(methods, *arguments, module=False, exits=0, **options):
+    """Run the script in this process and return the launch."""
+    launched = Launch(methods, **options)
+    command = ["script" if module else str(SCRIPT), *map(str, arguments)]
+    with pytest.raises(SystemExit) as stopped:
+        launched.run(command, module=module)
+    assert (stopped.value.code or 0) == exits
+    return launched
+
+
+def test_the_three_ways_in_give_identical_weights(tmp_path):
+    launched = launch([Lora(r=4)], "--out", tmp_path / "a")
+    by_script = weights(launched.callbacks[0].trainer.model)
+    found = []
+    for way in ("callback", "attach"):
+        model = tiny.bert()
+        callbacks = [ftplug.FTPlugCallback("lora", r=4)] if way == "callback" else None
+        bound = trainer(model, tmp_path / way, save_strategy="no", callbacks=callbacks)
+        bound.train_dataset = script.Rows(model)
+        if way == "attach":
+            ftplug.attach(bound, "lora", r=4)
+        bound.train()
+        found.append(weights(bound.model))
+    assert same(by_script, found[0])
+    assert same(by_script, found[1])
+    artifact = ftplug.load(tiny.bert(), tmp_path / "a")
+    assert torch.equal(logits(artifact), logits(launched.callbacks[0].trainer.model))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_runs_somebodys_script(tmp_path, method):
+    from ftplug.discovery import entry
+
+    configured = entry(method).load().configure(METHODS[method])
+    report = tmp_path / "report.json"
+    launched = launch([configured], "--out", tmp_path, report=report)
+    run = json.loads(report.read_text())["runs"][0]
+    assert run["methods"][0]["name"] == method
+    may_train = len(launched.callbacks[0].attached.plan.may_train)
+    assert run["tensors"]["may_train"] == may_train
+    assert run["tensors"]["moved"] >= may_train - tiny.LAYERS  # key biases have no gradient
+    assert json.loads((tmp_path / "ftplug.json").read_text())["methods"][0]["name"] == method
+
+
+def test_the_script_sees_what_python_would_show_it(tmp_path):
+    path = list(sys.path)
+    launch([Freeze()], "--out", tmp_path, "--exit", 3, exits=3)
+    seen = torch.load(tmp_path / "seen.pt")
+    assert seen["argv"] == ["--out", str(tmp_path), "--exit", "3"]
+    assert seen["file"] == str(SCRIPT)
+    assert seen["name"] == "__main__"
+    assert sys.path == path
+
+
+def test_a_module_runs_with_m(tmp_path):
+    launched = launch([Freeze()], "--out", tmp_path, module=True)
+    assert launched.callbacks[0].attached.host.names == "freeze"
+
+
+def test_the_learning_rate_and_the_head_can_be_set(tmp_path):
+    launched = launch([Freeze(layers=0)], "--out", tmp_path, lr="suggested", train_head=False)
+    callback = launched.callbacks[0]
+    assert (
+        callback.trainer.args.learning_rate == Freeze(layers=0).suggested_learning_rate().suggested
+    )
+    assert all("classifier" not in name for name in callback.attached.plan.may_train)
+
+
+def test_a_dry_run_prints_the_plan_and_stops(tmp_path, capsys):
+    launched = launch([Lora(r=4)], "--out", tmp_path, dry_run=True)
+    printed = capsys.readouterr().out
+    assert "lora on BertForSequenceClassification" in printed
+    assert "trains 1,090 of" in printed
+    assert "bert.encoder.layer.0.attention.self.query.lora_A.default.weight (4, 32)" in printed
+    assert "memory without activations: weights 0." in printed
+    assert launched.callbacks[0].trainer.state.global_step == 0
+    assert not (tmp_path / "seen.pt").exists()
+
+
+def test_from_continues_an_artifact(tmp_path):
+    launch([Lora(r=4)], "--out", tmp_path / "a")
+    methods = methods_from(tmp_path / "a")
+    assert [m.settings() for m in methods] == [Lora(r=4).settings()]
+    launched = launch(methods, "--out", tmp_path / "b", start_from=tmp_path / "a", dry_run=True)
+    continued = launched.callbacks[0].trainer.model
+    assert torch.equal(logits(continued), logits(ftplug.load(tiny.bert(), tmp_path / "a")))
+
+
+def test_a_script_without_a_trainer_is_said(tmp_path):
+    with pytest.raises(ftplug.MethodError, match=r"script\.py built no transformers Trainer"):
+        Launch([Lora()]).run([str(SCRIPT), "--out", str(tmp_path), "--no-trainer"])
+
+
+def test_a_missing_script_or_module_is_one_line(tmp_path):
+    with pytest.raises(ftplug.FtplugError, match="no script at"):
+        Launch([Lora()]).run([str(tmp_path / "nothing.py")])
+    with pytest.raises(ftplug.FtplugError, match="no module named nothing_here"):
+        Launch([Lora()]).run(["nothing_here"], module=True)
+
+
+def test_the_launcher_leaves_nothing_behind(tmp_path):
+    import transformers.trainer
+
+    before = list(transformers.trainer.DEFAULT_CALLBACKS)
+    launch([Lora()], "--out", tmp_path, dry_run=True)
+    assert before == transformers.trainer.DEFAULT_CALLBACKS
+
+
+def test_as_a_process(tmp_path):
+    command = [sys.executable, "-m", "ftplug", "run", "--method", "lora", "--set", "r=0"]
+    done = subprocess.run([*command, "--", SCRIPT], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("ftplug: lora: setting 'r' cannot be '0'")
+    assert done.stderr.count("\n") == 1
+
+    command[-1] = "r=2"
+    script_arguments = ["--out", tmp_path, "--exit", "5"]
+    done = subprocess.run([*command, "--", SCRIPT, *script_arguments], capture_output=True)
+    assert done.returncode == 5, done.stderr.decode()
+    assert json.loads((tmp_path / "ftplug.json").read_text())["methods"][0]["settings"]["r"] == 2
+
+
+def test_a_failing_script_shows_its_own_traceback(tmp_path):
+    (tmp_path / "fails.py").write_text("def main():\n    1 / 0\n\n\nmain()\n")
+    command = [sys.executable, "-m", "ftplug", "run", "--method", "lora", "--"]
+    done = subprocess.run([*command, tmp_path / "fails.py"], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Traceback (most recent call last):\n")
+    assert done.stderr.count("  File ") == 2
+    assert done.stderr.endswith("ZeroDivisionError: division by zero\n")

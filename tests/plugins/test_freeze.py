@@ -1,0 +1,93 @@
+"""Freezing: which parameters train, and frozen layers without dropout."""
+
+import pytest
+import tiny
+import torch
+from runs import logits
+
+import ftplug
+from ftplug import MethodError
+
+
+def training(model):
+    return {name for name, p in model.named_parameters() if p.requires_grad}
+
+
+HEAD = {"classifier.weight", "classifier.bias"}
+POOLER = {"bert.pooler.dense.weight", "bert.pooler.dense.bias"}
+
+
+@pytest.mark.parametrize("layers", [0, 1, 2])
+def test_top_layers_pooler_and_head_train(layers):
+    model = ftplug.apply(tiny.bert(), "freeze", layers=layers)
+    expected = {
+        name
+        for index in range(tiny.LAYERS - layers, tiny.LAYERS)
+        for name, _ in model.named_parameters()
+        if f".layer.{index}." in name
+    }
+    assert training(model) == expected | HEAD | POOLER
+
+
+def test_patterns_replace_layers_and_pooler():
+    model = ftplug.apply(tiny.bert(), "freeze", train=["*.layer.1.output.*", "*query.bias"])
+    names = training(model)
+    assert {n for n in names if "query.bias" in n} == {
+        f"bert.encoder.layer.{i}.attention.self.query.bias" for i in range(2)
+    }
+    assert names >= HEAD
+    assert not POOLER & names
+    only = training(ftplug.apply(tiny.bert(), "freeze", train=["*query.bias"], train_head=False))
+    assert not HEAD & only
+
+
+def test_encoder_and_decoder_are_both_cut():
+    names = training(ftplug.apply(tiny.t5(), "freeze", layers=1))
+    assert {name.split(".block.")[0] for name in names} == {"encoder", "decoder"}
+    assert all(".block.1." in name for name in names)
+
+
+@pytest.mark.parametrize("make", [tiny.gpt2, tiny.llama, tiny.qwen2, tiny.t5])
+def test_a_language_model_without_layers_to_train_is_refused(make):
+    with pytest.raises(MethodError, match="freeze: nothing would train"):
+        ftplug.apply(make(), "freeze", layers=0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"layers": 3}, "layers=3, but BertForSequenceClassification has 2"),
+        ({"layers": -1}, "greater than or equal to 0"),
+        ({"train": ["*.nothing"]}, "no parameter matches train='\\*.nothing'"),
+    ],
+)
+def test_impossible_settings_are_refused(settings, message):
+    with pytest.raises(MethodError, match=message):
+        ftplug.apply(tiny.bert(), "freeze", **settings)
+
+
+def test_frozen_layers_can_stay_in_eval_mode():
+    base = tiny.bert(dropout=0.5, classifier_dropout=0.0)
+    free = ftplug.apply(tiny.bert(dropout=0.5, classifier_dropout=0.0), "freeze", layers=0)
+    still = ftplug.apply(base, "freeze", layers=0, frozen_eval=True)
+    batch = tiny.inputs(base)
+
+    def varies(model):
+        model.train()
+        with torch.no_grad():
+            # Past the embeddings, whose dropout belongs to no layer.
+            states = torch.ones(1, 3, tiny.HIDDEN)
+            layer = model.bert.encoder.layer[0]
+            return not torch.equal(layer(states), layer(states))
+
+    assert varies(free)
+    assert not varies(still)
+    assert still.bert.encoder.layer[0].training  # what the user set stays
+    assert torch.equal(logits(still, batch), logits(free, batch))
+
+
+def test_suggested_rates_follow_the_settings():
+    from ftplug_plugins.freeze import Freeze
+
+    assert Freeze(layers=0).suggested_learning_rate().suggested == 1e-3
+    assert Freeze(layers=2).suggested_learning_rate().suggested == 3e-4

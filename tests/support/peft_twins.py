@@ -1,0 +1,97 @@
+"""A model with a method of ours and its twin by ``get_peft_model``: what must be equal."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import peft
+import tiny
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+import ftplug
+
+TASKS = {
+    "SequenceClassification": "SEQ_CLS",
+    "TokenClassification": "TOKEN_CLS",
+    "QuestionAnswering": "QUESTION_ANS",
+    "LMHeadModel": "CAUSAL_LM",
+    "CausalLM": "CAUSAL_LM",
+    "ConditionalGeneration": "SEQ_2_SEQ_LM",
+    "Model": "FEATURE_EXTRACTION",
+}
+SEED = 7
+
+
+def task_type(model: Any) -> str:
+    return next(task for end, task in TASKS.items() if type(model).__name__.endswith(end))
+
+
+def twins(base: Any, method: str, config: type, settings: Any = None, **peft_only: Any) -> Any:
+    """Return ours and peft's on copies of ``base``, drawn under the same seed, in eval mode."""
+    settings = {"num_virtual_tokens": 5} | (settings or {})
+    ours = ftplug.apply(copy.deepcopy(base), method, seed=SEED, **settings)
+    shared = {k: v for k, v in settings.items() if k not in ("init", "tokenizer")}
+    torch.manual_seed(SEED)
+    theirs = peft.get_peft_model(
+        copy.deepcopy(base), config(task_type=task_type(base), **shared, **peft_only)
+    )
+    return ours, theirs.eval()
+
+
+def left_padded(model: Any) -> dict[str, torch.Tensor]:
+    """Return a prompt whose last row is padded on the left."""
+    batch = tiny.inputs(model)
+    return {name: batch[name].flip(1) for name in ("input_ids", "attention_mask")}
+
+
+def generated(model: Any, batch: Any, **options: Any) -> torch.Tensor:
+    """Return ten tokens, greedily unless told otherwise."""
+    options = {"max_new_tokens": 10, "do_sample": False, "eos_token_id": None} | options
+    found: torch.Tensor = model.generate(**batch, **options)
+    return found
+
+
+def gradients(model: Any, batch: Any) -> list[torch.Tensor]:
+    """Return the gradients of the virtual tokens' encoder and of the head, in that order."""
+    model(**batch).loss.backward()
+    found = [(n, p.grad) for n, p in model.named_parameters() if p.requires_grad]
+    encoder = [g for n, g in found if "_encoder." in n]
+    return encoder + [g for n, g in found if "_encoder." not in n]
+
+
+def losses(model: Any, batches: Any) -> list[float]:
+    """Return the losses of a hand-written AdamW loop in train mode, dropout under a seed."""
+    model.train()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    torch.manual_seed(0)
+    found = []
+    for batch in batches:
+        loss = model(**batch).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        found.append(loss.item())
+    return found
+
+
+def tokenizer(folder: Path) -> str:
+    """Save a tokenizer of the tiny vocabulary, whose words are w3, w4, …; return its path."""
+    words = {"<pad>": 0, "<s>": 1, "</s>": 2} | {f"w{i}": i for i in range(3, tiny.VOCAB)}
+    core = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>").save_pretrained(folder)
+    return str(folder)
+
+
+def shaken(model: Any, scale: float = 0.3) -> Any:
+    """Move everything that trains, as training would."""
+    draw = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn(parameter.shape, generator=draw) * scale)
+    return model

@@ -1,0 +1,91 @@
+"""Tiny Trainer runs: data for a model, a Trainer, and what to compare afterwards."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tiny
+import torch
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+# The six methods of the foundation, with settings that fit a model of two layers.
+METHODS: Mapping[str, dict[str, Any]] = {
+    "full": {},
+    "freeze": {"layers": 1},
+    "lora": {"r": 4},
+    "prefix-tuning": {"num_virtual_tokens": 4},
+    "prompt-tuning": {"num_virtual_tokens": 4},
+    "bottleneck": {"reduction_factor": 4},
+}
+
+
+def rows(model: Any, count: int = 32) -> list[dict[str, Any]]:
+    """Return single examples for the model's head."""
+    batch = tiny.inputs(model, rows=count)
+    return [{name: value[i] for name, value in batch.items()} for i in range(count)]
+
+
+def trainer(
+    model: Any, out: Path, *, callbacks: Any = None, cls: type[Trainer] = Trainer, **options: Any
+) -> Trainer:
+    """Return a Trainer on 32 rows: 20 steps of 4, a checkpoint every 10, logging each step."""
+    defaults: dict[str, Any] = {
+        "per_device_train_batch_size": 4,
+        "max_steps": 20,
+        "save_steps": 10,
+        "logging_steps": 1,
+        "learning_rate": 1e-3,
+        "report_to": [],
+        "disable_tqdm": True,
+        "log_level": "error",
+    }
+    data = rows(model)
+    args = TrainingArguments(str(out), **(defaults | options))
+    return cls(model, args, train_dataset=data, eval_dataset=data[:8], callbacks=callbacks)
+
+
+class StopAt(TrainerCallback):
+    """Saves a checkpoint and ends training at a step, as an interrupted run does."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.step:
+            control.should_save = control.should_training_stop = True
+
+
+def losses(trained: Trainer) -> list[float]:
+    return [log["loss"] for log in trained.state.log_history if "loss" in log]
+
+
+def logits(model: Any, batch: Any = None) -> torch.Tensor:
+    model.eval()
+    with torch.no_grad():
+        found: torch.Tensor = model(**(batch or tiny.inputs(model))).logits
+    return found
+
+
+def weights(model: Any) -> dict[str, torch.Tensor]:
+    """Return a copy of all parameters and buffers."""
+    return copy.deepcopy({k: v.detach() for k, v in model.state_dict().items()})
+
+
+def same(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Tensor]) -> bool:
+    """Whether two sets of tensors are equal to the last bit."""
+    return first.keys() == second.keys() and all(
+        torch.equal(value, second[name]) for name, value in first.items()
+    )
+
+
+def shake(model: Any, scale: float = 0.05) -> Any:
+    """Move every trainable tensor, as training would."""
+    draw = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(scale * torch.randn(parameter.shape, generator=draw))
+    return model
