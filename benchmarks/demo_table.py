@@ -1,0 +1,69 @@
+"""Run the demo once for each method and print the README's table: python benchmarks/demo_table.py.
+
+Each run is a process of its own, so that its peak memory is its own. Takes a few minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from typing import Any
+
+# A method by name alone gets its suggested learning rate; freeze also with head and pooler only.
+RUNS = (
+    ("full",),
+    ("freeze",),
+    ("freeze", "layers=0"),
+    ("lora",),
+    ("bottleneck",),
+    ("prefix-tuning",),
+    ("prompt-tuning",),
+)
+
+COLUMNS = (
+    "method",
+    "learning rate",
+    "held-out accuracy",
+    "trained",
+    "share",
+    "train s",
+    "peak MiB",
+    "weights kB",
+)
+
+
+def run(method: str, settings: tuple[str, ...], seed: int) -> dict[str, Any]:
+    """Return the result of one ``ftplug demo --json``."""
+    command = [sys.executable, "-m", "ftplug", "demo", "--method", method, "--json"]
+    for setting in settings:
+        command += ["--set", setting]
+    with tempfile.TemporaryDirectory() as folder:
+        command += ["--seed", str(seed), "--out", f"{folder}/artifact"]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def main() -> None:
+    """Print one row per run."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    print("| " + " | ".join(COLUMNS) + " |")
+    print("|---" * len(COLUMNS) + "|")
+    for method, *settings in RUNS:
+        r = run(method, tuple(settings), options.seed)
+        name = f"`{method}`" + "".join(f" `{setting}`" for setting in settings)
+        print(
+            f"| {name} | {r['learning_rate']:g} | {r['accuracy']:.3f} "
+            f"| {r['trained_parameters']:,} | {r['trained_share']:.2%} | {r['seconds']:.0f} "
+            f"| {r['peak_memory_bytes'] / 2**20:.0f} | {r['weights_bytes'] / 1000:,.0f} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
