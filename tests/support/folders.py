@@ -6,7 +6,7 @@ import tiny
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *["the", "a", "and", "of", "is", "it", "was", "good", "bad", "great", "not", "i"]]
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "and", "is", "was", "good", "bad", "not", "i"]
 
 
 def encoder(folder: Path) -> Path:
