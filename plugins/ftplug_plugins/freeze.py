@@ -6,7 +6,7 @@ Feature extraction and partial fine-tuning as compared in https://arxiv.org/abs/
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -14,7 +14,7 @@ from annotated_types import Ge
 
 from ftplug import LearningRate, Method, MethodError, hookimpl
 from ftplug.inplace import wrap_forward
-from ftplug.structure import pooler, require_layer_stacks
+from ftplug.structure import backbone_prefix, pooler, require_layer_stacks
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,9 +32,7 @@ class Freeze(Method):
     train: Annotated[
         tuple[str, ...], "Glob patterns of parameter names to train instead of layers and pooler."
     ] = ()
-    frozen_eval: Annotated[
-        bool, "Keep frozen layers in eval mode: no dropout where none trains."
-    ] = False
+    frozen_eval: Annotated[bool, "Keep what does not train in eval mode: no dropout."] = False
 
     name: ClassVar[str] = "freeze"
     kind: ClassVar = "selection"
@@ -48,14 +46,10 @@ class Freeze(Method):
 
     @hookimpl
     def prepare_model(self, model: nn.Module) -> None:
-        """Hold layers without a trainable parameter in eval mode, if asked to."""
-        if not self.frozen_eval:
-            return
-        selected = set(self.select_trainable(model))
-        for stack in require_layer_stacks(model, self.name):
-            for prefix, layer in stack.top(len(stack.layers)):
-                if not any(name.startswith(f"{prefix}.") for name in selected):
-                    wrap_forward(layer, _in_eval_mode)
+        """Hold the frozen parts of the backbone in eval mode, if asked to."""
+        if self.frozen_eval:
+            for part in list(_frozen_parts(model, set(self.select_trainable(model)))):
+                wrap_forward(part, _in_eval_mode)
 
     @hookimpl
     def select_trainable(self, model: nn.Module) -> Iterable[str]:
@@ -82,9 +76,24 @@ def _matching(names: list[str], patterns: tuple[str, ...]) -> list[str]:
     return [name for name in names if any(fnmatch.fnmatchcase(name, p) for p in patterns)]
 
 
-def _in_eval_mode(layer: nn.Module, forward: Any, *args: Any, **kwargs: Any) -> Any:
-    """Run a frozen layer without dropout even while the model trains."""
-    was_training = [module for module in layer.modules() if module.training]
+def _frozen_parts(model: nn.Module, selected: set[str]) -> Iterator[nn.Module]:
+    """Yield the largest modules of the backbone none of whose parameters is selected."""
+    from torch import nn
+
+    found: list[str] = []
+    prefix = backbone_prefix(model)
+    for path, module in model.named_modules():
+        inside = any(path.startswith(f"{outer}.") for outer in found)
+        own = [f"{path}.{name}" for name, _ in module.named_parameters()]
+        runs = type(module).forward is not nn.Module.forward  # a ModuleList has none of its own
+        if path.startswith(prefix) and runs and own and not inside and not selected & set(own):
+            found.append(path)
+            yield module
+
+
+def _in_eval_mode(part: nn.Module, forward: Any, *args: Any, **kwargs: Any) -> Any:
+    """Run a frozen part without dropout even while the model trains."""
+    was_training = [module for module in part.modules() if module.training]
     for module in was_training:
         module.training = False
     try:

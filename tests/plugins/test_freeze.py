@@ -66,24 +66,31 @@ def test_impossible_settings_are_refused(settings, message):
         ftplug.apply(tiny.bert(), "freeze", **settings)
 
 
-def test_frozen_layers_can_stay_in_eval_mode():
-    base = tiny.bert(dropout=0.5, classifier_dropout=0.0)
-    free = ftplug.apply(tiny.bert(dropout=0.5, classifier_dropout=0.0), "freeze", layers=0)
-    still = ftplug.apply(base, "freeze", layers=0, frozen_eval=True)
-    batch = tiny.inputs(base)
+@pytest.mark.parametrize("settings", [{"layers": 0}, {"train": ["*.pooler.*"]}])
+def test_the_frozen_part_can_stay_in_eval_mode(settings):
+    def prepared(**more):
+        model = tiny.bert(dropout=0.5, classifier_dropout=0.0)
+        return ftplug.apply(model, "freeze", **settings, **more)
 
-    def varies(model):
+    def in_training(model):
         model.train()
         with torch.no_grad():
-            # Past the embeddings, whose dropout belongs to no layer.
-            states = torch.ones(1, 3, tiny.HIDDEN)
-            layer = model.bert.encoder.layer[0]
-            return not torch.equal(layer(states), layer(states))
+            return model(**tiny.inputs(model)).logits
 
-    assert varies(free)
-    assert not varies(still)
-    assert still.bert.encoder.layer[0].training  # what the user set stays
-    assert torch.equal(logits(still, batch), logits(free, batch))
+    free, still = prepared(), prepared(frozen_eval=True)
+    expected = logits(free)
+    assert torch.equal(in_training(still), expected)
+    assert not torch.equal(in_training(free), expected)
+    assert all(module.training for module in still.modules())  # what the user set stays
+
+
+def test_what_trains_keeps_its_dropout():
+    model = tiny.bert(dropout=0.5, classifier_dropout=0.0)
+    ftplug.apply(model, "freeze", layers=1, frozen_eval=True)
+    model.train()
+    layers, states = model.bert.encoder.layer, torch.ones(1, 3, tiny.HIDDEN)
+    assert torch.equal(layers[0](states), layers[0](states))
+    assert not torch.equal(layers[1](states), layers[1](states))
 
 
 def test_suggested_rates_follow_the_settings():
