@@ -59,7 +59,7 @@ class PrefixTuning(VirtualTokens):
 
     name: ClassVar[str] = "prefix-tuning"
     paper: ClassVar[str] = "https://arxiv.org/abs/2101.00190"
-    learning_rate: ClassVar[LearningRate] = LearningRate(1e-3, 1e-2, 1e-1)
+    learning_rate: ClassVar[LearningRate] = LearningRate(1e-3, 3e-2, 1e-1)
     encoder_name: ClassVar[str] = "prefix_encoder"
 
     def __post_init__(self) -> None:

@@ -45,7 +45,7 @@ class PromptTuning(VirtualTokens):
 
     name: ClassVar[str] = "prompt-tuning"
     paper: ClassVar[str] = "https://arxiv.org/abs/2104.08691"
-    learning_rate: ClassVar[LearningRate] = LearningRate(3e-3, 3e-2, 3e-1)
+    learning_rate: ClassVar[LearningRate] = LearningRate(3e-3, 1e-1, 5e-1)
     encoder_name: ClassVar[str] = "prompt_encoder"
 
     @hookimpl
