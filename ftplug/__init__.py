@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ftplug.artifact import load, save
+    from ftplug.artifact import save
     from ftplug.attachment import apply, disabled
     from ftplug.binding import FTPlugCallback, attach
     from ftplug.discovery import methods
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         RegistryError,
     )
     from ftplug.hookspecs import hookimpl
+    from ftplug.loading import load
     from ftplug.merging import merge
     from ftplug.method import LearningRate, Method
 
@@ -32,7 +33,7 @@ _HOME = {
     "apply": "attachment",
     "disabled": "attachment",
     "save": "artifact",
-    "load": "artifact",
+    "load": "loading",
     "merge": "merging",
     "methods": "discovery",
     "Method": "method",

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ftplug import structure
 from ftplug.base import Base, inspect_base
-from ftplug.context import Context
-from ftplug.errors import MethodError
+from ftplug.context import Context, logger
+from ftplug.errors import FtplugError, MethodError
 from ftplug.host import Host, MethodLike, resolve
-from ftplug.inplace import forwards_disabled
+from ftplug.inplace import forwards_disabled, is_wrapped
 from ftplug.original_values import OriginalValues
 from ftplug.plan import Plan, make_plan, set_trainable
 
@@ -83,8 +84,9 @@ def apply(
     Returns the same object. Raises :class:`MethodError` where a method or setting does not fit.
     """
     chosen = resolve(methods, settings)
-    context = Context(seed=seed, task=structure.task_of(model), model_class=type(model).__name__)
-    prepare(model, chosen, context, train_head=train_head)
+    inner = unwrapped(model)
+    context = Context(seed=seed, task=structure.task_of(inner), model_class=type(inner).__name__)
+    prepare(unwrapped(model), chosen, context, train_head=train_head)
     return model
 
 
@@ -95,10 +97,13 @@ def prepare(
     *,
     train_head: bool = True,
     fresh: Sequence[str] | None = None,
+    accept: Callable[[Host, Plan], None] = lambda host, plan: None,
 ) -> Attachment:
     """Apply configured methods, once; a model that already carries the same ones is adopted.
 
     ``fresh`` names the parameters that are in no checkpoint, where a manifest knows them.
+    ``accept`` may raise on the plan. What is refused leaves the model as it was: all is rehearsed
+    on a weightless copy first.
     """
     _refuse_strangers(model)
     host = Host(methods)
@@ -110,10 +115,8 @@ def prepare(
             )
         return found
     base = inspect_base(model, fresh)
-    original = dict(model.named_parameters())
-    with _drawn_under(context.seed, model):
-        host.call("prepare_model", model=model, context=context)
-    plan = make_plan(model, host, base, original, train_head=train_head)
+    _rehearse(model, host, base, context, train_head, accept)
+    plan = _changed(model, host, base, context, train_head)
     set_trainable(model, set(plan.may_train))
     attachment = Attachment(
         host=host,
@@ -135,6 +138,55 @@ def detach(model: nn.Module) -> None:
     model.__dict__.pop("save_pretrained", None)
 
 
+def _changed(model: nn.Module, host: Host, base: Base, context: Context, train_head: bool) -> Plan:
+    """Let the methods change the model and return the plan."""
+    original = dict(model.named_parameters())
+    with _drawn_under(context.seed, model):
+        host.call("prepare_model", model=model, context=context)
+    return make_plan(model, host, base, original, train_head=train_head)
+
+
+def _rehearse(
+    model: nn.Module,
+    host: Host,
+    base: Base,
+    context: Context,
+    train_head: bool,
+    accept: Callable[[Host, Plan], None],
+) -> None:
+    """Go through it on a copy without weights, so that a refusal comes before any change.
+
+    What is not a refusal (a model that cannot be copied, an initialisation that computes with the
+    weights) is left to the real thing.
+    """
+    import torch
+
+    try:
+        copied = weightless_copy(model)
+        with torch.device("meta"):
+            plan = _changed(copied, host, base, replace(context, loading=True), train_head)
+    except FtplugError:
+        raise
+    except Exception as error:  # whatever a stranger's module does when copied
+        logger.debug("not rehearsed: %r", error)
+        return
+    accept(host, plan)
+
+
+def weightless_copy(model: nn.Module) -> nn.Module:
+    """Return a deep copy whose parameters and buffers live on the meta device."""
+    import torch
+    from torch import nn
+
+    memo: dict[int, Any] = {}
+    for parameter in model.parameters():
+        meta = torch.empty_like(parameter, device="meta")
+        memo[id(parameter)] = nn.Parameter(meta, requires_grad=parameter.requires_grad)
+    for buffer in model.buffers():
+        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
+    return copy.deepcopy(model, memo)
+
+
 def _save_pretrained(self: nn.Module, save_directory: str, **kwargs: Any) -> None:
     """Write the artifact: what ``save_pretrained`` means for a model with a method attached."""
     from ftplug.artifact import save
@@ -150,7 +202,16 @@ def _refuse_strangers(model: nn.Module) -> None:
     """Refuse a model that carries peft adapters which ftplug did not put there."""
     if attachment_of(model) is not None:
         return
-    if hasattr(model, "peft_config") or getattr(model, "_hf_peft_config_loaded", False):
+    for name, module in model.named_modules():
+        if (name and _ATTRIBUTE in module.__dict__) or is_wrapped(module):
+            raise MethodError(
+                f"{name or type(model).__name__} already carries a method: apply all methods at "
+                "once, to the outermost model"
+            )
+    adapted = any(
+        hasattr(m, "base_layer") and hasattr(m, "adapter_layer_names") for m in model.modules()
+    )
+    if adapted or hasattr(model, "peft_config") or getattr(model, "_hf_peft_config_loaded", False):
         raise MethodError(
             f"{type(model).__name__} already carries a peft adapter: give ftplug the base model "
             "(model.unload(), or merge_and_unload() to keep what it learned)"
@@ -177,12 +238,11 @@ def disabled(model: nn.Module) -> Iterator[None]:
     """
     attached = require_attachment(model)
     inner = unwrapped(model)
+    training = {name for name, p in inner.named_parameters() if p.requires_grad}
     with ExitStack() as stack:
+        stack.callback(set_trainable, inner, training)  # last: libraries toggle it on their way out
         stack.enter_context(attached.original_values.put_back(inner))
         stack.enter_context(forwards_disabled(inner))
         for context in attached.host.call("disable_model", model=inner):
             stack.enter_context(context)
-        # Libraries toggle requires_grad when they disable; the plan is put back before leaving.
-        grads = {name: p.requires_grad for name, p in inner.named_parameters()}
-        stack.callback(lambda: set_trainable(inner, {n for n, on in grads.items() if on}))
         yield

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ftplug import structure
 from ftplug.errors import FtplugError
 from ftplug.fingerprint import Fingerprint, fingerprint
+from ftplug.revision import cached_revision
 
 if TYPE_CHECKING:
     from torch import nn
@@ -51,16 +52,32 @@ def inspect_base(model: nn.Module, fresh: Sequence[str] | None = None) -> Base:
         fresh = head
     inner = structure.pretrained(model)
     identity, revision = _identity(inner)
+    own = {n: p for n, p in parameters.items() if n not in fresh}
+    digests = fingerprint(own)
+    if identity and loaded and digests and not revision:
+        revision = cached_revision(identity, own)
     return Base(
         id=identity,
         revision=revision,
-        path=(getattr(inner.config, "_name_or_path", "") or None) if loaded else None,
+        path=_path(inner) if loaded else None,
         cls=type(inner),
         fresh=tuple(name for name in parameters if name in fresh),
         head=tuple(name for name in parameters if name in fresh or name in head),
         total=sum(p.numel() for p in parameters.values()),
-        fingerprint=fingerprint({n: p for n, p in parameters.items() if n not in fresh}),
+        fingerprint=digests,
     )
+
+
+def _path(model: PreTrainedModel) -> str | None:
+    """Return from where the base can be read again, wherever the process goes meanwhile."""
+    path = str(getattr(model.config, "_name_or_path", "") or "")
+    return str(Path(path).resolve()) if path and Path(path).exists() else path or None
+
+
+def base_identity(model: nn.Module) -> dict[str, str | None]:
+    """Return Hub id and commit sha of a model, as manifests and messages name them."""
+    identity, revision = _identity(structure.pretrained(model))
+    return {"id": identity, "revision": revision}
 
 
 def _identity(model: PreTrainedModel) -> tuple[str | None, str | None]:

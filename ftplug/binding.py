@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import weakref
 from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,14 +22,15 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer_utils import rotate_checkpoints
 
 from ftplug import facts, structure
-from ftplug.artifact import continue_from, save
+from ftplug.artifact import save
 from ftplug.attachment import Attachment, attachment_of, prepare, require_attachment, unwrapped
-from ftplug.checkpoint import read_checkpoint, write_checkpoint
+from ftplug.checkpoint import STATE, read_checkpoint, write_checkpoint
 from ftplug.context import Context
 from ftplug.errors import ArtifactError, MethodError
 from ftplug.files import STAGE, replace_directory, stated
-from ftplug.host import MethodLike, resolve
-from ftplug.plan import scheduled, set_trainable
+from ftplug.host import Host, MethodLike, resolve
+from ftplug.loading import continue_from
+from ftplug.plan import Plan, scheduled, set_trainable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -83,9 +85,15 @@ class FTPlugCallback(TrainerCallback):
         self.train_head = train_head
         self.lr = lr
         self.start_from = start_from
-        self.trainer: Trainer | None = None
+        self._trainer: weakref.ref[Trainer] | None = None
         self.clock = facts.Clock()
         self.stage: Path | None = None  # where a checkpoint is being written
+        self.staged_at = 0.0  # since when, by the file system's clock
+
+    @property
+    def trainer(self) -> Trainer | None:
+        """The Trainer, as long as the script keeps it: a list of callbacks keeps no model alive."""
+        return self._trainer() if self._trainer else None
 
     @property
     def attached(self) -> Attachment:
@@ -96,7 +104,7 @@ class FTPlugCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Change the model: the only event at which no optimizer exists yet."""
-        bind(_trainer_in_construction(self), self)
+        bind(trainer_in_construction(self), self)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -166,20 +174,21 @@ def bind(trainer: Trainer, callback: FTPlugCallback) -> None:
             f"this {type(trainer).__name__} already has {trainer.ftplug.attached.host.names}: give "
             "all methods to one FTPlugCallback or attach, e.g. attach(trainer, 'lora', 'bitfit')"
         )
-    attached = prepare_for(trainer, callback, cast("nn.Module", trainer.model))
-    if trainer.optimizer is not None and (added := _added(attached)):
+    if trainer.optimizer is not None and callback.lr is not None:
         raise MethodError(
-            f"{attached.host.names} adds parameters ({added}), but this Trainer has an optimizer "
-            "already (optimizers=, or a train() before): leave it out, or pass "
-            "optimizer_cls_and_kwargs= instead"
+            "lr= has no effect: this Trainer has an optimizer already (optimizers=, or a train() "
+            "before): set the rate there"
         )
+    prepare_for(trainer, callback, cast("nn.Module", trainer.model))
     _set_learning_rate(trainer.args, callback)
     cls = type(trainer)
     # Same name and module: reports and model cards print them.
     names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__}
-    trainer.__class__ = type(cls.__name__, (TrainerMixin, cls), names)
+    behind = (SavingTrainer,) if cls is Trainer else (cls, SavingTrainer)
+    metaclass: Any = type(cls)
+    trainer.__class__ = metaclass(cls.__name__, (TrainerMixin, *behind), names)
     trainer.ftplug = callback  # type: ignore[attr-defined]
-    callback.trainer = trainer
+    callback._trainer = weakref.ref(trainer)
 
 
 def prepare_for(trainer: Trainer, callback: FTPlugCallback, model: nn.Module) -> Attachment:
@@ -192,11 +201,24 @@ def prepare_for(trainer: Trainer, callback: FTPlugCallback, model: nn.Module) ->
         args=args,
         total_steps=args.max_steps if args.max_steps > 0 else None,
     )
+
+    def accept(host: Host, plan: Plan) -> None:
+        added = next((name for name in plan.may_train if name in plan.added), None)
+        # A bound Trainer drops its optimizer itself when model_init builds a new model.
+        if trainer.optimizer is not None and added and not isinstance(trainer, TrainerMixin):
+            raise MethodError(
+                f"{host.names} adds parameters ({added}), but this Trainer has an optimizer "
+                "already (optimizers=, or a train() before): leave it out, or pass "
+                "optimizer_cls_and_kwargs= instead"
+            )
+
     adopted = attachment_of(model) is not None
-    attached = prepare(model, callback.methods, context, train_head=callback.train_head)
-    if adopted:
+    attached = prepare(
+        model, callback.methods, context, train_head=callback.train_head, accept=accept
+    )
+    if adopted:  # a later Trainer goes on with what an earlier one trained
         set_trainable(unwrapped(model), set(attached.plan.may_train))
-    if callback.start_from is not None:
+    elif callback.start_from is not None:
         continue_from(unwrapped(model), callback.start_from)
     return attached
 
@@ -247,6 +269,10 @@ class TrainerMixin:
         name = f"checkpoint-{self.state.global_step}"
         with _staging(self, run_dir) as stage:
             super()._save_checkpoint(model, trial)  # type: ignore[misc]
+            if self.args.should_save and not (stage / name / STATE).is_file():
+                # The class saves in a way of its own; resuming needs ours as well.
+                (stage / name).mkdir(exist_ok=True)
+                write_checkpoint(unwrapped(self.model), stage / name)
             self._name_best_checkpoint(stage / name, run_dir / name)
             _give_final_name(self, stage / name, run_dir / name)
         if self.args.push_to_hub:
@@ -270,8 +296,37 @@ class TrainerMixin:
         """Upload the artifact as it is now, once the checkpoint has its final name."""
         if self.ftplug.stage is None:
             if self.args.should_save:
-                self._save(self.args.output_dir)
+                self._save(self.args.output_dir)  # type: ignore[attr-defined]
             super()._push_from_checkpoint(checkpoint_folder)  # type: ignore[misc]
+
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: nn.Module | None = None
+    ) -> None:
+        """Resume: the same method and settings, or a refusal."""
+        if _has_own_format(self):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
+        else:
+            read_checkpoint(unwrapped(model or self.model), Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        """Load the best checkpoint's tensors."""
+        if _has_own_format(self):
+            super()._load_best_model()  # type: ignore[misc]
+        elif self.state.best_model_checkpoint is None:
+            raise ArtifactError("no best checkpoint was recorded in this run")
+        else:
+            read_checkpoint(unwrapped(self.model), Path(self.state.best_model_checkpoint))
+            best = self.state.best_global_step or 0
+            self.ftplug.clock.restored = (best, len(self.state.log_history))
+
+
+class SavingTrainer(Trainer):
+    """Stands behind the user's class and before the Trainer: what ``super()._save()`` reaches.
+
+    So a subclass that saves a little more still does.
+    """
+
+    ftplug: FTPlugCallback
 
     def _save(
         self, output_dir: str | None = None, state_dict: Mapping[str, torch.Tensor] | None = None
@@ -279,7 +334,7 @@ class TrainerMixin:
         """Write the checkpoint files while a checkpoint is saved, otherwise the artifact."""
         if not self.args.should_save:
             return
-        model = unwrapped(self.model)
+        model = unwrapped(cast("nn.Module", self.model))
         directory = Path(output_dir or self.args.output_dir or ".")
         tokenizer = self.processing_class or getattr(
             getattr(self, "data_collator", None), "tokenizer", None
@@ -299,26 +354,8 @@ class TrainerMixin:
         if tokenizer is not None:
             tokenizer.save_pretrained(str(directory))
 
-    def _load_from_checkpoint(
-        self, resume_from_checkpoint: str, model: nn.Module | None = None
-    ) -> None:
-        """Resume: the same method and settings, or a refusal."""
-        if _has_own_format(self):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
-        else:
-            read_checkpoint(unwrapped(model or self.model), Path(resume_from_checkpoint))
 
-    def _load_best_model(self) -> None:
-        """Load the best checkpoint's tensors."""
-        if _has_own_format(self):
-            super()._load_best_model()  # type: ignore[misc]
-        elif self.state.best_model_checkpoint is None:
-            raise ArtifactError("no best checkpoint was recorded in this run")
-        else:
-            read_checkpoint(unwrapped(self.model), Path(self.state.best_model_checkpoint))
-
-
-def _trainer_in_construction(callback: FTPlugCallback) -> Trainer:
+def trainer_in_construction(callback: FTPlugCallback) -> Trainer:
     """Find the Trainer whose ``__init__`` is calling: transformers hands callbacks none."""
     frame = sys._getframe(1)
     while frame is not None:
@@ -336,11 +373,6 @@ def _check_transformers() -> None:
             f"ftplug's Trainer binding is tested with transformers >={TESTED[0]},<{TESTED[1]}, "
             f"not {found}: install one of those"
         )
-
-
-def _added(attached: Attachment) -> str:
-    """Return the first added parameter that trains, or an empty string."""
-    return next((n for n in attached.plan.may_train if n not in attached.plan.existing), "")
 
 
 def _set_learning_rate(args: TrainingArguments, callback: FTPlugCallback) -> None:
@@ -410,11 +442,12 @@ def _give_final_name(trainer: Any, stage: Path, final: Path) -> None:
     Where nodes share no disk, each has a part of its own: its first process renames that one.
     """
     trainer.accelerator.wait_for_everyone()
+    since = trainer.ftplug.staged_at
     if trainer.args.should_save:
-        replace_directory(stage, final)
+        replace_directory(stage, final, since)
     trainer.accelerator.wait_for_everyone()
     if trainer.args.local_process_index == 0 and stage.is_dir():
-        replace_directory(stage, final)
+        replace_directory(stage, final, since)
 
 
 @contextmanager
@@ -428,6 +461,7 @@ def _staging(trainer: Any, run_dir: Path) -> Iterator[Path]:
         if trainer.args.should_save:
             shutil.rmtree(stage, ignore_errors=True)
             stage.mkdir(parents=True)
+            callback.staged_at = stage.stat().st_mtime
         trainer.accelerator.wait_for_everyone()
         callback.stage = stage
         try:

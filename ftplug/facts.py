@@ -11,10 +11,11 @@ from typing import Any
 
 @dataclass
 class Clock:
-    """Seconds spent in ``train()``, summed over calls, and the peak memory since it started."""
+    """Seconds spent in ``train()``, summed over calls; when the best checkpoint was restored."""
 
     seconds: float = 0.0
     started: float | None = None
+    restored: tuple[int, int] | None = None
 
     def start(self) -> None:
         """Begin; safe to call again (``auto_find_batch_size`` restarts training)."""
@@ -22,6 +23,7 @@ class Clock:
 
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
+        self.restored = None
         self.started = time.perf_counter()
 
     def stop(self) -> None:
@@ -62,7 +64,7 @@ def training_facts(trainer: Any, clock: Clock) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "data": _data(trainer),
         "hyperparameters": {
-            "learning_rate": args.learning_rate,
+            "learning_rate": _learning_rate(trainer),
             "per_device_train_batch_size": args.per_device_train_batch_size,
             "gradient_accumulation_steps": args.gradient_accumulation_steps,
             "processes": args.world_size,
@@ -74,7 +76,7 @@ def training_facts(trainer: Any, clock: Clock) -> dict[str, Any]:
         "seed": args.seed,
         "steps": state.global_step,
         "epochs": state.epoch,
-        "metrics": _metrics(state),
+        "metrics": _metrics(state, clock.restored),
     }
     if clock.seconds:
         facts |= {
@@ -99,11 +101,21 @@ def _data(trainer: Any) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _metrics(state: Any) -> dict[str, float]:
-    """Return the evaluation of the model being saved: the best epoch's where it was restored."""
-    logs = [log for log in state.log_history if any(key.startswith("eval_") for key in log)]
-    if state.best_global_step is not None:
-        logs = [log for log in logs if log.get("step") == state.best_global_step] or logs
+def _learning_rate(trainer: Any) -> float:
+    """Return the rate that trained: the optimizer's own, before its schedule."""
+    groups = getattr(trainer.optimizer, "param_groups", None) or [{}]
+    rate = groups[0].get("initial_lr", groups[0].get("lr", trainer.args.learning_rate))
+    return float(rate)
+
+
+def _metrics(state: Any, restored: tuple[int, int] | None) -> dict[str, float]:
+    """Return the evaluation of the weights as they are: of this step, or of the restored best one.
+
+    ``restored`` is the best checkpoint's step and the length of the log when it was loaded.
+    """
+    step, start = restored or (state.global_step, len(state.log_history))
+    logs = [log for log in state.log_history if log.get("step") == step]
+    logs += state.log_history[start:]
     timing = ("_runtime", "_per_second", "_model_preparation_time")
-    last = logs[-1] if logs else {}
-    return {k: v for k, v in last.items() if k.startswith("eval_") and not k.endswith(timing)}
+    merged = {key: value for log in logs for key, value in log.items()}
+    return {k: v for k, v in merged.items() if k.startswith("eval_") and not k.endswith(timing)}

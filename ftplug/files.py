@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated
+
+from annotated_types import Ge, Len
+from typing_extensions import TypedDict  # pydantic needs it before Python 3.12
 
 from ftplug.errors import ArtifactError
 
@@ -16,25 +20,31 @@ STAGE = "_ftplug_staging-"  # the Trainer's uploads skip names that start with a
 
 
 @contextmanager
-def staged(target: Path, last: str) -> Iterator[Path]:
-    """Yield a folder beside ``target``; on success it is flushed to disk and takes its place.
+def staged(target: Path, last: str, obsolete: Collection[str] = ()) -> Iterator[Path]:
+    """Yield a folder to fill; on success it is flushed to disk and takes its place as ``target``.
 
-    On an error ``target`` stays as it was. Where ``target`` exists (a Trainer's output folder holds
-    checkpoints beside the artifact), its file ``last`` goes first and comes last: as long as that
-    file is there, everything that belongs to it is.
+    On an error ``target`` stays as it was. Where it exists already (a Trainer's output folder, a
+    mount) the stage lies inside it, and its file ``last`` goes first and comes last: as long as
+    that file is there, everything that belongs to it is. Files named in ``obsolete`` go with it.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(target)
-    stage = target.parent / f"{STAGE}{target.name}-{os.getpid()}"
+    exists = target.exists()
+    around = target if exists else target.parent
+    around.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(around)
+    stage = around / f"{STAGE}{target.name}-{os.getpid()}"
     stage.mkdir()
     try:
         yield stage
         flush(stage)
-        if target.exists():
+        if exists:
+            (target / last).unlink(missing_ok=True)
+            for name in obsolete:
+                if not (stage / name).exists():
+                    (target / name).unlink(missing_ok=True)
             _move_into(stage, target, last)
         else:
             stage.rename(target)
-        _flush_directory(target.parent)
+        _flush_directory(around)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
 
@@ -55,18 +65,17 @@ def stated(target: Path) -> Iterator[None]:
         raise ArtifactError(f"cannot write {target}: {reason}") from error
 
 
-def _remove_abandoned(target: Path) -> None:
-    """Remove what a killed process left beside ``target``."""
+def _remove_abandoned(around: Path) -> None:
+    """Remove what killed processes left in a folder."""
     import psutil
 
-    for stage in target.parent.glob(f"{STAGE}{target.name}-*"):
+    for stage in around.glob(f"{STAGE}*"):
         pid = stage.name.rpartition("-")[2]
-        if not pid.isdigit() or int(pid) == os.getpid() or not psutil.pid_exists(int(pid)):
+        if pid.isdigit() and (int(pid) == os.getpid() or not psutil.pid_exists(int(pid))):
             shutil.rmtree(stage, ignore_errors=True)
 
 
 def _move_into(stage: Path, target: Path, last: str) -> None:
-    (target / last).unlink(missing_ok=True)
     for path in sorted(stage.rglob("*"), key=lambda path: (path.name == last, path)):
         destination = target / path.relative_to(stage)
         if path.is_dir():
@@ -76,8 +85,14 @@ def _move_into(stage: Path, target: Path, last: str) -> None:
     _flush_directory(target)
 
 
-def replace_directory(stage: Path, target: Path) -> None:
-    """Flush ``stage`` and give it the name ``target``, whatever was there before."""
+def replace_directory(stage: Path, target: Path, since: float = math.inf) -> None:
+    """Flush ``stage`` and give it the name ``target``, whatever was there before.
+
+    What was written into ``target`` after ``since`` (seconds since the epoch) comes along.
+    """
+    for path in target.glob("*") if target.is_dir() else ():
+        if path.stat().st_mtime >= since and not (stage / path.name).exists():
+            path.rename(stage / path.name)
     flush(stage)
     if target.exists():
         old = stage.with_name(f"{stage.name}-old")
@@ -114,6 +129,13 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def file_entry(path: Path) -> dict[str, Any]:
+class FileEntry(TypedDict):
+    """Size in bytes and sha256 of a file."""
+
+    size: Annotated[int, Ge(0)]
+    sha256: Annotated[str, Len(64, 64)]
+
+
+def file_entry(path: Path) -> FileEntry:
     """Return size and digest of a file, as the manifest lists it."""
     return {"size": path.stat().st_size, "sha256": sha256(path)}

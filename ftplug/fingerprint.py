@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -31,10 +31,6 @@ class Fingerprint:
 
     def __str__(self) -> str:
         return f"{self.bf16}/{self.fp16}"
-
-    def as_dict(self) -> dict[str, str]:
-        """Return the digests as the manifest stores them."""
-        return asdict(self)
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> Fingerprint | None:

@@ -46,10 +46,15 @@ def wrap_forward(module: nn.Module, around: Around) -> None:
     module.__dict__[_ENABLED] = True
 
 
+def is_wrapped(module: nn.Module) -> bool:
+    """Whether the module's forward is wrapped."""
+    return _ENABLED in module.__dict__
+
+
 @contextmanager
 def forwards_disabled(model: nn.Module) -> Iterator[None]:
     """Let every wrapped module below ``model`` do what it did before it was wrapped."""
-    wrapped = [m for m in model.modules() if _ENABLED in m.__dict__]
+    wrapped = [m for m in model.modules() if is_wrapped(m)]
     before = [m.__dict__[_ENABLED] for m in wrapped]
     for module in wrapped:
         module.__dict__[_ENABLED] = False

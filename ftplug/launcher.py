@@ -16,10 +16,11 @@ import transformers.trainer
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from ftplug import facts
-from ftplug.artifact import manifest_of
-from ftplug.binding import FTPlugCallback
+from ftplug.binding import FTPlugCallback, trainer_in_construction
 from ftplug.errors import FtplugError, MethodError
+from ftplug.files import stated
 from ftplug.fingerprint import sample
+from ftplug.loading import manifest_of, methods_of
 from ftplug.method import Method
 
 LearningRateChoice = float | Literal["suggested"] | None
@@ -40,6 +41,9 @@ class Launch:
     def run(self, command: Sequence[str], *, module: bool = False) -> None:
         """Run ``SCRIPT ARGS…`` (or ``MODULE ARGS…``) as ``__main__``; its exit is passed on."""
         launch = self
+        # The script may change the working directory: what is relative now is relative to this one.
+        report = self.report.resolve() if self.report else None
+        self.start_from = self.start_from.resolve() if self.start_from else None
 
         class Callback(LaunchedCallback):  # transformers makes one for each Trainer
             def __init__(self) -> None:
@@ -50,15 +54,21 @@ class Launch:
         sys.excepthook = _print_from_script
         try:
             _run_as_main(command, module=module)
-            if not any(callback.trainer for callback in self.callbacks):
-                raise MethodError(
-                    f"{command[0]} built no transformers Trainer: no method was applied"
-                )
+            self._require_a_trainer(command[0])
+        except SystemExit as done:
+            if not done.code:
+                self._require_a_trainer(command[0])
+            raise
         finally:
             defaults.remove(Callback)
-            if self.report is not None and int(os.environ.get("RANK", "0")) == 0:
-                runs = [callback.summary() for callback in self.callbacks if callback.trainer]
-                write_report(self.report, {"command": list(command), "runs": runs})
+            if report is not None and int(os.environ.get("RANK", "0")) == 0:
+                runs = [found for c in self.callbacks if (found := c.summary())]
+                with stated(report):
+                    write_report(report, {"command": list(command), "runs": runs})
+
+    def _require_a_trainer(self, name: str) -> None:
+        if not self.callbacks:
+            raise MethodError(f"{name} built no transformers Trainer: no method was applied")
 
 
 class LaunchedCallback(FTPlugCallback):
@@ -73,7 +83,15 @@ class LaunchedCallback(FTPlugCallback):
         )
         self.dry_run = launch.dry_run
         self.before: dict[str, Any] = {}
+        self.last: dict[str, Any] = {}
         launch.callbacks.append(self)
+
+    def on_init_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Leave a Trainer that only evaluates as it is: it measures a model, it trains none."""
+        if trainer_in_construction(self).train_dataset is not None:
+            super().on_init_end(args, state, control, **kwargs)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -87,10 +105,19 @@ class LaunchedCallback(FTPlugCallback):
         if not self.before:
             self.before = self._samples()
 
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Keep what there is to report, for when the script drops its Trainer."""
+        super().on_train_end(args, state, control, **kwargs)
+        self.last = self.summary()
+
     def summary(self) -> dict[str, Any]:
-        """Return what this Trainer trained and measured, as JSON values."""
-        attached, trainer = self.attached, self.trainer
-        assert trainer is not None
+        """Return what this Trainer trained and measured, as JSON values; nothing if unused."""
+        trainer = self.trainer
+        if trainer is None or trainer.model is None:
+            return self.last
+        attached = self.attached
         after = self._samples() if self.before else {}
         moved = sum(not self.before[name].equal(after[name]) for name in after)
         model = self._model()
@@ -115,8 +142,6 @@ class LaunchedCallback(FTPlugCallback):
 
 def methods_from(start_from: Path) -> list[Method]:
     """Return the methods an artifact was made with: what ``--from`` alone continues."""
-    from ftplug.artifact import methods_of
-
     return methods_of(manifest_of(start_from), start_from)
 
 

@@ -7,12 +7,15 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+from annotated_types import MinLen
+from typing_extensions import TypedDict  # pydantic needs it before Python 3.12
 
 from ftplug import structure
 from ftplug.attachment import require_attachment
 from ftplug.errors import ArtifactError
-from ftplug.files import sha256
+from ftplug.files import FileEntry, sha256
 from ftplug.fingerprint import Fingerprint
 
 if TYPE_CHECKING:
@@ -26,23 +29,47 @@ _LIBRARIES = ("ftplug", "torch", "transformers", "peft", "accelerate", "safetens
 MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 
 
+class MethodEntry(TypedDict):
+    """One method of the run, and the distribution it came from."""
+
+    name: str
+    settings: dict[str, Any]
+    distribution: str | None
+    version: str | None
+
+
+class Digests(TypedDict):
+    """The two digests of a weight fingerprint."""
+
+    bf16: str
+    fp16: str
+
+
+class BaseEntry(TypedDict):
+    """The base: Hub id, commit sha, weight digests, parameters that no checkpoint has."""
+
+    id: str | None
+    revision: str | None
+    fingerprint: Digests | None
+    fresh: list[str]
+
+
 @dataclass(frozen=True)
 class Manifest:
     """Everything ``ftplug.json`` holds, in the order it is written.
 
-    ``methods``: name, settings, distribution and version of each. ``base``: Hub id, commit sha,
-    weight fingerprint, and the names of the parameters that are in no checkpoint (``fresh``).
-    ``files``: size and sha256 of every weight and config file; the card may be edited freely.
-    ``training``: data, metrics, hyperparameters, seed, steps, seconds, hardware, peak memory.
+    ``model``: class, task, labels and the whole config. ``files``: every weight, config and
+    tokenizer file; the card may be edited freely. ``training``: data, metrics, hyperparameters,
+    seed, steps, seconds, hardware, peak memory.
     """
 
-    methods: list[dict[str, Any]]
+    methods: Annotated[list[MethodEntry], MinLen(1)]
     train_head: bool
-    base: dict[str, Any]
+    base: BaseEntry
     model: dict[str, Any]
     parameters: dict[str, int]
     versions: dict[str, str]
-    files: dict[str, dict[str, Any]] = field(default_factory=dict)
+    files: dict[str, FileEntry] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     schema: int = SCHEMA
 
@@ -82,7 +109,7 @@ def describe(
     model: nn.Module,
     *,
     training: Mapping[str, Any] | None = None,
-    files: Mapping[str, dict[str, Any]] | None = None,
+    files: Mapping[str, FileEntry] | None = None,
 ) -> Manifest:
     """Return the manifest of a model that carries a method."""
     attached = require_attachment(model)
@@ -90,25 +117,37 @@ def describe(
     classifies = "classification" in str(attached.context.task)
     labels = getattr(config, "id2label", None) if classifies else None
     return Manifest(
-        methods=attached.host.spec(),
+        methods=cast("list[MethodEntry]", attached.host.spec()),
         train_head=attached.train_head,
         base={
             "id": base.id,
             "revision": base.revision,
-            "fingerprint": base.fingerprint.as_dict() if base.fingerprint else None,
+            "fingerprint": _digests(base.fingerprint),
             "fresh": list(base.fresh),
         },
         model={
             "class": attached.context.model_class,
             "task": attached.context.task,
             "labels": {str(k): v for k, v in labels.items()} if labels else None,
-            "vocab_size": getattr(config, "vocab_size", None),
+            "config": _portable(config),
         },
         parameters={"trained": attached.plan.trained_count(model), "total": base.total},
         versions={name: importlib.metadata.version(name) for name in _LIBRARIES},
         files=dict(files or {}),
         training=dict(training or {}),
     )
+
+
+def _digests(found: Fingerprint | None) -> Digests | None:
+    return {"bf16": found.bf16, "fp16": found.fp16} if found else None
+
+
+def _portable(config: Any) -> dict[str, Any]:
+    """Return the config as JSON values, without the base's path and what loading decides."""
+    values = json.loads(config.to_json_string(use_diff=True))
+    for name in ("_name_or_path", "dtype", "transformers_version", "quantization_config"):
+        values.pop(name, None)
+    return dict(values)
 
 
 def read_manifest(directory: Path, name: str = MANIFEST) -> Manifest:
@@ -120,7 +159,7 @@ def read_manifest(directory: Path, name: str = MANIFEST) -> Manifest:
         raise ArtifactError(f"{directory}: no {name}: not an ftplug artifact, or an incomplete one")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise ArtifactError(f"{path}: not readable as JSON: {error}") from error
     return _checked(path, content)
 
@@ -136,49 +175,24 @@ def _checked(path: Path, content: Any) -> Manifest:
         raise ArtifactError(
             f"{path}: schema {schema!r} is unknown to this ftplug, which reads {SCHEMA}: upgrade it"
         )
+    import pydantic
+
     try:
-        manifest = Manifest(**{k: v for k, v in content.items() if k in _SHAPE})
-        _check_shape(manifest)
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise ArtifactError(f"{path}: malformed manifest: {error}") from error
+        text = json.dumps(content)  # strict about types, but JSON has no tuples and dataclasses
+        manifest: Manifest = pydantic.TypeAdapter(Manifest).validate_json(text, strict=True)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ArtifactError(f"{path}: malformed manifest: {where}: {first['msg']}") from None
+    for name in manifest.files:
+        _check_name(path, name)
     return manifest
 
 
-_SHAPE: dict[str, type] = {
-    "methods": list,
-    "train_head": bool,
-    "base": dict,
-    "model": dict,
-    "parameters": dict,
-    "versions": dict,
-    "files": dict,
-    "training": dict,
-    "schema": int,
-}
-
-
-def _check_shape(manifest: Manifest) -> None:
-    for name, kind in _SHAPE.items():
-        if not isinstance(getattr(manifest, name), kind):
-            raise ValueError(f"{name!r} must be a {kind.__name__}")
-    for method in manifest.methods:
-        if not isinstance(method["name"], str) or not isinstance(method["settings"], dict):
-            raise ValueError("each method needs a name and settings")
-    if not isinstance(manifest.base.get("fresh", []), list):
-        raise ValueError("'base.fresh' must be a list")
-    if not manifest.methods:
-        raise ValueError("it names no method")
-    for name, entry in manifest.files.items():
-        _check_file(name, entry)
-    _ = manifest.fingerprint
-
-
-def _check_file(name: str, entry: Mapping[str, Any]) -> None:
+def _check_name(path: Path, name: str) -> None:
     """A listed file lies inside the folder and is never a pickle."""
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name or not name:
-        raise ValueError(f"file name {name!r} leaves the artifact's folder")
-    if path.suffix in {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}:
-        raise ValueError(f"file {name!r} is a pickle")
-    if not isinstance(entry["size"], int) or len(entry["sha256"]) != 64:
-        raise ValueError(f"file {name!r} needs size and sha256")
+    file = PurePosixPath(name)
+    if file.is_absolute() or ".." in file.parts or "\\" in name or ":" in name or not name:
+        raise ArtifactError(f"{path}: file name {name!r} leaves the artifact's folder")
+    if file.suffix in {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}:
+        raise ArtifactError(f"{path}: file {name!r} is a pickle")

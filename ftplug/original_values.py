@@ -34,8 +34,10 @@ class OriginalValues:
     def of(cls, model: nn.Module, base: Base, plan: Plan) -> OriginalValues:
         """Note the values of a prepared model before its first training step."""
         live: dict[str, Tensor] = dict(model.named_parameters())
+        # A class outside transformers may not be built from its checkpoint alone.
+        rebuilt = base.path and base.cls.__module__.startswith("transformers.")
         elsewhere = {
-            name: old for name, old in plan.existing.items() if base.path and old not in base.fresh
+            name: old for name, old in plan.existing.items() if rebuilt and old not in base.fresh
         }
         kept = {name: live[name] for name in plan.existing if name not in elsewhere}
         kept |= dict(persistent_buffers(model))
@@ -64,14 +66,22 @@ class OriginalValues:
 
     def _reread(self, model: nn.Module) -> dict[str, Tensor]:
         """Load the base again and check that it is what this model started from."""
+        import torch
+
         inner = structure.pretrained(model)
-        again = self.base.cls.from_pretrained(
-            self.base.path,
-            revision=self.base.revision or "main",
-            config=copy.deepcopy(inner.config),
-            dtype=inner.dtype,
-            ignore_mismatched_sizes=True,
-        )
+        try:
+            with torch.random.fork_rng():  # a fresh head is drawn: not from the user's generator
+                again = self.base.cls.from_pretrained(
+                    self.base.path,
+                    revision=self.base.revision or "main",
+                    config=copy.deepcopy(inner.config),
+                    dtype=inner.dtype,
+                    ignore_mismatched_sizes=True,
+                )
+        except (OSError, ValueError) as error:
+            raise MethodError(
+                f"disabled: cannot read the base again: {' '.join(str(error).split())}"
+            ) from error
         prefix = next(name for name, module in model.named_modules() if module is inner)
         prefix = f"{prefix}." if prefix else ""
         values = {f"{prefix}{name}": p.detach() for name, p in again.named_parameters()}
@@ -80,6 +90,7 @@ class OriginalValues:
         if now is None or then is None or not now.matches(then):
             raise MethodError(
                 f"disabled: {self.base.id or 'the base checkpoint'} gives weights {now}, but this "
-                f"model started from {then}: its weights were changed before ftplug was attached"
+                f"model started from {then}: its weights were changed before ftplug was attached,"
+                " or it was loaded from another revision"
             )
         return {name: values[old] for name, old in self.elsewhere.items()}

@@ -24,13 +24,14 @@ class Plan:
 
     ``may_train`` goes into the optimizer; ``saved`` (may-train, persistent buffers, and all that is
     not in the base) into checkpoints and artifacts; ``existing`` are the may-train parameters that
-    the base already had, by the name they had there.
+    the base already had, by the name they had there; ``added`` the parameters it did not have.
     """
 
     may_train: tuple[str, ...]
     by_method: Mapping[str, frozenset[str]]
     saved: tuple[str, ...]
     existing: Mapping[str, str]
+    added: tuple[str, ...]
 
     def trained_count(self, model: nn.Module) -> int:
         """Return how many scalar parameters may train."""
@@ -67,13 +68,14 @@ def make_plan(
         if not current[name].is_floating_point():
             raise MethodError(f"{host.names}: {name} is {current[name].dtype}: it cannot train")
 
-    added = {name for name in current if was[name] is None or was[name] in base.fresh}
-    kept = [name for name in current if name in may_train or name in added]
+    no_base = {name for name in current if was[name] is None or was[name] in base.fresh}
+    kept = [name for name in current if name in may_train or name in no_base]
     return Plan(
         may_train=tuple(name for name in current if name in may_train),
         by_method=by_method,
         saved=(*kept, *(name for name, _ in persistent_buffers(model))),
         existing={name: old for name in may_train if (old := was[name]) is not None},
+        added=tuple(name for name in current if was[name] is None),
     )
 
 

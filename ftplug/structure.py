@@ -166,12 +166,22 @@ def is_language_model(model: nn.Module) -> bool:
 def task_head(model: nn.Module) -> list[str]:
     """Return the names of the parameters outside the backbone, e.g. ``classifier.weight``.
 
-    Empty for language models and for backbones without a head.
+    A language model's own head is part of its base. In a wrapper, what lies outside of every
+    transformers model is head as well (a value head, a pooling layer).
     """
-    if is_language_model(model):
-        return []
-    prefix = backbone_prefix(model)
-    return [name for name, _ in model.named_parameters() if prefix and not name.startswith(prefix)]
+    from transformers import PreTrainedModel
+
+    names = [name for name, _ in model.named_parameters()]
+    inner = pretrained(model)
+    if inner is model:
+        prefix = backbone_prefix(model)
+        own = [] if is_language_model(model) or not prefix else names
+        return [name for name in own if not name.startswith(prefix)]
+    models = {n: m for n, m in model.named_modules() if isinstance(m, PreTrainedModel)}
+    first = next(name for name, module in models.items() if module is inner)
+    head = {f"{first}.{name}" for name in task_head(inner)}
+    roots = tuple(f"{name}." for name in models)
+    return [name for name in names if name in head or not name.startswith(roots)]
 
 
 def pooler(model: nn.Module) -> list[str]:

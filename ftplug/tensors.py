@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ftplug.attachment import require_attachment
 from ftplug.errors import ArtifactError
@@ -21,22 +20,10 @@ def gathered_tensors(
     """Return the tensors to save: the model's own, or gathered ones where they are sharded."""
     plan = require_attachment(model).plan
     if state_dict:
+        if lost := [name for name in plan.saved if name not in state_dict]:
+            raise ArtifactError(f"the state_dict given lacks {lost[0]} ({len(lost)} in all)")
         return {name: state_dict[name] for name in plan.saved}
     return saved_tensors(model, plan)
-
-
-def weightless_copy(model: nn.Module) -> nn.Module:
-    """Return a deep copy whose parameters and buffers live on the meta device."""
-    import torch
-    from torch import nn
-
-    memo: dict[int, Any] = {}
-    for parameter in model.parameters():
-        meta = torch.empty_like(parameter, device="meta")
-        memo[id(parameter)] = nn.Parameter(meta, requires_grad=parameter.requires_grad)
-    for buffer in model.buffers():
-        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
-    return copy.deepcopy(model, memo)
 
 
 def check_tensors(model: nn.Module, tensors: Mapping[str, Tensor], where: Path) -> None:

@@ -149,7 +149,7 @@ def _reloaded(
     trainer: Trainer, load_base: BaseLoader, held_out: HeldOut, logits: Tensor, target: Path
 ) -> dict[str, Any]:
     """Put the artifact on a fresh base and compare its answers with those of the trained model."""
-    from ftplug.artifact import load
+    from ftplug.loading import load
 
     fresh, _ = load_base()
     load(fresh.to(trainer.args.device), target)  # type: ignore[arg-type]

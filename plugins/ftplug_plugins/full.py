@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from ftplug import LearningRate, Method, MethodError, hookimpl
+from ftplug.attachment import require_attachment
 from ftplug.plan import persistent_buffers
 
 if TYPE_CHECKING:
@@ -42,11 +43,16 @@ class Full(Method):
     def save_artifact(
         self, model: nn.Module, directory: Path, tensors: Mapping[str, torch.Tensor]
     ) -> Iterable[str]:
-        """Write config and weights as ``save_pretrained`` does, renamed to the Hub's names."""
+        """Write config and weights as ``save_pretrained`` does, renamed to the Hub's names.
+
+        Only where that is the whole model and ``from_pretrained`` can build it: not beside a method
+        that adds modules, with a frozen head, or for a class of the user's own.
+        """
         from transformers import PreTrainedModel
 
-        # Beside a method that adds modules this is no plain checkpoint: left to the host.
-        if not isinstance(model, PreTrainedModel) or not set(tensors) <= _plain_names(model):
+        whole = {name for name, _ in model.named_parameters()} <= set(tensors)
+        added = require_attachment(model).plan.added
+        if added or not whole or not isinstance(model, PreTrainedModel) or not _known(model):
             return []
         # The class's own: on the instance save_pretrained already means "write the artifact".
         type(model).save_pretrained(model, directory, state_dict=dict(tensors))
@@ -62,10 +68,6 @@ class Full(Method):
         return dict(loaded.named_parameters()) | dict(persistent_buffers(loaded))
 
 
-def _plain_names(model: PreTrainedModel) -> set[str]:
-    """Return the tensor names that the model's class has when nothing was added to it."""
-    import torch
-
-    with torch.device("meta"):
-        plain = type(model)(model.config)
-    return {name for name, _ in plain.named_parameters()} | set(dict(plain.named_buffers()))
+def _known(model: nn.Module) -> bool:
+    """Whether the model's class is one of transformers' own."""
+    return type(model).__module__.startswith("transformers.")

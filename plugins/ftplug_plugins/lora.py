@@ -135,11 +135,12 @@ def _no_targets(model: nn.Module) -> list[str]:
 def default_targets(model: nn.Module) -> list[str] | None:
     """Return query and value where peft has no default for the architecture (ViT, DistilBERT).
 
-    None leaves the choice to peft.
+    None leaves the choice to peft, which knows the architecture by the model's own config.
     """
     from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
 
-    if getattr(pretrained(model).config, "model_type", None) in KNOWN:
-        return None
+    inner = pretrained(model)
+    if (known := KNOWN.get(inner.config.model_type)) is not None:
+        return None if inner is model or isinstance(known, str) else list(known)
     ends = {name.rpartition(".")[2] for name, _ in model.named_modules()}
     return next((sorted(names) for names in _QUERY_VALUE if names <= ends), None)

@@ -37,8 +37,16 @@ TASK_TYPES = {
 
 
 def save(model: nn.Module, directory: Path, tensors: Mapping[str, torch.Tensor]) -> Iterable[str]:
-    """Write peft's two files and return the names of the tensors they hold."""
+    """Write peft's two files and return the names of the tensors they hold.
+
+    Where peft's format cannot hold all of them nothing is written: half an adapter would load
+    without a word.
+    """
     keys, modules = _layout(model, tensors)
+    inside = tuple(f"{module}." for module in modules)
+    targeted = any(n.startswith(inside) and (".base_layer." in n or ".lora_" in n) for n in tensors)
+    if set(keys) != set(tensors) or targeted or _tied(model, inside):
+        return ()
     return _write(model, directory, _config(model), tensors, keys, modules)
 
 
@@ -105,23 +113,22 @@ def _write(
 
 def load(model: nn.Module, directory: Path) -> Mapping[str, torch.Tensor]:
     """Read the weights file under in-memory names; a stray key keeps its own name."""
-    from safetensors.torch import load_file
-
     path = directory / WEIGHTS_FILE
     if not path.is_file():
         return {}
     expected = saved_tensors(model, require_attachment(model).plan)
     keys, _ = _layout(model, expected)
     names = {key: name for name, key in keys.items()}
-    return {names.get(key, key): tensor for key, tensor in load_file(path).items()}
+    return {names.get(key, key): tensor for key, tensor in read_tensors(path).items()}
 
 
 @contextmanager
 def adapters_off(model: nn.Module) -> Iterator[None]:
-    """Switch every peft layer off within the block."""
+    """Switch every peft layer off within the block; one that is off already stays off."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    tuned = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    layers = [layer for layer in tuned if not layer.disable_adapters]
     for layer in layers:
         layer.enable_adapters(False)
     try:
@@ -139,6 +146,9 @@ def merge(model: nn.Module) -> None:
     for name, layer in targets:
         if not hasattr(layer, "merge"):
             raise MethodError(f"merge: {type(layer).__name__} at {name} cannot be merged")
+        if _tied(model, (f"{name}.",)):
+            raise MethodError(f"merge: {name} shares its weight with another layer: untie it first")
+    for name, layer in targets:
         layer.merge(safe_merge=True)
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, layer.get_base_layer())
@@ -174,6 +184,14 @@ def _layout(
         if name.startswith(tuple(f"{module}." for module in modules)):
             keys[name] = f"base_model.model.{name}"
     return keys, modules
+
+
+def _tied(model: nn.Module, inside: tuple[str, ...]) -> bool:
+    """Whether a parameter below these modules is used by a module elsewhere, too."""
+    where: dict[int, set[bool]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        where.setdefault(id(parameter), set()).add(name.startswith(inside))
+    return any(len(places) > 1 for places in where.values())
 
 
 def _of_base(model: nn.Module) -> set[str]:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from ftplug.attachment import weightless_copy
 from ftplug.context import logger
-from ftplug.tensors import weightless_copy
 
 if TYPE_CHECKING:
     import torch

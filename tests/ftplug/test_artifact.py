@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 import ftplug
 from ftplug import ArtifactError, manifest
+from ftplug.base import inspect_base
 from ftplug.files import file_entry
 
 
@@ -99,8 +101,6 @@ def test_no_local_path_and_no_pickle(method, tmp_path):
     ],
 )
 def test_identity_of_the_base(base, path, expected):
-    from ftplug.base import inspect_base
-
     base.config._name_or_path = path
     found = inspect_base(base)
     assert (found.id, found.revision) == expected
@@ -116,7 +116,7 @@ def test_identity_of_the_base(base, path, expected):
         (lambda m: m.update(schema="1"), "schema '1' is unknown"),
         (lambda m: m.pop("schema"), "schema None is unknown"),
         (lambda m: m.pop("methods"), "malformed manifest"),
-        (lambda m: m.update(methods=[]), "names no method"),
+        (lambda m: m.update(methods=[]), "methods: List should have at least 1 item"),
         (lambda m: m.update(methods=[{"name": 1, "settings": {}}]), "malformed manifest"),
         (lambda m: m.update(files={"../x": {"size": 1, "sha256": "0" * 64}}), "leaves the"),
         (lambda m: m.update(files={"/etc/x": {"size": 1, "sha256": "0" * 64}}), "leaves the"),
@@ -126,6 +126,10 @@ def test_identity_of_the_base(base, path, expected):
         (lambda m: m["methods"][0]["settings"].update(zz=0), "no setting named 'zz'"),
         (lambda m: m["methods"][0]["settings"].update(r=4), r"tensor .* is \(8, 32\)"),
         (lambda m: m["model"].update({"class": "ViTModel"}), "trained on a ViTModel"),
+        (lambda m: m["base"].update(fresh=[[1]]), "malformed manifest: base.fresh"),
+        (lambda m: m["base"].update(revision=5), "malformed manifest: base.revision"),
+        (lambda m: m["methods"][0]["settings"].update(r=10**9), "the model needs"),
+        (lambda m: m.update(files={}), "is missing"),
     ],
 )
 def test_a_wrong_manifest_is_refused(base, tmp_path, change, message):
@@ -134,7 +138,24 @@ def test_a_wrong_manifest_is_refused(base, tmp_path, change, message):
     refuse(base, folder, message)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"schema": 1'])
+@pytest.mark.parametrize("name", ["Trainer", "NoSuchModel", None])
+def test_a_class_that_is_no_model_is_refused(base, tmp_path, name):
+    _, folder = artifact(base, tmp_path / "a")
+    edit(folder, lambda m: m["model"].update({"class": name}))
+    with pytest.raises(ArtifactError, match="is no model class of transformers"):
+        ftplug.load(tmp_path / "base", folder)
+
+
+@pytest.mark.parametrize("config", [[1], {"id2label": {"a": 1}}, {"vocab_size": "x"}])
+def test_a_malformed_config_is_refused(base, tmp_path, config):
+    base.save_pretrained(tmp_path / "base")
+    _, folder = artifact(base, tmp_path / "a")
+    edit(folder, lambda m: m["model"].update(config=config))
+    with pytest.raises(ArtifactError, match="cannot load the base"):
+        ftplug.load(tmp_path / "base", folder)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"schema": 1', "[" * 100_000])
 def test_a_manifest_that_is_none_is_refused(base, tmp_path, text):
     _, folder = artifact(base, tmp_path / "a")
     (folder / "ftplug.json").write_text(text)
@@ -302,7 +323,160 @@ def test_the_tokenizer_goes_along(base, tmp_path):
     assert PreTrainedTokenizerFast.from_pretrained(folder).vocab_size == 2
 
 
+def test_the_config_comes_along(tmp_path):
+    tiny.llama().save_pretrained(tmp_path / "base")
+    from transformers import LlamaForSequenceClassification
+
+    model = LlamaForSequenceClassification.from_pretrained(tmp_path / "base", num_labels=5)
+    model.config.pad_token_id = 0
+    model.config.problem_type = "single_label_classification"
+    shake(ftplug.apply(model, "lora"))
+    loaded = ftplug.load(tmp_path / "base", ftplug.save(model, tmp_path / "a"))
+    assert torch.equal(logits(loaded), logits(model))
+    assert loaded.config.pad_token_id == 0
+    assert loaded.config.problem_type == "single_label_classification"
+
+
+def test_a_base_with_another_head_is_loaded_by_folder(tmp_path):
+    tiny.bert(num_labels=2).save_pretrained(tmp_path / "base")
+    from transformers import BertForSequenceClassification
+
+    model = BertForSequenceClassification.from_pretrained(
+        tmp_path / "base", num_labels=5, ignore_mismatched_sizes=True
+    )
+    shake(ftplug.apply(model, "lora"))
+    loaded = ftplug.load(tmp_path / "base", ftplug.save(model, tmp_path / "a"))
+    assert torch.equal(logits(loaded), logits(model))
+
+
+def test_resized_embeddings_are_loaded_by_folder(tmp_path):
+    tiny.gpt2().save_pretrained(tmp_path / "base")
+    from transformers import GPT2LMHeadModel
+
+    model = GPT2LMHeadModel.from_pretrained(tmp_path / "base")
+    model.resize_token_embeddings(tiny.VOCAB + 3, mean_resizing=False)
+    shake(ftplug.apply(model, "lora"))
+    folder = ftplug.save(model, tmp_path / "a")
+    assert torch.equal(logits(ftplug.load(tmp_path / "base", folder)), logits(model))
+    # peft would restore the embedding and leave the head that is tied to it: not written for it.
+    assert not (folder / "adapter_config.json").exists()
+
+
+def test_other_labels_on_a_given_model_are_warned_about(base, tmp_path, caplog):
+    _, folder = artifact(base, tmp_path / "a")
+    other = copy.deepcopy(base)
+    other.config.id2label = {0: "yes", 1: "no"}
+    ftplug.load(other, folder)
+    assert "this model has others" in caplog.text
+
+
+@pytest.mark.parametrize("cached", ["main", "v1"])
+def test_the_revision_is_found_in_the_cache(tmp_path, monkeypatch, cached):
+    """transformers keeps no commit: the snapshot that holds the same values tells."""
+    from transformers import BertForSequenceClassification
+
+    snapshots = tmp_path / "models--acme--two" / "snapshots"
+    for number in (0, 1):
+        shake(tiny.bert("Model"), 0.1 * number).save_pretrained(snapshots / (str(number) * 40))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    sha = {"main": "0" * 40, "v1": "1" * 40}[cached]
+    model = BertForSequenceClassification.from_pretrained(snapshots / sha)
+    model.config._name_or_path = "acme/two"  # as loaded by id
+    found = inspect_base(model)
+    assert (found.id, found.revision) == ("acme/two", sha)
+
+
+# What full fine-tuning can leave behind
+
+
+def test_full_without_its_head_is_no_plain_checkpoint(tmp_path):
+    tiny.bert().save_pretrained(tmp_path / "base")
+    from transformers import BertForSequenceClassification
+
+    model = BertForSequenceClassification.from_pretrained(tmp_path / "base")
+    shake(ftplug.apply(model, "full", train_head=False))
+    folder = ftplug.save(model, tmp_path / "a")
+    assert not (folder / "model.safetensors").exists()  # from_pretrained would draw a head
+    assert torch.equal(logits(ftplug.load(tmp_path / "base", folder)), logits(model))
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_class_of_the_users_own_is_saved_and_switched_off(method, tmp_path):
+    from transformers import BertForSequenceClassification
+
+    class Weighted(BertForSequenceClassification):
+        def __init__(self, config, class_weights):
+            super().__init__(config)
+            self.class_weights = class_weights
+
+    base = Weighted(tiny.bert().config, [1, 2]).eval()
+    model = shake(ftplug.apply(copy.deepcopy(base), method))
+    folder = ftplug.save(model, tmp_path / "a")
+    assert torch.equal(logits(ftplug.load(copy.deepcopy(base), folder)), logits(model))
+    with ftplug.disabled(model):
+        assert torch.equal(logits(model), logits(base))
+
+
+# Folders that hold more than one artifact
+
+
+def test_unlisted_files_are_not_read(base, tmp_path):
+    model, folder = artifact(base, tmp_path / "a")
+    save_file({"classifier.weight": torch.full((2, 32), 9.0)}, folder / "ftplug.safetensors")
+    assert torch.equal(logits(ftplug.load(copy.deepcopy(base), folder)), logits(model))
+
+
+def test_an_artifact_beside_anothers_leftovers_loads(base, tmp_path, caplog):
+    folder = tmp_path / "a"
+    artifact(base, folder)
+    (folder / "ftplug.json").unlink()
+    model, _ = artifact(base, folder, "full")
+    assert "adapter_config.json of another run" in caplog.text
+    assert torch.equal(logits(ftplug.load(copy.deepcopy(base), folder)), logits(model))
+
+
+def test_a_readme_of_the_users_own_stays(base, tmp_path):
+    (tmp_path / "README.md").write_text("# My project")
+    artifact(base, tmp_path)
+    artifact(base, tmp_path)
+    assert (tmp_path / "README.md").read_text() == "# My project"
+
+
+def test_a_tokenizer_saved_before_stays_listed(base, tmp_path):
+    import folders
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folders.encoder(tmp_path / "encoder"))
+    model = ftplug.apply(copy.deepcopy(base), "lora")
+    folder = ftplug.save(model, tmp_path / "a", processing_class=tokenizer)
+    model.save_pretrained(folder)
+    assert "tokenizer.json" in json.loads((folder / "ftplug.json").read_text())["files"]
+    AutoTokenizer.from_pretrained(folder)
+
+
+def test_a_folder_on_another_disk_is_written(base, tmp_path):
+    """A mounted output folder cannot be renamed onto: the stage must lie inside it."""
+    elsewhere = Path("/dev/shm") if Path("/dev/shm").is_dir() else tmp_path
+    with tempfile.TemporaryDirectory(dir=elsewhere) as disk:
+        (tmp_path / "out").symlink_to(disk)
+        model, folder = artifact(base, tmp_path / "out")
+        assert torch.equal(logits(ftplug.load(copy.deepcopy(base), folder)), logits(model))
+
+
 # Complete or not at all
+
+
+def test_a_full_disk_at_the_last_moment_keeps_the_old_artifact(base, tmp_path, monkeypatch):
+    model, folder = artifact(base, tmp_path / "a")
+
+    def fail(directory):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("ftplug.files.flush", fail)
+    with pytest.raises(ArtifactError, match="No space left"):
+        artifact(base, folder, "freeze", layers=1)
+    monkeypatch.undo()
+    assert torch.equal(logits(ftplug.load(copy.deepcopy(base), folder)), logits(model))
 
 
 def test_an_error_while_saving_leaves_the_old_artifact(base, tmp_path, monkeypatch):
@@ -376,12 +550,13 @@ def test_killed_while_saving_leaves_no_artifact_or_the_old_one(base, tmp_path):
         done = subprocess.run([*command, which], env=os.environ | {"HF_HUB_OFFLINE": "1"})
         assert done.returncode == -signal.SIGKILL
     assert not (tmp_path / "new").exists()
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()} == before
     ftplug.load(copy.deepcopy(base), folder)
     # What the killed processes left beside is cleared by the next save.
     artifact(base, folder)
     artifact(base, tmp_path / "new")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "old"]
+    assert {path.name for path in folder.iterdir()} == set(before)
 
 
 def test_older_schemas_migrate(base, tmp_path, monkeypatch):

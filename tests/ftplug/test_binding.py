@@ -3,6 +3,7 @@
 import copy
 import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import tiny
@@ -260,8 +261,11 @@ def test_a_users_optimizer_beside_added_parameters_is_refused(base, tmp_path):
     model = copy.deepcopy(base)
     plain = trainer(model, tmp_path)
     plain.optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    untouched = str(model)
     with pytest.raises(MethodError, match=r"adds parameters \(.*lora_A.*optimizers="):
         ftplug.attach(plain, "lora")
+    assert str(model) == untouched
+    assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 def test_a_users_optimizer_over_all_parameters_works_with_a_selection(base, tmp_path):
@@ -465,6 +469,98 @@ def test_continuing_from_an_artifact(base, tmp_path):
     other = shake(copy.deepcopy(base), 0.3)
     with pytest.raises(ftplug.ArtifactError, match="continue on the same base"):
         trainer(other, tmp_path, callbacks=[FTPlugCallback("lora", r=4, start_from=folder)])
+
+
+def test_a_second_trainer_on_one_model_goes_on_where_the_first_ended(base, tmp_path):
+    folder = ftplug.save(shake(ftplug.apply(copy.deepcopy(base), "lora", r=4)), tmp_path / "a")
+    model = copy.deepcopy(base)
+    callback = FTPlugCallback("lora", r=4, start_from=folder)
+    trainer(model, tmp_path / "1", save_strategy="no", callbacks=[callback]).train()
+    learned = weights(model)
+    callback = FTPlugCallback("lora", r=4, start_from=folder)
+    trainer(model, tmp_path / "2", callbacks=[callback])
+    assert same(weights(model), learned)
+
+
+def test_resume_on_another_base_or_head_is_refused(base, tmp_path):
+    run(base, tmp_path, "lora", max_steps=1, save_steps=1)
+    other = trainer(shake(copy.deepcopy(base), 0.3), tmp_path)
+    ftplug.attach(other, "lora", r=4)
+    with pytest.raises(ftplug.ArtifactError, match="continue on the same base"):
+        other.train(resume_from_checkpoint=True)
+    headless = trainer(copy.deepcopy(base), tmp_path)
+    ftplug.attach(headless, "lora", r=4, train_head=False)
+    with pytest.raises(MethodError, match="was trained with train_head=True"):
+        headless.train(resume_from_checkpoint=True)
+
+
+# Trainers that save in a way of their own
+
+
+class SavesMore(Trainer):
+    def _save(self, output_dir=None, state_dict=None):
+        super()._save(output_dir, state_dict)
+        Path(output_dir, "more.txt").write_text("more")
+
+
+class SavesItsOwnWay(Trainer):
+    def save_model(self, output_dir=None, _internal_call=False):
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
+        torch.save(self.model.state_dict(), Path(output_dir, "mine.pt"))
+
+
+class NotesCheckpoints(Trainer):
+    def _save_checkpoint(self, model, trial):
+        super()._save_checkpoint(model, trial)
+        folder = Path(self.args.output_dir, f"checkpoint-{self.state.global_step}")
+        folder.mkdir(exist_ok=True)
+        (folder / "more.txt").write_text("more")
+
+
+@pytest.mark.parametrize("cls", [SavesMore, SavesItsOwnWay, NotesCheckpoints])
+def test_a_trainer_that_saves_more_still_does_and_resumes(base, tmp_path, cls):
+    straight = trainer(copy.deepcopy(base), tmp_path / "a", cls=cls)
+    ftplug.attach(straight, "lora", r=4).train()
+    extra = "mine.pt" if cls is SavesItsOwnWay else "more.txt"
+    for step in (10, 20):
+        names = {path.name for path in (tmp_path / f"a/checkpoint-{step}").iterdir()}
+        assert {extra, "ftplug_state.json", "optimizer.pt"} <= names
+    resumed = trainer(copy.deepcopy(base), tmp_path / "b", cls=cls)
+    ftplug.attach(resumed, "lora", r=4)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "a" / "checkpoint-10"))
+    assert same(weights(straight.model), weights(resumed.model))
+
+
+# What the manifest says of a run
+
+
+def test_metrics_are_those_of_the_weights_that_are_saved(base, tmp_path):
+    scores = iter([0.1, 0.9, 0.2, 0.3, 0.7])
+    options = {"eval_strategy": "steps", "eval_steps": 5, "save_strategy": "no",
+               "metric_for_best_model": "accuracy"}  # fmt: skip
+    bound = trainer(copy.deepcopy(base), tmp_path, callbacks=[FTPlugCallback("lora")], **options)
+    bound.compute_metrics = lambda prediction: {"accuracy": next(scores)}
+    bound.train()
+
+    def recorded():
+        bound.save_model(tmp_path / "a")
+        return json.loads((tmp_path / "a" / "ftplug.json").read_text())["training"]
+
+    assert recorded()["metrics"]["eval_accuracy"] == 0.3  # the last step's, not the best one's
+    bound.evaluate()
+    assert recorded()["metrics"]["eval_accuracy"] == 0.7
+
+
+def test_the_learning_rate_is_the_optimizers(base, tmp_path):
+    model = copy.deepcopy(base)
+    bound = trainer(model, tmp_path, max_steps=2, save_strategy="no")
+    bound.optimizer = torch.optim.SGD(model.parameters(), lr=0.25)
+    with pytest.raises(MethodError, match="lr= has no effect"):
+        ftplug.attach(bound, "full", lr="suggested")
+    ftplug.attach(bound, "full").train()
+    bound.save_model(tmp_path / "a")
+    training = json.loads((tmp_path / "a" / "ftplug.json").read_text())["training"]
+    assert training["hyperparameters"]["learning_rate"] == 0.25
 
 
 def test_an_interrupted_run_resumes_where_it_stopped(base, tmp_path):

@@ -1,8 +1,10 @@
 """``ftplug run``: somebody's script, unmodified, trains with another method."""
 
+import gc
 import json
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import tiny
 import torch
 from ftplug_plugins.freeze import Freeze
 from ftplug_plugins.lora import Lora
+from ftplug_plugins.prompt_tuning import PromptTuning
 from runs import METHODS, logits, same, trainer, weights
 
 import ftplug
@@ -31,7 +34,9 @@ def launch(methods, *arguments, module=False, exits=0, **options):
 
 def test_the_three_ways_in_give_identical_weights(tmp_path):
     launched = launch([Lora(r=4)], "--out", tmp_path / "a")
-    by_script = weights(launched.callbacks[0].trainer.model)
+    artifact = ftplug.load(tiny.bert(), tmp_path / "a")
+    gc.collect()
+    assert launched.callbacks[0].trainer is None  # nothing keeps the script's model alive
     found = []
     for way in ("callback", "attach"):
         model = tiny.bert()
@@ -42,10 +47,8 @@ def test_the_three_ways_in_give_identical_weights(tmp_path):
             ftplug.attach(bound, "lora", r=4)
         bound.train()
         found.append(weights(bound.model))
-    assert same(by_script, found[0])
-    assert same(by_script, found[1])
-    artifact = ftplug.load(tiny.bert(), tmp_path / "a")
-    assert torch.equal(logits(artifact), logits(launched.callbacks[0].trainer.model))
+    assert same(weights(artifact), found[0])
+    assert same(weights(artifact), found[1])
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -54,11 +57,12 @@ def test_every_method_runs_somebodys_script(tmp_path, method):
 
     configured = entry(method).load().configure(METHODS[method])
     report = tmp_path / "report.json"
-    launched = launch([configured], "--out", tmp_path, report=report)
+    launch([configured], "--out", tmp_path, report=report)
     run = json.loads(report.read_text())["runs"][0]
     assert run["methods"][0]["name"] == method
-    may_train = len(launched.callbacks[0].attached.plan.may_train)
-    assert run["tensors"]["may_train"] == may_train
+    may_train = run["tensors"]["may_train"]
+    model = ftplug.apply(tiny.bert(), configured)
+    assert may_train == sum(p.requires_grad for p in model.parameters())
     assert run["tensors"]["moved"] >= may_train - tiny.LAYERS  # key biases have no gradient
     assert json.loads((tmp_path / "ftplug.json").read_text())["methods"][0]["name"] == method
 
@@ -74,42 +78,76 @@ def test_the_script_sees_what_python_would_show_it(tmp_path):
 
 
 def test_a_module_runs_with_m(tmp_path):
-    launched = launch([Freeze()], "--out", tmp_path, module=True)
-    assert launched.callbacks[0].attached.host.names == "freeze"
+    launch([Freeze()], "--out", tmp_path, module=True)
+    assert json.loads((tmp_path / "ftplug.json").read_text())["methods"][0]["name"] == "freeze"
 
 
 def test_the_learning_rate_and_the_head_can_be_set(tmp_path):
-    launched = launch([Freeze(layers=0)], "--out", tmp_path, lr="suggested", train_head=False)
-    callback = launched.callbacks[0]
-    assert (
-        callback.trainer.args.learning_rate == Freeze(layers=0).suggested_learning_rate().suggested
-    )
-    assert all("classifier" not in name for name in callback.attached.plan.may_train)
+    launch([Freeze(layers=0)], "--out", tmp_path, lr="suggested", train_head=False)
+    manifest = json.loads((tmp_path / "ftplug.json").read_text())
+    assert manifest["training"]["hyperparameters"]["learning_rate"] == 1e-3
+    assert manifest["train_head"] is False
+    assert manifest["parameters"]["trained"] == 32 * 32 + 32  # the pooler alone
 
 
 def test_a_dry_run_prints_the_plan_and_stops(tmp_path, capsys):
-    launched = launch([Lora(r=4)], "--out", tmp_path, dry_run=True)
+    launch([Lora(r=4)], "--out", tmp_path, dry_run=True)
     printed = capsys.readouterr().out
     assert "lora on BertForSequenceClassification" in printed
     assert "trains 1,090 of" in printed
     assert "bert.encoder.layer.0.attention.self.query.lora_A.default.weight (4, 32)" in printed
     assert "memory without activations: weights 0." in printed
-    assert launched.callbacks[0].trainer.state.global_step == 0
     assert not (tmp_path / "seen.pt").exists()
 
 
-def test_from_continues_an_artifact(tmp_path):
+def test_from_continues_an_artifact(tmp_path, monkeypatch):
     launch([Lora(r=4)], "--out", tmp_path / "a")
     methods = methods_from(tmp_path / "a")
     assert [m.settings() for m in methods] == [Lora(r=4).settings()]
-    launched = launch(methods, "--out", tmp_path / "b", start_from=tmp_path / "a", dry_run=True)
-    continued = launched.callbacks[0].trainer.model
-    assert torch.equal(logits(continued), logits(ftplug.load(tiny.bert(), tmp_path / "a")))
+    seen = []
+    monkeypatch.setattr(
+        "ftplug.launcher.dry_run_text", lambda c, args: seen.append(logits(c.trainer.model))
+    )
+    launch(methods, "--out", tmp_path / "b", start_from=tmp_path / "a", dry_run=True)
+    assert torch.equal(seen[0], logits(ftplug.load(tiny.bert(), tmp_path / "a")))
 
 
 def test_a_script_without_a_trainer_is_said(tmp_path):
-    with pytest.raises(ftplug.MethodError, match=r"script\.py built no transformers Trainer"):
-        Launch([Lora()]).run([str(SCRIPT), "--out", str(tmp_path), "--no-trainer"])
+    for way in ("return", "exit"):  # sys.exit(main()) is how scripts end
+        (tmp_path / "none.py").write_text("import sys\n" + ("sys.exit(0)" if way == "exit" else ""))
+        with pytest.raises(ftplug.MethodError, match=r"none\.py built no transformers Trainer"):
+            Launch([Lora()]).run([str(tmp_path / "none.py")])
+    (tmp_path / "none.py").write_text("raise SystemExit(4)")
+    with pytest.raises(SystemExit, match="4"):
+        Launch([Lora()]).run([str(tmp_path / "none.py")])
+
+
+def test_the_report_goes_where_it_was_asked_to(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    mover = tmp_path / "mover.py"
+    mover.write_text(f"import os, runpy\nos.mkdir('sub')\nos.chdir('sub')\n"
+                     f"runpy.run_path({str(SCRIPT)!r}, run_name='__main__')")  # fmt: skip
+    with pytest.raises(SystemExit):
+        Launch([Lora()], report=Path("report.json")).run([str(mover), "--out", str(tmp_path)])
+    assert json.loads((tmp_path / "report.json").read_text())["runs"][0]["tensors"]["moved"] == 10
+    with pytest.raises(ftplug.ArtifactError, match="cannot write"):
+        Launch([Lora()], report=mover / "x").run([str(SCRIPT), "--out", str(tmp_path)])
+
+
+def test_a_trainer_that_only_evaluates_is_left_alone(tmp_path):
+    code = """
+        import tiny, runs
+        from transformers import Trainer, TrainingArguments
+        model = tiny.bert()
+        args = TrainingArguments({out!r}, report_to=[], disable_tqdm=True)
+        judge = Trainer(model, args, eval_dataset=runs.rows(model))
+        assert not any("prompt" in name for name, _ in model.named_parameters())
+        judge.evaluate()
+    """
+    (tmp_path / "judge.py").write_text(textwrap.dedent(code.format(out=str(tmp_path))))
+    launched = Launch([PromptTuning()])
+    launched.run([str(tmp_path / "judge.py")])
+    assert [callback.summary() for callback in launched.callbacks] == [{}]
 
 
 def test_a_missing_script_or_module_is_one_line(tmp_path):

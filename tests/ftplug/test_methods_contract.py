@@ -134,6 +134,41 @@ def test_disabled_refuses_a_base_that_was_changed_before_it_was_attached(tmp_pat
         pass
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_disabled_nests(method):
+    base, model = prepared(method, "bert")
+    shake(model)
+    trained = logits(model)
+    with ftplug.disabled(model):
+        with ftplug.disabled(model):
+            assert torch.equal(logits(model), logits(base))
+        assert torch.equal(logits(model), logits(base))
+    assert torch.equal(logits(model), trained)
+
+
+def test_disabled_draws_nothing_from_the_users_generator(tmp_path):
+    from transformers import BertForSequenceClassification
+
+    tiny.bert("Model").save_pretrained(tmp_path / "base")
+    model = BertForSequenceClassification.from_pretrained(tmp_path / "base")
+    ftplug.apply(model, "full")
+    state = torch.get_rng_state()
+    with ftplug.disabled(model):
+        pass
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_merging_into_tied_weights_is_refused():
+    model = tiny.gpt2()
+    with pytest.warns(UserWarning, match="ensure_weight_tying"):  # peft's own
+        ftplug.apply(model, "lora", target_modules=["lm_head"])
+    shake(model)
+    before = logits(model)
+    with pytest.raises(ftplug.MethodError, match="shares its weight with another layer"):
+        ftplug.merge(model)
+    assert torch.equal(logits(model), before)
+
+
 @pytest.mark.parametrize("method", ["full", "freeze", "lora"])
 def test_merged_equals_the_forward(method):
     base, model = prepared(method, "bert")

@@ -191,6 +191,59 @@ def test_a_model_without_transformers_inside_is_refused():
         ftplug.apply(nn.Linear(2, 2), "full")
 
 
+def test_a_refusal_leaves_the_model_as_it_was():
+    model = tiny.bert()
+    for methods, settings in (
+        (("bottleneck", "freeze"), {"freeze.train": ["*.nosuch.*"]}),
+        (("lora", Naming()), {}),
+    ):
+        before = str(model)
+        with pytest.raises(MethodError):
+            ftplug.apply(model, *methods, **settings)
+        assert str(model) == before
+    ftplug.apply(model, "bottleneck")
+    assert sum(name.endswith("adapter.up.weight") for name, _ in model.named_parameters()) == 4
+
+
+def test_a_part_that_carries_a_method_is_refused():
+    model = tiny.bert()
+    ftplug.apply(model.bert, "lora")
+    with pytest.raises(MethodError, match="bert already carries a method"):
+        ftplug.apply(model, "bottleneck")
+    other = tiny.bert("TokenClassification")
+    other.bert = ftplug.apply(tiny.bert(), "bottleneck").bert  # two heads on one trunk
+    with pytest.raises(MethodError, match="already carries a method"):
+        ftplug.apply(other, "bottleneck")
+
+
+class Pair(nn.Module):
+    """Two encoders and a head of their own, as for retrieval."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked, self.document = tiny.bert("Model"), tiny.bert("Model")
+        self.score = nn.Linear(2, 1)
+
+
+def test_in_a_wrapper_what_is_outside_of_all_models_is_head():
+    names = training(ftplug.apply(Pair(), "lora"))
+    assert {"score.weight", "score.bias"} <= names
+    assert not any(name.startswith("document.") and ".lora_" not in name for name in names)
+
+
+class WithValueHead(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.model = tiny.gpt2()
+        self.value = nn.Linear(tiny.HIDDEN, 1)
+
+
+def test_a_language_models_wrapper_has_a_head():
+    names = training(ftplug.apply(WithValueHead(), "lora"))
+    assert {"value.weight", "value.bias"} <= names
+    assert not any("lm_head" in name for name in names)
+
+
 @pytest.mark.parametrize("model", [None, 3, "bert"])
 def test_something_that_is_no_model_is_refused(model):
     with pytest.raises(MethodError, match="a model is expected"):

@@ -197,8 +197,7 @@ def test_stands_beside_lora(tmp_path):
     model = ftplug.apply(copy.deepcopy(base), ["lora", "prefix-tuning"])
     shaken(model)
     ftplug.save(model, tmp_path)
-    config = json.loads((tmp_path / "adapter_config.json").read_text())
-    assert (config["peft_type"], config["modules_to_save"]) == ("LORA", ["classifier"])
+    assert not (tmp_path / "adapter_config.json").exists()  # half an adapter is not for peft
     batch = tiny.inputs(base)
     again = ftplug.load(copy.deepcopy(base), tmp_path)
     assert torch.equal(again(**batch).logits, model(**batch).logits)
@@ -213,7 +212,7 @@ MAMBA = transformers.MambaConfig(vocab_size=64, hidden_size=32, num_hidden_layer
         (tiny.vit, {}, "ViTForImageClassification: ViTModel takes no past_key_values"),
         (tiny.distilbert, {}, "DistilBertModel takes no past_key_values"),
         (lambda: transformers.MambaForCausalLM(MAMBA), {}, "MambaForCausalLM"),
-        (lambda: applied(tiny.bert()).bert, {}, "already has virtual tokens"),
+        (lambda: applied(tiny.bert()).bert, {}, "already carries a method"),
         (tiny.bert, {"init": "a text"}, "the model names no tokenizer: set tokenizer="),
         (tiny.bert, {"init": "a text", "tokenizer": "./no"}, "cannot load the tokenizer './no'"),
         (tiny.bert, {"init": "vocab", "prefix_projection": True}, "use init=random"),

@@ -262,13 +262,12 @@ def test_runs_under_activation_checkpointing():
 def test_stands_beside_lora_and_layer_norms(tmp_path):
     base = tiny.bert()
     batch = tiny.inputs(base)
-    for other, files in (("lora", "LORA"), ("freeze", None)):
+    for other in ("lora", "freeze"):
         settings = {"freeze.train": ["*.bias"]} if other == "freeze" else {}
         model = ftplug.apply(copy.deepcopy(base), [other, "prompt-tuning"], **settings)
         ftplug.save(shaken(model), tmp_path / other)
         config = tmp_path / other / "adapter_config.json"
-        assert (json.loads(config.read_text())["peft_type"] if files else None) == files
-        assert config.exists() == bool(files)  # half an adapter is not for peft to read
+        assert not config.exists()  # half an adapter is not for peft to read
         again = ftplug.load(copy.deepcopy(base), tmp_path / other)
         assert torch.equal(again(**batch).logits, model(**batch).logits)
 

@@ -25,10 +25,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", required=True)
     parser.add_argument("--exit", type=int, default=0)
-    parser.add_argument("--no-trainer", action="store_true")
     options = parser.parse_args()
-    if options.no_trainer:
-        return
     model = tiny.bert()
     args = TrainingArguments(
         options.out,
