@@ -13,7 +13,7 @@ from runs import METHODS, StopAt, logits, losses, rows, same, shake, trainer, we
 from transformers import Trainer, TrainerCallback
 
 import ftplug
-from ftplug import FTPlugCallback, Method, MethodError, binding, hookimpl
+from ftplug import FTPlugCallback, Method, MethodError, hookimpl
 
 everywhere = pytest.mark.parametrize("method", METHODS)
 
@@ -311,7 +311,7 @@ def test_attach_to_something_else_is_refused(base):
 
 def test_an_untested_transformers_is_refused(base, tmp_path, monkeypatch):
     bound = trainer(copy.deepcopy(base), tmp_path)
-    monkeypatch.setattr(binding, "TESTED", (Version("6.0"), Version("6.1")))
+    monkeypatch.setattr("ftplug.trainer.TESTED", (Version("6.0"), Version("6.1")))
     with pytest.raises(MethodError, match=r"tested with transformers >=6\.0,<6\.1, not 5\."):
         ftplug.attach(bound, "lora")
 
