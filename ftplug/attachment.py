@@ -86,7 +86,7 @@ def apply(
     chosen = resolve(methods, settings)
     inner = unwrapped(model)
     context = Context(seed=seed, task=structure.task_of(inner), model_class=type(inner).__name__)
-    prepare(unwrapped(model), chosen, context, train_head=train_head)
+    prepare(inner, chosen, context, train_head=train_head)
     return model
 
 

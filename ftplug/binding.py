@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import weakref
@@ -69,7 +70,7 @@ class FTPlugCallback(TrainerCallback):
         self._trainer: weakref.ref[Trainer] | None = None
         self.clock = facts.Clock()
         self.stage: Path | None = None  # where a checkpoint is being written
-        self.staged_at = 0.0  # since when, by the file system's clock
+        self.staged_at = math.inf  # since when, by the file system's clock; the writer knows
 
     @property
     def trainer(self) -> Trainer | None:

@@ -12,13 +12,7 @@ from ftplug import discovery, structure
 from ftplug.artifact import WEIGHTS
 from ftplug.attachment import attachment_of, prepare, require_attachment, weightless_copy
 from ftplug.base import base_identity
-from ftplug.checkpoint import (
-    STATE,
-    STATE_WEIGHTS,
-    named_base,
-    require_same_base,
-    spelled,
-)
+from ftplug.checkpoint import STATE, STATE_WEIGHTS, named_base, require_same_base, spelled
 from ftplug.context import Context, logger
 from ftplug.errors import ArtifactError, MethodError, PluginError
 from ftplug.fingerprint import fingerprint
