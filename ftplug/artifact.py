@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftplug.attachment import require_attachment, unwrapped
-from ftplug.card import render_card
+from ftplug.author import checked_author, merged_author
+from ftplug.card import CARD, CURVE, bare_card, card_files, is_generated
 from ftplug.context import logger
-from ftplug.errors import ArtifactError
-from ftplug.files import FileEntry, file_entry, staged, stated
-from ftplug.manifest import MANIFEST, describe, read_manifest
+from ftplug.errors import ArtifactError, PluginError
+from ftplug.facts import json_values
+from ftplug.files import FileEntry, file_entry, replace_file, staged, stated
+from ftplug.manifest import MANIFEST, Manifest, describe, read_manifest
 from ftplug.tensors import gathered_tensors, write_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 WEIGHTS = "ftplug.safetensors"
-CARD = "README.md"
 
 
 def save(
@@ -27,20 +29,25 @@ def save(
     directory: str | os.PathLike[str],
     *,
     training: Mapping[str, Any] | None = None,
+    author: Mapping[str, Any] | None = None,
     processing_class: Any = None,
     state_dict: Mapping[str, Tensor] | None = None,
 ) -> Path:
     """Write the artifact of a model that carries a method; complete or not at all.
 
-    ``training`` (data, metrics, seed, steps …) goes into manifest and card; a Trainer run's facts
-    are known already. ``processing_class`` (the tokenizer) is saved with it; ``state_dict`` holds
-    gathered tensors where the model's own are sharded. Returns the folder.
+    ``training`` (data, metrics, baselines, seed, steps …) goes into manifest and card; a Trainer
+    run's facts are known already. ``author`` adds what only the author knows (:class:`Author`);
+    what was said of an earlier artifact in the same folder still holds. ``processing_class`` (the
+    tokenizer) is saved with it; ``state_dict`` holds gathered tensors where the model's own are
+    sharded. Returns the folder.
     """
     attached = require_attachment(model)
     inner = unwrapped(model)
     target = Path(directory)
+    said = checked_author(author or {})
     tensors = gathered_tensors(inner, state_dict)
-    obsolete, carried = _previous(target)
+    earlier = _earlier(target)
+    obsolete = _weights(earlier) | ({CURVE} if _has_generated_card(target) else set())
     with stated(target), staged(target, last=MANIFEST, obsolete=obsolete) as stage:
         written: set[str] = set()
         for _, names in attached.host.call_each(
@@ -58,34 +65,87 @@ def save(
             if path.is_file() and path.name != CARD
         }
         if processing_class is None:
-            files = carried | files
-        manifest = describe(inner, training=training or attached.training, files=files)
-        if _may_write_card(target):
-            (stage / CARD).write_text(render_card(manifest), encoding="utf-8")
+            files = _carried(earlier, target) | files
+        manifest = describe(
+            inner,
+            training=training or attached.training,
+            files=files,
+            author=merged_author(earlier.author if earlier else {}, said),
+        )
+        for name, content in _card(manifest, target).items():
+            (stage / name).write_bytes(content)
         manifest.write(stage / MANIFEST)
     return target
 
 
-def _previous(target: Path) -> tuple[set[str], dict[str, FileEntry]]:
-    """Return an earlier artifact's weight files, which go, and its other files, which stay."""
+def annotate(
+    directory: str | os.PathLike[str],
+    *,
+    training: Mapping[str, Any] | None = None,
+    **author: Any,
+) -> Manifest:
+    """Add what the author says, and what was measured since, to an artifact; returns its manifest.
+
+    ``annotate(folder, notes="…", license="mit")``: the fields are those of :class:`Author`, and an
+    empty value takes one back. ``training`` replaces facts of the run by name. Manifest and card
+    are written anew, each complete or not at all; a card that somebody edited stays as it is.
+    """
+    target = Path(directory)
+    manifest = read_manifest(target)
+    manifest = replace(
+        manifest,
+        training=manifest.training | json_values(training or {}),
+        author=merged_author(manifest.author, checked_author(author)),
+    )
+    with stated(target):
+        replace_file(target / MANIFEST, manifest.text().encode("utf-8"))
+        for name, content in _card(manifest, target).items():
+            replace_file(target / name, content)
+    return manifest
+
+
+def _earlier(target: Path) -> Manifest | None:
+    """Return the manifest of the artifact that a save replaces, if there is a readable one."""
     if not (target / MANIFEST).is_file():
         for name in ("model.safetensors", "adapter_model.safetensors", "adapter_config.json"):
             if (target / name).is_file():
                 logger.warning("%s holds a %s of another run: it stays there", target, name)
-        return set(), {}
+        return None
     try:
-        listed = read_manifest(target).files
+        return read_manifest(target)
     except ArtifactError:
-        return set(), {}  # not ours to judge: it is about to be replaced
+        return None  # not ours to judge: it is about to be replaced
+
+
+def _weights(manifest: Manifest | None) -> set[str]:
+    """Return an artifact's weights and configs: they go with it."""
     configs = {"config.json", "generation_config.json", "adapter_config.json"}
-    weights = {n for n in listed if "safetensors" in n or n in configs}
-    return weights, {n: e for n, e in listed.items() if n not in weights and (target / n).is_file()}
+    listed = manifest.files if manifest else {}
+    return {name for name in listed if "safetensors" in name or name in configs}
 
 
-def _may_write_card(target: Path) -> bool:
-    """Whether the folder has no README, or one that ftplug or the Trainer generated."""
+def _carried(manifest: Manifest | None, target: Path) -> dict[str, FileEntry]:
+    """Return an artifact's other files (the tokenizer's): they stay."""
+    files, weights = manifest.files if manifest else {}, _weights(manifest)
+    return {n: e for n, e in files.items() if n not in weights and (target / n).is_file()}
+
+
+def _card(manifest: Manifest, target: Path) -> dict[str, bytes]:
+    """Return the card's files, or none where the folder has a README that somebody wrote.
+
+    A card that cannot be rendered must not cost a trained model: it becomes a bare title.
+    """
+    ours = _has_generated_card(target)
+    if not ours and (target / CARD).exists():
+        return {}
+    try:
+        files = card_files(manifest)
+    except PluginError as error:
+        logger.warning("%s: %s", target, error)
+        files = bare_card(manifest)
+    return {n: c for n, c in files.items() if ours or not (target / n).exists()}
+
+
+def _has_generated_card(target: Path) -> bool:
     card = target / CARD
-    if not card.is_file():
-        return True
-    text = card.read_text(encoding="utf-8", errors="replace")
-    return "library_name: ftplug" in text or "generated_from_trainer" in text
+    return card.is_file() and is_generated(card.read_text(encoding="utf-8", errors="replace"))

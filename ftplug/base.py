@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ftplug import structure
 from ftplug.errors import FtplugError
 from ftplug.fingerprint import Fingerprint, fingerprint
+from ftplug.license import cached_license
 from ftplug.revision import cached_revision
 
 if TYPE_CHECKING:
@@ -24,10 +25,12 @@ _CACHE = re.compile(r"models--(?P<id>.+?)[/\\]snapshots[/\\](?P<sha>[0-9a-f]{40}
 class Base:
     """The base model as given: ``fresh`` names the parameters that are in no checkpoint, ``head``
     those and the task head. ``path`` (where it was loaded from) is never written to a file.
+    ``license`` is the one its own card names, where that card is on this machine.
     """
 
     id: str | None
     revision: str | None
+    license: str | None
     path: str | None
     cls: type[PreTrainedModel]
     fresh: tuple[str, ...]
@@ -59,6 +62,7 @@ def inspect_base(model: nn.Module, fresh: Sequence[str] | None = None) -> Base:
     return Base(
         id=identity,
         revision=revision,
+        license=cached_license(identity, revision, getattr(inner.config, "_name_or_path", None)),
         path=_path(inner) if loaded else None,
         cls=type(inner),
         fresh=tuple(name for name in parameters if name in fresh),

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ftplug import facts, structure
+from ftplug import facts, history, structure
 from ftplug.attachment import Attachment, attachment_of, prepare, require_attachment, unwrapped
+from ftplug.author import Author
 from ftplug.context import Context, logger
 from ftplug.errors import MethodError
 from ftplug.host import Host, MethodLike, resolve
@@ -69,6 +70,8 @@ class FTPlugCallback(TrainerCallback):
         self.start_from = start_from
         self._trainer: weakref.ref[Trainer] | None = None
         self.clock = facts.Clock()
+        self.author: Author = {}  # what the script told create_model_card
+        self.saved: tuple[Path, int] | None = None  # where the last artifact went, at which step
         self.stage: Path | None = None  # where a checkpoint is being written
         self.staged_at = math.inf  # since when, by the file system's clock; the writer knows
 
@@ -132,6 +135,13 @@ class FTPlugCallback(TrainerCallback):
                 step=state.global_step,
                 total_steps=state.max_steps,
             )
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Remember how the untrained model does: what the trained one is compared with."""
+        if state.global_step == 0:
+            self.clock.untrained |= history.evaluation(kwargs.get("metrics") or {})
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -93,6 +93,7 @@ def _describe(cls: type[Method], entry: Any) -> dict[str, Any]:
         "kind": cls.kind,
         "summary": cls.summary(),
         "paper": cls.paper,
+        "citation": cls.citation,
         "distribution": entry.distribution,
         "version": entry.version,
         "learning_rate": lr._asdict() if lr else None,
@@ -128,8 +129,11 @@ def run(
         typer.Option("--lr", help="'suggested' for the method's own learning rate, or a number."),
     ] = None,
     start_from: Annotated[
-        Path | None,
-        typer.Option("--from", help="Continue from this artifact; its method is the default."),
+        str | None,
+        typer.Option(
+            "--from",
+            help="Continue from this artifact (folder or org/name); its method is the default.",
+        ),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would train and the memory; then stop.")
@@ -152,7 +156,7 @@ def run(
 
     if not method and start_from is None:
         raise FtplugError("run: name a --method (ftplug methods lists them) or an artifact --from")
-    chosen = configured(method, settings) if method else methods_from(start_from or Path())
+    chosen = configured(method, settings) if method else methods_from(start_from or "")
     launch = Launch(chosen, train_head, _learning_rate(lr), start_from, dry_run, report)
     launch.run(command, module=module)
 
@@ -227,6 +231,11 @@ def _learning_rate(text: str | None) -> float | Literal["suggested"] | None:
     return value
 
 
+def printable(text: str) -> str:
+    """Return one line that a terminal may be shown, whoever wrote it."""
+    return "".join(c if c.isprintable() else "�" for c in " ".join(text.split()))
+
+
 def _add_plugin_commands() -> None:
     for point in importlib.metadata.entry_points(group=COMMANDS):
         add: Callable[[typer.Typer], None] = point.load()
@@ -239,5 +248,5 @@ def main() -> None:
         _add_plugin_commands()
         app()
     except FtplugError as error:
-        typer.echo(f"ftplug: {error}", err=True)
+        typer.echo(f"ftplug: {printable(str(error))}", err=True)
         sys.exit(1)

@@ -17,5 +17,9 @@ class ArtifactError(FtplugError):
     """A checkpoint or artifact is incomplete, altered, of an unknown schema or another base."""
 
 
+class MissingMethodError(PluginError, ArtifactError):
+    """An artifact needs a method whose plugin is not installed here, or not in a usable version."""
+
+
 class RegistryError(FtplugError):
     """The Hub refused, lacks or returned something that cannot be trusted."""

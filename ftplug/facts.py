@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
+
+from ftplug import history
+from ftplug.dataset import data_facts, majority_share
 
 
 @dataclass
 class Clock:
-    """Seconds spent in ``train()``, summed over calls; when the best checkpoint was restored."""
+    """Seconds spent in ``train()``, summed over calls; when the best checkpoint was restored.
+
+    ``untrained`` holds what was evaluated before the first step.
+    """
 
     seconds: float = 0.0
     started: float | None = None
     restored: tuple[int, int] | None = None
+    untrained: dict[str, float] = field(default_factory=dict)
 
     def start(self) -> None:
         """Begin; safe to call again (``auto_find_batch_size`` restarts training)."""
@@ -61,22 +70,15 @@ def hardware() -> str:
 def training_facts(trainer: Any, clock: Clock) -> dict[str, Any]:
     """Return a Trainer's data, hyperparameters, metrics, steps, time and memory as JSON values."""
     args, state = trainer.args, trainer.state
+    metrics = history.metrics(state, clock.restored)
     facts: dict[str, Any] = {
-        "data": _data(trainer),
-        "hyperparameters": {
-            "learning_rate": _learning_rate(trainer),
-            "per_device_train_batch_size": args.per_device_train_batch_size,
-            "gradient_accumulation_steps": args.gradient_accumulation_steps,
-            "processes": args.world_size,
-            "lr_scheduler_type": str(getattr(args.lr_scheduler_type, "value", "")),
-            "weight_decay": args.weight_decay,
-            "optimizer": str(getattr(args.optim, "value", args.optim)),
-            "mixed_precision": args.mixed_precision,
-        },
+        "data": data_facts(trainer.train_dataset, trainer.eval_dataset),
+        "hyperparameters": _hyperparameters(trainer),
         "seed": args.seed,
         "steps": state.global_step,
         "epochs": state.epoch,
-        "metrics": _metrics(state, clock.restored),
+        "metrics": metrics,
+        "baselines": _baselines(trainer, clock, metrics),
     }
     if clock.seconds:
         facts |= {
@@ -84,21 +86,60 @@ def training_facts(trainer: Any, clock: Clock) -> dict[str, Any]:
             "hardware": hardware(),
             "peak_memory_bytes": peak_memory(),
         }
+    facts["history"] = history.curve(state.log_history) if state.global_step else None
     return {name: value for name, value in facts.items() if value not in (None, {}, "")}
 
 
-def _data(trainer: Any) -> dict[str, Any]:
-    """Return rows, and name and revision where ``datasets`` knows them."""
-    found: dict[str, Any] = {}
-    for split in ("train", "eval"):
-        dataset: Any = getattr(trainer, f"{split}_dataset", None)
-        if hasattr(dataset, "__len__") and not isinstance(dataset, dict):
-            found[f"{split}_rows"] = len(dataset)
-        info: Any = getattr(dataset, "info", None)
-        if split == "train" and getattr(info, "dataset_name", None):
-            found["dataset"] = info.dataset_name
-            found["version"] = str(info.version) if info.version else None
+def json_values(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return facts as JSON values: numpy's and torch's scalars as numbers, NaN and inf left out."""
+    cleaned = {str(name): _json_value(value) for name, value in facts.items()}
+    return {name: value for name, value in cleaned.items() if value is not None}
+
+
+def _json_value(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return json_values(value)
+    if isinstance(value, list | tuple | set):
+        return [item for item in map(_json_value, value) if item is not None]
+    if getattr(value, "ndim", None) == 0:
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, str | int | float | None) else str(value)
+
+
+def _hyperparameters(trainer: Any) -> dict[str, Any]:
+    args, state = trainer.args, trainer.state
+    length = "max_steps" if args.max_steps > 0 else "num_train_epochs"
+    found: dict[str, Any] = {
+        "learning_rate": _learning_rate(trainer),
+        length: getattr(args, length),
+        "per_device_train_batch_size": args.per_device_train_batch_size,
+        "gradient_accumulation_steps": args.gradient_accumulation_steps,
+        "processes": args.world_size,
+        "total_train_batch_size": (state.train_batch_size or args.train_batch_size)
+        * args.gradient_accumulation_steps
+        * args.world_size,
+        "lr_scheduler_type": str(getattr(args.lr_scheduler_type, "value", "")),
+        "warmup_steps": args.warmup_steps,
+        "weight_decay": args.weight_decay,
+        "max_grad_norm": args.max_grad_norm,
+        "label_smoothing_factor": args.label_smoothing_factor or None,
+        "mixed_precision": args.mixed_precision,
+        "gradient_checkpointing": args.gradient_checkpointing or None,
+    }
+    found |= _optimizer(trainer)
     return {name: value for name, value in found.items() if value is not None}
+
+
+def _optimizer(trainer: Any) -> dict[str, Any]:
+    """Return the optimizer that trained, which need not be the one the arguments name."""
+    optimizer = getattr(trainer.optimizer, "optimizer", trainer.optimizer)  # accelerate's wrapper
+    if optimizer is None:
+        return {"optimizer": str(getattr(trainer.args.optim, "value", trainer.args.optim))}
+    defaults = getattr(optimizer, "defaults", {})
+    known = {name: defaults.get(name) for name in ("betas", "eps", "momentum")}
+    return {"optimizer": type(optimizer).__name__} | known
 
 
 def _learning_rate(trainer: Any) -> float:
@@ -108,14 +149,12 @@ def _learning_rate(trainer: Any) -> float:
     return float(rate)
 
 
-def _metrics(state: Any, restored: tuple[int, int] | None) -> dict[str, float]:
-    """Return the evaluation of the weights as they are: of this step, or of the restored best one.
-
-    ``restored`` is the best checkpoint's step and the length of the log when it was loaded.
-    """
-    step, start = restored or (state.global_step, len(state.log_history))
-    logs = [log for log in state.log_history if log.get("step") == step]
-    logs += state.log_history[start:]
-    timing = ("_runtime", "_per_second", "_model_preparation_time")
-    merged = {key: value for log in logs for key, value in log.items()}
-    return {k: v for k, v in merged.items() if k.startswith("eval_") and not k.endswith(timing)}
+def _baselines(
+    trainer: Any, clock: Clock, metrics: Mapping[str, float]
+) -> dict[str, dict[str, float]]:
+    """Return what the metrics compare with: the untrained model, and the commonest answer."""
+    untrained = {name: clock.untrained[name] for name in metrics if name in clock.untrained}
+    found = {"before training": untrained if trainer.state.global_step else {}}
+    if "eval_accuracy" in metrics and (share := majority_share(trainer.eval_dataset)):
+        found["majority class"] = {"eval_accuracy": share}
+    return {name: values for name, values in found.items() if values}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import os
 import shutil
@@ -17,6 +18,8 @@ from typing_extensions import TypedDict  # pydantic needs it before Python 3.12
 from ftplug.errors import ArtifactError
 
 STAGE = "_ftplug_staging-"  # the Trainer's uploads skip names that start with an underscore
+_OPEN: set[Path] = set()  # stages that threads of this process are writing
+_NUMBERS = itertools.count()
 
 
 @contextmanager
@@ -31,7 +34,8 @@ def staged(target: Path, last: str, obsolete: Collection[str] = ()) -> Iterator[
     around = target if exists else target.parent
     around.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(around)
-    stage = around / f"{STAGE}{target.name}-{os.getpid()}"
+    stage = around / f"{STAGE}{target.name}-{next(_NUMBERS)}-{os.getpid()}"
+    _OPEN.add(stage)
     stage.mkdir()
     try:
         yield stage
@@ -47,6 +51,7 @@ def staged(target: Path, last: str, obsolete: Collection[str] = ()) -> Iterator[
         _flush_directory(around)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
+        _OPEN.discard(stage)
 
 
 @contextmanager
@@ -66,12 +71,14 @@ def stated(target: Path) -> Iterator[None]:
 
 
 def _remove_abandoned(around: Path) -> None:
-    """Remove what killed processes left in a folder."""
+    """Remove what killed processes left in a folder; one may have had this process's number."""
     import psutil
 
     for stage in around.glob(f"{STAGE}*"):
         pid = stage.name.rpartition("-")[2]
-        if pid.isdigit() and (int(pid) == os.getpid() or not psutil.pid_exists(int(pid))):
+        if not pid.isdigit() or stage in _OPEN:
+            continue
+        if int(pid) == os.getpid() or not psutil.pid_exists(int(pid)):
             shutil.rmtree(stage, ignore_errors=True)
 
 
@@ -83,6 +90,20 @@ def _move_into(stage: Path, target: Path, last: str) -> None:
         else:
             os.replace(path, destination)
     _flush_directory(target)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Give a file new content, flushed to disk: a crash leaves the old or the new one."""
+    stage = path.parent / f"{STAGE}{path.name}-{os.getpid()}"
+    shutil.rmtree(stage, ignore_errors=True)
+    stage.mkdir()
+    try:
+        (stage / path.name).write_bytes(content)
+        flush(stage)
+        os.replace(stage / path.name, path)
+        _flush_directory(path.parent)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
 
 
 def replace_directory(stage: Path, target: Path, since: float = math.inf) -> None:

@@ -22,6 +22,7 @@ from ftplug.files import stated
 from ftplug.fingerprint import sample
 from ftplug.loading import manifest_of, methods_of
 from ftplug.method import Method
+from ftplug.registry import artifact_folder
 
 LearningRateChoice = float | Literal["suggested"] | None
 
@@ -33,7 +34,7 @@ class Launch:
     methods: Sequence[Method]
     train_head: bool = True
     lr: LearningRateChoice = None
-    start_from: Path | None = None
+    start_from: str | None = None
     dry_run: bool = False
     report: Path | None = None
     callbacks: list[LaunchedCallback] = field(default_factory=list)
@@ -43,7 +44,8 @@ class Launch:
         launch = self
         # The script may change the working directory: what is relative now is relative to this one.
         report = self.report.resolve() if self.report else None
-        self.start_from = self.start_from.resolve() if self.start_from else None
+        if self.start_from:
+            self.start_from = str(artifact_folder(self.start_from).resolve())
 
         class Callback(LaunchedCallback):  # transformers makes one for each Trainer
             def __init__(self) -> None:
@@ -140,9 +142,10 @@ class LaunchedCallback(FTPlugCallback):
         return {name: sample(live[name]) for name in self.attached.plan.may_train}
 
 
-def methods_from(start_from: Path) -> list[Method]:
+def methods_from(start_from: str) -> list[Method]:
     """Return the methods an artifact was made with: what ``--from`` alone continues."""
-    return methods_of(manifest_of(start_from), start_from)
+    directory = artifact_folder(start_from)
+    return methods_of(manifest_of(directory), directory)
 
 
 def _run_as_main(command: Sequence[str], *, module: bool) -> None:

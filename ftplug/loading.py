@@ -14,9 +14,11 @@ from ftplug.attachment import attachment_of, prepare, require_attachment, weight
 from ftplug.base import base_identity
 from ftplug.checkpoint import STATE, STATE_WEIGHTS, named_base, require_same_base, spelled
 from ftplug.context import Context, logger
-from ftplug.errors import ArtifactError, MethodError, PluginError
-from ftplug.fingerprint import fingerprint
+from ftplug.errors import ArtifactError, MethodError, MissingMethodError, PluginError
+from ftplug.fingerprint import Fingerprint, fingerprint
 from ftplug.manifest import MANIFEST, Manifest, read_manifest
+from ftplug.quiet import quiet
+from ftplug.registry import artifact_folder, registry
 from ftplug.tensors import check_tensors, copy_tensors, one_line, read_tensors
 
 if TYPE_CHECKING:
@@ -29,14 +31,21 @@ def load(
     base: nn.Module | str | os.PathLike[str],
     artifact: str | os.PathLike[str],
     *,
+    revision: str | None = None,
     force: bool = False,
+    allow_pickle: bool = False,
 ) -> nn.Module:
-    """Put a saved artifact on its base model, in place, and return the model.
+    """Put an artifact on its base model, in place, and return the model.
 
     ``base`` is a model, or an id or folder from which the artifact's model class is loaded with its
-    labels. Everything is checked first, on file headers and on a weightless copy of the model:
-    where anything is wrong an :class:`ArtifactError` is raised and the model is untouched.
-    ``force=True`` loads onto a base whose weights differ from those the artifact was trained on.
+    labels. ``artifact`` is a folder, or a repository ``org/name`` of which the branch, tag or
+    commit ``revision`` is pulled and verified. Everything is checked first, on file headers and on
+    a weightless copy of the model: where anything is wrong an :class:`ArtifactError` or
+    :class:`RegistryError` is raised and the model is untouched. ``force=True`` loads onto a base
+    whose weights differ from those the artifact was trained on.
+
+    A PEFT adapter that ftplug did not make has no manifest: that is warned about, and the model is
+    wrapped as ``PeftModel.from_pretrained`` does; ``allow_pickle=True`` accepts pickled weights.
     """
     import torch
     from torch import nn
@@ -44,10 +53,12 @@ def load(
     if not isinstance(base, nn.Module | str | os.PathLike):
         raise ArtifactError(f"load: the base is a model, an id or a folder, not {base!r}")
     if not isinstance(artifact, str | os.PathLike):
-        raise ArtifactError(f"load: the artifact is a folder, not {artifact!r}")
-    directory = Path(artifact)
+        raise ArtifactError(f"load: the artifact is a folder or org/name, not {artifact!r}")
+    directory = artifact_folder(artifact, revision, allow_pickle=allow_pickle)
+    if is_plain(directory):
+        return registry().load_plain(base, directory, allow_pickle=allow_pickle)
     manifest, read = _opened(directory)
-    model = base if isinstance(base, nn.Module) else _base_model(base, manifest, directory)
+    model = base if isinstance(base, nn.Module) else base_model(base, manifest, directory)
     if (found := attachment_of(model)) is not None:
         raise ArtifactError(
             f"{directory}: the model already carries {found.host.names}: load a base"
@@ -73,7 +84,7 @@ def load(
 
 def continue_from(model: nn.Module, artifact: str | os.PathLike[str]) -> None:
     """Give a model that carries a method the values of an artifact of the same method."""
-    directory = Path(artifact)
+    directory = artifact_folder(artifact)
     manifest, read = _opened(directory)
     attached = require_attachment(model)
     if not attached.host.same_methods(manifest.methods):
@@ -91,6 +102,13 @@ def manifest_of(directory: Path) -> Manifest:
     """Return the manifest of an artifact, or the description of a training checkpoint."""
     is_checkpoint = not (directory / MANIFEST).is_file() and (directory / STATE).is_file()
     return read_manifest(directory, STATE if is_checkpoint else MANIFEST)
+
+
+def is_plain(directory: Path) -> bool:
+    """Whether a folder is an adapter as peft alone saves it."""
+    return not any((directory / name).is_file() for name in (MANIFEST, STATE)) and (
+        (directory / "adapter_config.json").is_file()
+    )
 
 
 def _opened(directory: Path) -> tuple[Manifest, Callable[[nn.Module], dict[str, Tensor]]]:
@@ -111,14 +129,17 @@ def _artifact_tensors(model: nn.Module, directory: Path, manifest: Manifest) -> 
         for name in manifest.files:
             (view / name).parent.mkdir(parents=True, exist_ok=True)
             (view / name).symlink_to((directory / name).resolve())
-        for _, loaded in attached.host.call_each("load_artifact", model=model, directory=view):
-            tensors |= dict(loaded or {})
-        if WEIGHTS in manifest.files:
-            tensors |= read_tensors(view / WEIGHTS)
+        try:
+            for _, loaded in attached.host.call_each("load_artifact", model=model, directory=view):
+                tensors |= dict(loaded or {})
+            if WEIGHTS in manifest.files:
+                tensors |= read_tensors(view / WEIGHTS)
+        except ArtifactError as error:  # name the folder the user knows
+            raise ArtifactError(str(error).replace(folder, str(directory))) from error
     return tensors
 
 
-def _base_model(base: str | os.PathLike[str], manifest: Manifest, directory: Path) -> nn.Module:
+def base_model(base: str | os.PathLike[str], manifest: Manifest, directory: Path) -> nn.Module:
     """Load the artifact's model class, with its labels and settings, from a base id or folder."""
     import transformers
 
@@ -133,13 +154,38 @@ def _base_model(base: str | os.PathLike[str], manifest: Manifest, directory: Pat
     try:
         config_class: Any = cls.config_class
         config = config_class.from_dict(manifest.model.get("config") or {})
+        own = config_class.from_pretrained(base, revision=revision or "main")
+        _check_size(cls, config, own, manifest, directory)
         # A fresh head and resized embeddings do not fit the base's: the artifact brings its own.
-        model: nn.Module = cls.from_pretrained(
-            base, config=config, revision=revision or "main", ignore_mismatched_sizes=True
-        )
+        with quiet(bars=True):  # its report would call the head untrained that comes next
+            model: nn.Module = cls.from_pretrained(
+                base, config=config, revision=revision or "main", ignore_mismatched_sizes=True
+            )
+    except ArtifactError:
+        raise
     except Exception as error:  # a stranger's config may raise anything
         raise ArtifactError(f"cannot load the base {str(base)!r}: {one_line(error)}") from error
     return model
+
+
+def _check_size(cls: Any, config: Any, own: Any, manifest: Manifest, directory: Path) -> None:
+    """Refuse a config that asks for more than its base and its files hold, before any is allocated.
+
+    What a config has beyond its base (a head, added tokens) comes in the artifact's own files.
+    """
+    import torch
+
+    layers, limit = (getattr(c, "num_hidden_layers", None) or 0 for c in (config, own))
+    if layers > limit:
+        raise ArtifactError(f"{directory}: its config has {layers} layers, the base {limit}")
+    with torch.device("meta"):
+        asked, there = (sum(p.numel() for p in cls(c).parameters()) for c in (config, own))
+    held = sum(entry["size"] for entry in manifest.files.values())
+    if asked - there > held:
+        raise ArtifactError(
+            f"{directory}: its config describes {asked - there:,} parameters more than the base "
+            f"has, and its files of {held:,} bytes do not hold them"
+        )
 
 
 def _check_base(model: nn.Module, manifest: Manifest, directory: Path, *, force: bool) -> None:
@@ -149,9 +195,7 @@ def _check_base(model: nn.Module, manifest: Manifest, directory: Path, *, force:
         raise ArtifactError(
             f"{directory}: trained on a {expected}, but the base is a {type(model).__name__}"
         )
-    trained_on = manifest.fingerprint
-    fresh = set(manifest.base.get("fresh", ()))
-    found = fingerprint({n: p for n, p in model.named_parameters() if n not in fresh})
+    trained_on, found = manifest.fingerprint, base_fingerprint(model, manifest)
     if trained_on is None or found is None:
         logger.warning("%s: no weight fingerprint: pinned by id and sha alone", directory)
     elif not found.matches(trained_on) and not force:
@@ -164,6 +208,12 @@ def _check_base(model: nn.Module, manifest: Manifest, directory: Path, *, force:
         logger.warning("%s was trained for the labels %s: this model has others", directory, labels)
 
 
+def base_fingerprint(model: nn.Module, manifest: Manifest) -> Fingerprint | None:
+    """Return the fingerprint of a base as the artifact's was taken: without its fresh tensors."""
+    fresh = set(manifest.base.get("fresh", ()))
+    return fingerprint({n: p for n, p in model.named_parameters() if n not in fresh})
+
+
 def methods_of(manifest: Manifest, directory: Path) -> list[Method]:
     """Return the configured methods of an artifact; a missing plugin is named with its version."""
     methods: list[Method] = []
@@ -173,7 +223,7 @@ def methods_of(manifest: Manifest, directory: Path) -> list[Method]:
             methods.append(cls.configure(entry["settings"]))
         except PluginError as error:
             where = f"{entry.get('distribution')} {entry.get('version')}"
-            raise PluginError(
+            raise MissingMethodError(
                 f"{directory} needs method {entry['name']!r} from {where}: pip install "
                 f"{entry.get('distribution')}=={entry.get('version')} ({error})"
             ) from error

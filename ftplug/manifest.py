@@ -7,22 +7,28 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, NotRequired, cast
 
 from annotated_types import MinLen
 from typing_extensions import TypedDict  # pydantic needs it before Python 3.12
 
 from ftplug import structure
 from ftplug.attachment import require_attachment
+from ftplug.author import Author
 from ftplug.errors import ArtifactError
+from ftplug.facts import json_values
 from ftplug.files import FileEntry, sha256
 from ftplug.fingerprint import Fingerprint
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from ftplug.base import Base
+
 MANIFEST = "ftplug.json"
 SCHEMA = 1
+LARGEST = 16 * 2**20  # bytes of a manifest: it holds a config and a list of files
+_PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill"}
 _LIBRARIES = ("ftplug", "torch", "transformers", "peft", "accelerate", "safetensors")
 
 # Schema n -> a function that turns such a manifest into one of schema n + 1.
@@ -46,12 +52,13 @@ class Digests(TypedDict):
 
 
 class BaseEntry(TypedDict):
-    """The base: Hub id, commit sha, weight digests, parameters that no checkpoint has."""
+    """The base: Hub id, commit sha, weight digests, parameters that no checkpoint has, licence."""
 
     id: str | None
     revision: str | None
     fingerprint: Digests | None
     fresh: list[str]
+    license: NotRequired[str]
 
 
 @dataclass(frozen=True)
@@ -59,8 +66,9 @@ class Manifest:
     """Everything ``ftplug.json`` holds, in the order it is written.
 
     ``model``: class, task, labels and the whole config. ``files``: every weight, config and
-    tokenizer file; the card may be edited freely. ``training``: data, metrics, hyperparameters,
-    seed, steps, seconds, hardware, peak memory.
+    tokenizer file; the card may be edited freely. ``training``: data, metrics, baselines,
+    hyperparameters, seed, steps, seconds, hardware, peak memory, history. ``author``: what no run
+    can know.
     """
 
     methods: Annotated[list[MethodEntry], MinLen(1)]
@@ -71,6 +79,7 @@ class Manifest:
     versions: dict[str, str]
     files: dict[str, FileEntry] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
+    author: Author = field(default_factory=Author)
     schema: int = SCHEMA
 
     @property
@@ -84,10 +93,15 @@ class Manifest:
         """The methods' names, for messages."""
         return " + ".join(method["name"] for method in self.methods)
 
+    def text(self) -> str:
+        """Return the manifest as JSON, the content of ``ftplug.json``."""
+        text = json.dumps(asdict(self), indent=2, ensure_ascii=False, default=str)
+        # Half a surrogate pair is no UTF-8: written as JSON's own escape it comes back as it was.
+        return text.encode("utf-8", "backslashreplace").decode("utf-8") + "\n"
+
     def write(self, path: Path) -> None:
         """Write the manifest as JSON."""
-        text = json.dumps(asdict(self), indent=2, ensure_ascii=False, default=str)
-        path.write_text(text + "\n", encoding="utf-8")
+        path.write_text(self.text(), encoding="utf-8")
 
     def verify_files(self, directory: Path) -> None:
         """Check presence, size and sha256 of every listed file."""
@@ -110,32 +124,41 @@ def describe(
     *,
     training: Mapping[str, Any] | None = None,
     files: Mapping[str, FileEntry] | None = None,
+    author: Author | None = None,
 ) -> Manifest:
     """Return the manifest of a model that carries a method."""
     attached = require_attachment(model)
-    base, config = attached.base, structure.pretrained(model).config
+    config = structure.pretrained(model).config
     classifies = "classification" in str(attached.context.task)
     labels = getattr(config, "id2label", None) if classifies else None
     return Manifest(
         methods=cast("list[MethodEntry]", attached.host.spec()),
         train_head=attached.train_head,
-        base={
-            "id": base.id,
-            "revision": base.revision,
-            "fingerprint": _digests(base.fingerprint),
-            "fresh": list(base.fresh),
-        },
+        base=_base_entry(attached.base),
         model={
             "class": attached.context.model_class,
             "task": attached.context.task,
             "labels": {str(k): v for k, v in labels.items()} if labels else None,
             "config": _portable(config),
         },
-        parameters={"trained": attached.plan.trained_count(model), "total": base.total},
+        parameters={"trained": attached.plan.trained_count(model), "total": attached.base.total},
         versions={name: importlib.metadata.version(name) for name in _LIBRARIES},
         files=dict(files or {}),
-        training=dict(training or {}),
+        training=json_values(training or {}),
+        author=author or {},
     )
+
+
+def _base_entry(base: Base) -> BaseEntry:
+    entry: BaseEntry = {
+        "id": base.id,
+        "revision": base.revision,
+        "fingerprint": _digests(base.fingerprint),
+        "fresh": list(base.fresh),
+    }
+    if base.license:
+        entry["license"] = base.license
+    return entry
 
 
 def _digests(found: Fingerprint | None) -> Digests | None:
@@ -157,6 +180,8 @@ def read_manifest(directory: Path, name: str = MANIFEST) -> Manifest:
         raise ArtifactError(f"{directory}: no such folder")
     if not path.is_file():
         raise ArtifactError(f"{directory}: no {name}: not an ftplug artifact, or an incomplete one")
+    if (size := path.stat().st_size) > LARGEST:
+        raise ArtifactError(f"{path}: {size:,} bytes are too many for a manifest")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError, RecursionError) as error:
@@ -192,7 +217,14 @@ def _checked(path: Path, content: Any) -> Manifest:
 def _check_name(path: Path, name: str) -> None:
     """A listed file lies inside the folder and is never a pickle."""
     file = PurePosixPath(name)
-    if file.is_absolute() or ".." in file.parts or "\\" in name or ":" in name or not name:
-        raise ArtifactError(f"{path}: file name {name!r} leaves the artifact's folder")
-    if file.suffix in {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}:
+    inside = file.parts and not file.is_absolute() and ".." not in file.parts
+    plain = name.isprintable() and not set(name) & set("\\:") and len(name.encode()) <= 255
+    if not inside or not plain or file.as_posix() != name or file.parts[0] == ".git":
+        raise ArtifactError(f"{path}: file name {name[:80]!r} leaves the artifact's folder")
+    if is_pickle(name):
         raise ArtifactError(f"{path}: file {name!r} is a pickle")
+
+
+def is_pickle(name: str) -> bool:
+    """Whether a file of this name is a pickle, which runs code when it is read."""
+    return PurePosixPath(name).suffix.lower() in _PICKLES

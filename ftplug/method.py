@@ -39,12 +39,14 @@ class Method:
     """Base of all methods. Subclasses are frozen dataclasses with ``Annotated`` fields.
 
     Fields are validated strictly on construction: type, range (``annotated_types`` such as
-    ``Ge(1)`` in the annotation) and ``Literal`` choices.
+    ``Ge(1)`` in the annotation) and ``Literal`` choices. ``paper`` is a link and ``citation`` its
+    BibTeX entry, however indented: model cards print them.
     """
 
     name: ClassVar[str] = ""
     kind: ClassVar[Kind] = "structure"
     paper: ClassVar[str] = ""
+    citation: ClassVar[str | None] = None
     learning_rate: ClassVar[LearningRate | None] = None
     hook_api: ClassVar[int] = HOOK_API
 

@@ -41,6 +41,11 @@ def check_tensors(model: nn.Module, tensors: Mapping[str, Tensor], where: Path) 
                 f"{where}: tensor {name} is {tuple(tensor.shape)}, "
                 f"the model needs {tuple(expected[name].shape)}"
             )
+        if tensor.is_floating_point() != expected[name].is_floating_point():
+            raise ArtifactError(
+                f"{where}: tensor {name} holds {tensor.dtype}, the model needs "
+                f"{expected[name].dtype}"
+            )
 
 
 def copy_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:

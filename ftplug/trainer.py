@@ -1,4 +1,4 @@
-"""The bound Trainer: all private API of ``transformers.Trainer`` that ftplug touches.
+"""The bound Trainer: with ``uploading``, all private API of ``transformers.Trainer`` we touch.
 
 The binding puts ``TrainerMixin`` in front of a Trainer's own class and ``SavingTrainer`` behind it,
 so that TRL's, sentence-transformers' and Seq2Seq trainers keep their own behaviour. ``TESTED`` says
@@ -7,6 +7,7 @@ for which versions of transformers the private names hold.
 
 from __future__ import annotations
 
+import inspect
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,12 +20,15 @@ from transformers import Trainer, TrainerState, TrainingArguments
 from transformers.trainer_utils import rotate_checkpoints
 
 from ftplug import facts
-from ftplug.artifact import save
+from ftplug.artifact import annotate, save
 from ftplug.attachment import Attachment, require_attachment, unwrapped
+from ftplug.author import author_from_card, merged_author
 from ftplug.checkpoint import STATE, read_checkpoint, write_checkpoint
 from ftplug.errors import ArtifactError, MethodError
 from ftplug.files import STAGE, replace_directory, stated
+from ftplug.manifest import MANIFEST
 from ftplug.plan import set_trainable
+from ftplug.uploading import UploadMixin
 
 if TYPE_CHECKING:
     import torch
@@ -45,7 +49,7 @@ def check_transformers() -> None:
         )
 
 
-class TrainerMixin:
+class TrainerMixin(UploadMixin):
     """What a bound Trainer does differently; everything else is the Trainer's own class."""
 
     ftplug: FTPlugCallback
@@ -77,6 +81,28 @@ class TrainerMixin:
             self._move_model_to_device(model, self.args.device)  # type: ignore[attr-defined]
         self.ftplug.prepare(cast("Trainer", self), model)
         return model
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write ftplug's card, with what the script says of the model, beside its artifact.
+
+        The artifact is saved first where there is none, and what was measured since it was saved is
+        added. While a checkpoint is written (TRL asks for a card then) the words are only kept.
+        """
+        if not self.is_world_process_zero():  # type: ignore[attr-defined]
+            return
+        own = inspect.signature(super().create_model_card)  # type: ignore[misc]
+        said = author_from_card({**own.bind_partial(*args).arguments, **kwargs})
+        self.ftplug.author = merged_author(self.ftplug.author, said)
+        if self.ftplug.stage is not None:
+            return
+        directory, training = Path(self.args.output_dir or "."), None
+        if not (directory / MANIFEST).is_file():
+            if _has_own_format(self):  # gathering the tensors takes all processes
+                raise ArtifactError(f"{directory} holds no artifact: call save_model() first")
+            self._save(str(directory))  # type: ignore[attr-defined]
+        elif self.ftplug.saved == (directory.resolve(), self.state.global_step):
+            training = facts.training_facts(self, self.ftplug.clock)
+        annotate(directory, training=training, **self.ftplug.author)
 
     def _get_output_dir(self, *args: Any, **kwargs: Any) -> str:
         stage = self.ftplug.stage
@@ -117,9 +143,7 @@ class TrainerMixin:
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Upload the artifact as it is now, once the checkpoint has its final name."""
         if self.ftplug.stage is None:
-            if self.args.should_save:
-                self._save(self.args.output_dir)  # type: ignore[attr-defined]
-            super()._push_from_checkpoint(checkpoint_folder)  # type: ignore[misc]
+            self.upload_from_checkpoint(Path(checkpoint_folder), self._save)  # type: ignore[attr-defined]
 
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None
@@ -167,9 +191,11 @@ class SavingTrainer(Trainer):
                 model,
                 directory,
                 training=training,
+                author=self.ftplug.author,
                 processing_class=tokenizer,
                 state_dict=state_dict,
             )
+            self.ftplug.saved = (directory.resolve(), self.state.global_step)
             return
         directory.mkdir(parents=True, exist_ok=True)
         write_checkpoint(model, directory, state_dict)

@@ -8,15 +8,19 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import folders
+import hub as hubs
 import pytest
 import script
 import tiny
 import torch
+from ftplug_registry.server.accounts import Account
+from ftplug_registry.server.embedded import EmbeddedHub
 from runs import logits, rows, shake
 
 import ftplug
@@ -39,10 +43,16 @@ def in_process(arguments, monkeypatch, capsys):
 def test_the_commands_run_in_the_readmes_order(tmp_path, monkeypatch, capsys, subtests):
     shutil.copy(script.__file__, tmp_path / "train.py")
     monkeypatch.chdir(tmp_path)
-    for command in COMMANDS:
-        if command not in SET_UP:
-            with subtests.test(command):
-                a_command_runs(command, tmp_path, monkeypatch, capsys)
+    with (
+        EmbeddedHub(tmp_path / "hub", accounts=(Account("ann"),)) as server,
+        hubs.client(server, "ann", home=tmp_path / "home"),
+    ):
+        for command in COMMANDS:
+            if command not in SET_UP:
+                with subtests.test(command):
+                    a_command_runs(command, tmp_path, monkeypatch, capsys)
+        with subtests.test("the block that loads what was published"):
+            what_was_published_loads(tmp_path)
 
 
 def a_command_runs(command, folder, monkeypatch, capsys):
@@ -51,6 +61,9 @@ def a_command_runs(command, folder, monkeypatch, capsys):
         run_on_two_processes(arguments)
         return
     assert program == "ftplug"
+    if arguments[0] == "serve":
+        serves_until_stopped(arguments)
+        return
     if arguments[0] == "demo":
         stand_in_for_the_real_model(monkeypatch, folder)
     printed = in_process(arguments, monkeypatch, capsys)
@@ -58,6 +71,11 @@ def a_command_runs(command, folder, monkeypatch, capsys):
         "demo": "held-out",
         "methods": "lora",
         "run": "dry run" if "--dry-run" in arguments else "",
+        "push": "published http://127.0.0.1",
+        "search": "ann/reviews",
+        "show": "freeze (layers=2",
+        "pull": "files verified",
+        "verify": "sha256 as in the manifest",
     }
     assert expected[arguments[0]] in printed.lower()
     if "--report" in arguments:
@@ -82,6 +100,22 @@ def stand_in_for_the_real_model(monkeypatch, folder):
     parts = data.split(data.read_sentences(), test=16, train=64, validation=16)
     quick = functools.partial(ftplug.demo.run_demo, load_base=load_base, parts=parts)
     monkeypatch.setattr(ftplug.demo, "run_demo", quick)
+
+
+def serves_until_stopped(arguments):
+    command = [sys.executable, "-u", "-m", "ftplug", *arguments, "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert any("export HF_ENDPOINT=http://127.0.0.1:" in line for line in server.stdout)
+        server.send_signal(signal.SIGINT)
+        assert server.wait(30) == 0
+
+
+def what_was_published_loads(folder):
+    """The base of the stand-in is a folder; its labels came with the artifact."""
+    names = {"base": folder / "encoder"}
+    exec(BLOCKS[3], names)
+    assert names["model"].config.id2label == {0: "LABEL_0", 1: "LABEL_1"}
+    assert names["ask"]("the good")[0]["score"] > 0
 
 
 def run_on_two_processes(arguments):

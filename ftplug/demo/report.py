@@ -35,6 +35,7 @@ class DemoResult:
 
     ``seconds`` is the time in ``train()``, validation included. ``peak_memory_bytes`` is what was
     allocated on the GPU, or the whole process's peak resident size on the CPU.
+    ``published`` is repository and commit on a Hub of this machine that ended with the demo.
     ``reloaded_agree`` counts held-out rows on which the reloaded artifact answers as the trained
     model did; ``reloaded_logit_difference`` is the largest absolute difference of a logit.
     """
@@ -66,6 +67,11 @@ class DemoResult:
     artifact: str
     artifact_bytes: int
     weights_bytes: int
+    published: str
+    published_files: int
+    published_bytes: int
+    push_seconds: float
+    pull_seconds: float
     reloaded_agree: int
     reloaded_logit_difference: float
     predictions: tuple[Prediction, ...]
@@ -86,7 +92,7 @@ def print_report(result: DemoResult, console: Console | None = None) -> None:
         table.add_row(Text(name), Text(value))
     console.print(Text("ftplug demo: review sentences, positive or negative", style="bold"))
     console.print(table)
-    console.print(Text("\nThe artifact, loaded back onto a fresh base, says:"))
+    console.print(Text("\nWhat was pulled, loaded onto a fresh base, says:"))
     for prediction in result.predictions:
         answer = f"  {prediction.label} {prediction.probability:.2f}  {prediction.text}"
         console.print(Text(answer, style="green" if prediction.label == "positive" else "red"))
@@ -118,6 +124,12 @@ def _rows(result: DemoResult) -> Iterator[tuple[str, str]]:
         f"{other:,} tokenizer, manifest and card",
     )
     yield "Artifact", result.artifact
+    yield (
+        "Published",
+        f"{result.published_files} files, {result.published_bytes:,} bytes to a Hub on this "
+        f"machine in {result.push_seconds:.2f} s; pulled back and verified in "
+        f"{result.pull_seconds:.2f} s",
+    )
     yield (
         "Loaded back",
         f"answers {result.reloaded_agree} of {result.test_rows} held-out sentences as the trained "

@@ -1,4 +1,4 @@
-"""The demo from end to end: base, method, training, held-out score, artifact, loaded back."""
+"""The demo from end to end: base, method, training, held-out score, published, loaded back."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ftplug.demo import data, minilm
 from ftplug.demo.report import DemoResult, print_report
 from ftplug.demo.training import Recipe, best_epoch, epochs_of, make_trainer, train
 from ftplug.errors import FtplugError
+from ftplug.quiet import quiet
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,10 +47,11 @@ def run_demo(
     load_base: BaseLoader = minilm.load_base,
     parts: data.Split | None = None,
 ) -> DemoResult:
-    """Fine-tune with a method, score it on held-out sentences, save it, load it back and ask it.
+    """Fine-tune with a method, score it on held-out sentences, publish it, pull it back, ask it.
 
     ``settings`` are the method's, as typed on a command line (``{"r": "16"}``). The artifact goes
-    to ``out`` (``ftplug-demo/METHOD`` by default), checkpoints to a temporary folder. ``progress``
+    to ``out`` (``ftplug-demo/METHOD`` by default) and to a Hub on this machine that ends with the
+    demo; checkpoints go to a temporary folder. ``progress``
     shows a bar on standard error, ``report`` prints the table on standard output. ``load_base``
     returns a fresh model and its tokenizer on each call; ``parts`` replaces the demo's sentences.
 
@@ -61,7 +63,9 @@ def run_demo(
     parts = parts or data.split(data.read_sentences())
     if importlib.util.find_spec("sklearn") is None:
         raise FtplugError("the demo's metrics need scikit-learn: pip install 'ftplug[demo]'")
-    with minilm.quiet():
+    if importlib.util.find_spec("starlette") is None:
+        raise FtplugError("the demo's Hub needs an ASGI server: pip install 'ftplug[demo]'")
+    with quiet():
         result = _run(chosen, recipe, parts, target, load_base, progress)
     if report:
         print_report(result)
@@ -88,17 +92,23 @@ def _run(
         before = held_out.scores(held_out.ask(model))
         train(trainer, method.name, progress=progress)
     after = held_out.ask(model)
-    _save(trainer, held_out, after, target)
+    majority = data.majority_accuracy(parts)
+    scores = {
+        "after": held_out.scores(after),
+        "before training": before,
+        "majority class": {"accuracy": majority},
+    }
+    _save(trainer, held_out, scores, target)
     return DemoResult(
         seed=recipe.seed,
         max_length=recipe.max_length,
         train_rows=len(parts.train),
         validation_rows=len(parts.validation),
         test_rows=len(parts.test),
-        majority_accuracy=data.majority_accuracy(parts),
+        majority_accuracy=majority,
         accuracy_before=before["accuracy"],
-        accuracy=held_out.scores(after)["accuracy"],
-        f1=held_out.scores(after)["f1"],
+        accuracy=scores["after"]["accuracy"],
+        f1=scores["after"]["f1"],
         validation_accuracy=best_epoch(trainer).validation_accuracy,
         best_epoch=best_epoch(trainer).epoch,
         epochs=epochs_of(trainer),
@@ -108,16 +118,43 @@ def _run(
     )
 
 
-def _save(trainer: Trainer, held_out: HeldOut, logits: Tensor, target: Path) -> None:
-    """Write the artifact with what the Trainer knows about the run, and the held-out scores."""
+def _save(
+    trainer: Trainer,
+    held_out: HeldOut,
+    scores: Mapping[str, Mapping[str, float]],
+    target: Path,
+) -> None:
+    """Write the artifact with what the Trainer knows about the run, and the held-out scores.
+
+    ``scores`` are those of the trained model (``after``) and what to compare them with.
+    """
     from ftplug.artifact import save
     from ftplug.facts import training_facts
 
+    named = {
+        name: {f"test_{metric}": value for metric, value in found.items()}
+        for name, found in scores.items()
+    }
     facts = training_facts(trainer, trainer.ftplug.clock)  # type: ignore[attr-defined]
     facts["data"] |= {"dataset": data.NAME, "test_rows": len(held_out.sentences)}
-    facts["metrics"] |= {f"test_{k}": value for k, value in held_out.scores(logits).items()}
-    assert trainer.model is not None
-    save(trainer.model, target, training=facts, processing_class=held_out.reader.tokenizer)
+    facts["metrics"] |= named.pop("after")
+    facts["baselines"] = _merged(facts.get("baselines", {}), named)
+    model: Any = trainer.model
+    known = model.config._name_or_path == minilm.HUB_ID
+    save(
+        model,
+        target,
+        training=facts,
+        author={"license": minilm.LICENSE} if known else None,
+        processing_class=held_out.reader.tokenizer,
+    )
+
+
+def _merged(
+    first: Mapping[str, Mapping[str, float]], second: Mapping[str, Mapping[str, float]]
+) -> dict[str, dict[str, float]]:
+    """Return the metrics of both, by what they belong to."""
+    return {name: {**first.get(name, {}), **second.get(name, {})} for name in {**first, **second}}
 
 
 def _recorded(target: Path) -> dict[str, Any]:
@@ -148,13 +185,21 @@ def _recorded(target: Path) -> dict[str, Any]:
 def _reloaded(
     trainer: Trainer, load_base: BaseLoader, held_out: HeldOut, logits: Tensor, target: Path
 ) -> dict[str, Any]:
-    """Put the artifact on a fresh base and compare its answers with those of the trained model."""
+    """Publish, pull and verify the artifact, put it on a fresh base, compare the answers."""
     from ftplug.loading import load
+    from ftplug.registry import registry
 
     fresh, _ = load_base()
-    load(fresh.to(trainer.args.device), target)  # type: ignore[arg-type]
+    name = trainer.ftplug.methods[0].name  # type: ignore[attr-defined]
+    with registry().round_trip(target, f"reviews-{name}") as pulled:
+        load(fresh.to(trainer.args.device), pulled.path)  # type: ignore[arg-type]
     again = held_out.ask(fresh)
     return {
+        "published": f"{pulled.repo_id}@{pulled.sha}",
+        "published_files": pulled.files,
+        "published_bytes": pulled.bytes,
+        "push_seconds": pulled.push_seconds,
+        "pull_seconds": pulled.pull_seconds,
         "reloaded_agree": int((again.argmax(-1) == logits.argmax(-1)).sum()),
         "reloaded_logit_difference": float((again - logits).abs().max()),
         "predictions": held_out.reader.predict(fresh, SENTENCES),

@@ -56,6 +56,16 @@ class Bottleneck(Method):
 
     name: ClassVar[str] = "bottleneck"
     paper: ClassVar[str] = "https://arxiv.org/abs/1902.00751"
+    citation: ClassVar[str] = """
+        @inproceedings{houlsby2019parameter,
+          title     = {Parameter-Efficient Transfer Learning for {NLP}},
+          author    = {Houlsby, Neil and Giurgiu, Andrei and Jastrzebski, Stanislaw
+                       and Morrone, Bruna and de Laroussilhe, Quentin and Gesmundo, Andrea
+                       and Attariyan, Mona and Gelly, Sylvain},
+          booktitle = {International Conference on Machine Learning},
+          year      = {2019}
+        }
+    """
     learning_rate: ClassVar[LearningRate] = LearningRate(1e-4, 1e-3, 1e-2)
 
     @hookimpl

@@ -37,6 +37,14 @@ class Freeze(Method):
     name: ClassVar[str] = "freeze"
     kind: ClassVar = "selection"
     paper: ClassVar[str] = "https://arxiv.org/abs/1911.03090"
+    citation: ClassVar[str] = """
+        @article{lee2019elsa,
+          title   = {What Would {Elsa} Do? Freezing Layers During Transformer Fine-Tuning},
+          author  = {Lee, Jaejun and Tang, Raphael and Lin, Jimmy},
+          journal = {arXiv preprint arXiv:1911.03090},
+          year    = {2019}
+        }
+    """
 
     def suggested_learning_rate(self) -> LearningRate:
         """The fewer layers train, the larger a step they take."""

@@ -27,6 +27,15 @@ class Full(Method):
     name: ClassVar[str] = "full"
     kind: ClassVar = "selection"
     paper: ClassVar[str] = "https://arxiv.org/abs/1810.04805"
+    citation: ClassVar[str] = """
+        @article{devlin2018bert,
+          title   = {{BERT}: Pre-training of Deep Bidirectional Transformers for Language
+                     Understanding},
+          author  = {Devlin, Jacob and Chang, Ming-Wei and Lee, Kenton and Toutanova, Kristina},
+          journal = {arXiv preprint arXiv:1810.04805},
+          year    = {2018}
+        }
+    """
     learning_rate: ClassVar[LearningRate] = LearningRate(1e-6, 5e-5, 3e-4)
 
     @hookimpl

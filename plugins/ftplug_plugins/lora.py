@@ -41,6 +41,15 @@ class Lora(Method):
 
     name: ClassVar[str] = "lora"
     paper: ClassVar[str] = "https://arxiv.org/abs/2106.09685"
+    citation: ClassVar[str] = """
+        @inproceedings{hu2022lora,
+          title     = {{LoRA}: Low-Rank Adaptation of Large Language Models},
+          author    = {Hu, Edward J. and Shen, Yelong and Wallis, Phillip and Allen-Zhu, Zeyuan
+                       and Li, Yuanzhi and Wang, Shean and Wang, Lu and Chen, Weizhu},
+          booktitle = {International Conference on Learning Representations},
+          year      = {2022}
+        }
+    """
     learning_rate: ClassVar[LearningRate] = LearningRate(1e-4, 1e-3, 1e-2)
 
     def config(self) -> peft.LoraConfig:

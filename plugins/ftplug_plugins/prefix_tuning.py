@@ -59,6 +59,14 @@ class PrefixTuning(VirtualTokens):
 
     name: ClassVar[str] = "prefix-tuning"
     paper: ClassVar[str] = "https://arxiv.org/abs/2101.00190"
+    citation: ClassVar[str] = """
+        @inproceedings{li2021prefix,
+          title     = {Prefix-Tuning: Optimizing Continuous Prompts for Generation},
+          author    = {Li, Xiang Lisa and Liang, Percy},
+          booktitle = {Annual Meeting of the Association for Computational Linguistics},
+          year      = {2021}
+        }
+    """
     learning_rate: ClassVar[LearningRate] = LearningRate(1e-3, 3e-2, 1e-1)
     encoder_name: ClassVar[str] = "prefix_encoder"
 

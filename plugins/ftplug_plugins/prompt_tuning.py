@@ -45,6 +45,14 @@ class PromptTuning(VirtualTokens):
 
     name: ClassVar[str] = "prompt-tuning"
     paper: ClassVar[str] = "https://arxiv.org/abs/2104.08691"
+    citation: ClassVar[str] = """
+        @inproceedings{lester2021power,
+          title     = {The Power of Scale for Parameter-Efficient Prompt Tuning},
+          author    = {Lester, Brian and Al-Rfou, Rami and Constant, Noah},
+          booktitle = {Conference on Empirical Methods in Natural Language Processing},
+          year      = {2021}
+        }
+    """
     learning_rate: ClassVar[LearningRate] = LearningRate(3e-3, 1e-1, 5e-1)
     encoder_name: ClassVar[str] = "prompt_encoder"
 

@@ -1,1 +1,52 @@
-"""The model zoo: cards today; push, pull, search and verify build on them."""
+"""The model zoo: cards, push, pull, search, show and verify; names are resolved when first used."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ftplug_registry.fetching import pull
+    from ftplug_registry.hub import Hub
+    from ftplug_registry.local_hub import round_trip
+    from ftplug_registry.plain_peft import load_plain
+    from ftplug_registry.publishing import Published, push
+    from ftplug_registry.searching import Found, search
+    from ftplug_registry.summary import show
+    from ftplug_registry.verification import verify
+
+_HOME = {
+    "Hub": "hub",
+    "load_plain": "plain_peft",
+    "round_trip": "local_hub",
+    "pull": "fetching",
+    "Published": "publishing",
+    "push": "publishing",
+    "Found": "searching",
+    "search": "searching",
+    "show": "summary",
+    "verify": "verification",
+}
+
+__all__ = [
+    "Found",
+    "Hub",
+    "Published",
+    "load_plain",
+    "pull",
+    "push",
+    "round_trip",
+    "search",
+    "show",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f"ftplug_registry.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'ftplug_registry' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,64 +1,97 @@
-"""The model card of an artifact: valid Hub metadata, and only what the run knows."""
+"""The model card of an artifact: what the run and its author know, and nothing else."""
 
 from __future__ import annotations
 
+import inspect
+import shlex
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
 from typing import Any
 
+from ftplug import discovery
+from ftplug.card import CARD, CURVE
+from ftplug.errors import PluginError
+from ftplug_registry import card_rows as rows
+from ftplug_registry.card_metadata import base_id, metadata, section
+from ftplug_registry.markdown import code, fenced, line, link, plain, table
+from ftplug_registry.snippets import snippets
 
-def render(manifest: dict[str, Any]) -> str:
-    """Return ``README.md`` for a manifest, through huggingface_hub's card classes.
+TEMPLATE = Path(__file__).with_name("card.md.jinja")
 
-    A fact the run does not know is left out. ``library_name`` is ``ftplug``: with ``peft`` the
-    Trainer's own ``create_model_card`` fails on a model that peft did not wrap.
+
+def render(manifest: dict[str, Any], *, repo_id: str | None = None) -> dict[str, bytes]:
+    """Return a card's files for a manifest: ``README.md`` and, of a run with a history, its curve.
+
+    ``repo_id`` is the repository that it describes; without one it speaks of the folder it is in.
+    A fact that is not known is left out.
     """
-    from huggingface_hub import ModelCardData
-
-    methods = [method["name"] for method in manifest["methods"]]
-    base, model = manifest["base"], manifest["model"]
-    data = ModelCardData(
-        base_model=base["id"],
-        library_name="ftplug",
-        pipeline_tag=model["task"],
-        tags=["ftplug", *(f"ftplug:{name}" for name in methods)],
-        ignore_metadata_errors=True,
+    training, place = manifest["training"], repo_id or "path/to/this/folder"
+    curve = _curve(training)
+    name = manifest["author"].get("model_name") or (repo_id or "").rpartition("/")[2]
+    name = name or _name(manifest)
+    text = _template().render(
+        metadata=metadata(manifest, name).to_yaml(),
+        title=plain(name),
+        summary=_summary(manifest),
+        facts=table(("", ""), rows.facts(manifest)),
+        results=rows.results(training),
+        has_curve=curve is not None,
+        curve=CURVE,
+        snippets=list(snippets(manifest, place)),
+        verify=f"ftplug verify {shlex.quote(line(place))}",
+        training=table(("", ""), found) if (found := list(rows.training(manifest))) else "",
+        notes=manifest["author"].get("notes", "").strip(),
+        citations=list(_citations(manifest)),
+        version=plain(manifest["versions"].get("ftplug", "")),
     )
-    title = f"{' + '.join(methods)} on {base['id'] or model['class']}"
-    lines = [
-        f"---\n{data.to_yaml()}\n---\n",
-        f"# {title}\n",
-        *_facts(manifest),
-        *_snippet(manifest),
-    ]
-    return "\n".join(lines) + "\n"
+    files = {CARD: text.encode("utf-8", "replace")}
+    return files | ({CURVE: curve} if curve else {})
 
 
-def _facts(manifest: dict[str, Any]) -> list[str]:
-    trained, total = manifest["parameters"]["trained"], manifest["parameters"]["total"]
-    rows = [
-        ("Base model", manifest["base"]["id"]),
-        ("Base revision", manifest["base"]["revision"]),
-        ("Model class", manifest["model"]["class"]),
-        ("Trained parameters", f"{trained:,} of {total:,} ({trained / total:.2%})"),
-    ]
+@cache
+def _template() -> Any:
+    import jinja2
+
+    environment = jinja2.Environment(
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+
+
+def _name(manifest: Mapping[str, Any]) -> str:
+    methods = " + ".join(method["name"] for method in manifest["methods"])
+    return f"{methods} on {base_id(manifest) or manifest['model'].get('class')}"
+
+
+def _summary(manifest: Mapping[str, Any]) -> str:
+    """Return one sentence: what was trained, how, on what, and how much of it."""
+    base, model = base_id(manifest), manifest["model"]
+    subject = link(code(base), f"{rows.HUB}/{base}") if base else code(model.get("class"))
+    methods = " and ".join(code(method["name"]) for method in manifest["methods"])
+    data, task = rows.data_name(manifest), plain(model.get("task") or "").replace("-", " ")
+    on, purpose = f" on {data}" if data else "", f" for {task}" if task else ""
+    trained = rows.share(manifest["parameters"])
+    return f"{subject} fine-tuned with {methods}{on}{purpose}: {trained} were trained."
+
+
+def _curve(training: Mapping[str, Any]) -> bytes | None:
+    history = section(training, "history")
+    if not history:
+        return None
+    from ftplug_registry.curve import training_curve  # matplotlib: only when there is a curve
+
+    return training_curve(history, section(section(training, "baselines"), "majority class"))
+
+
+def _citations(manifest: Mapping[str, Any]) -> Iterator[str]:
     for method in manifest["methods"]:
-        settings = ", ".join(f"{k}={v}" for k, v in method["settings"].items())
-        rows.append((f"Method {method['name']}", settings or "no settings"))
-    for name, value in manifest["training"].items():
-        text = (
-            ", ".join(f"{k}: {v}" for k, v in value.items()) if isinstance(value, dict) else value
-        )
-        rows.append((name.replace("_", " ").capitalize(), text))
-    table = [f"| {name} | {value} |" for name, value in rows if value not in (None, "")]
-    return ["| | |", "|---|---|", *table, ""]
-
-
-def _snippet(manifest: dict[str, Any]) -> list[str]:
-    base = manifest["base"]["id"] or "path/to/the/base"
-    return [
-        "## Use\n",
-        "```python",
-        "import ftplug",
-        "",
-        f'model = ftplug.load("{base}", "path/to/this/folder")',
-        "```",
-    ]
+        try:
+            citation = discovery.entry(method["name"]).load().citation
+        except PluginError:
+            continue  # made elsewhere, with a plugin that is not installed here
+        if citation:
+            yield fenced(inspect.cleandoc(citation), "bibtex")

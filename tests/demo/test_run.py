@@ -88,6 +88,9 @@ def test_artifact_is_complete_and_measured(run):
     training = json.loads((Path(result.artifact) / "ftplug.json").read_text())["training"]
     assert training["metrics"]["test_accuracy"] == result.accuracy
     assert training["data"]["dataset"] == data.NAME
+    before, majority = (training["baselines"][n] for n in ("before training", "majority class"))
+    assert before["test_accuracy"] == result.accuracy_before
+    assert majority["test_accuracy"] == result.majority_accuracy
 
 
 def test_reloaded_artifact_answers_the_same(run, tiny_base, tiny_parts):
@@ -101,6 +104,17 @@ def test_reloaded_artifact_answers_the_same(run, tiny_base, tiny_parts):
     after = held_out.scores(held_out.ask(ftplug.load(model, result.artifact)))
     assert before["accuracy"] == result.accuracy_before
     assert after == {"accuracy": result.accuracy, "f1": result.f1}
+
+
+def test_it_was_published_pulled_back_and_verified(run):
+    result, _ = run
+    repo_id, _, sha = result.published.partition("@")
+    assert repo_id == "demo/reviews-lora"
+    assert len(sha) == 40
+    listed = json.loads((Path(result.artifact) / "ftplug.json").read_text())["files"]
+    assert result.published_files >= len(listed) + 2
+    assert result.published_bytes > result.weights_bytes
+    assert result.push_seconds > 0 < result.pull_seconds
 
 
 def test_predictions_have_labels_and_probabilities(run):

@@ -482,7 +482,7 @@ def test_a_full_disk_at_the_last_moment_keeps_the_old_artifact(base, tmp_path, m
 def test_an_error_while_saving_leaves_the_old_artifact(base, tmp_path, monkeypatch):
     model, folder = artifact(base, tmp_path / "a")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    monkeypatch.setattr("ftplug.artifact.render_card", lambda manifest: 1 / 0)
+    monkeypatch.setattr("ftplug.artifact.card_files", lambda manifest: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         ftplug.save(shake(model), folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
@@ -539,7 +539,7 @@ def test_killed_while_saving_leaves_no_artifact_or_the_old_one(base, tmp_path):
         sys.path.insert(0, sys.argv[3])
         import tiny, ftplug
         import ftplug.artifact
-        ftplug.artifact.render_card = lambda manifest: os.kill(os.getpid(), signal.SIGKILL)
+        ftplug.artifact.card_files = lambda manifest: os.kill(os.getpid(), signal.SIGKILL)
         model = ftplug.apply(tiny.bert(), "full")
         ftplug.save(model, sys.argv[1] if sys.argv[4] == "new" else sys.argv[2])
     """

@@ -1,0 +1,94 @@
+"""Time push and pull of a 5 MB adapter against huggingface_hub's own calls, in pairs.
+
+``ftplug push`` does what ``HfApi.upload_folder`` does, and checks and composes besides; ``pull``
+what ``snapshot_download`` does, and verifies. Both talk to one embedded Hub on loopback: A B A B …,
+medians and the median of the paired ratios.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from ftplug_registry import Hub, pull, push
+from ftplug_registry.local_hub import loopback_allowed
+from ftplug_registry.server.accounts import Account
+from ftplug_registry.server.embedded import EmbeddedHub
+from transformers import BertConfig, BertForSequenceClassification
+
+import ftplug
+
+PAIRS = 15
+
+
+def main() -> None:
+    """Print the medians in milliseconds and the ratios."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        artifact = adapter(root / "artifact")
+        size = sum(path.stat().st_size for path in artifact.iterdir())
+        print(f"{size / 1e6:.1f} MB in {len(list(artifact.iterdir()))} files, {PAIRS} pairs")
+        accounts = (Account("bench"),)
+        with EmbeddedHub(root / "hub", accounts=accounts) as server, loopback_allowed():
+            token = server.token("bench")
+            hub = Hub(server.endpoint, token, root / "cache")
+            compare("push", "upload_folder", *uploads(hub, artifact))
+            compare("pull", "snapshot_download", *downloads(hub, root))
+
+
+def adapter(target: Path) -> Path:
+    """Save a LoRA adapter of about 5 MB, on a base built from a config."""
+    config = BertConfig(hidden_size=768, num_hidden_layers=6, vocab_size=1000)
+    model = ftplug.apply(
+        BertForSequenceClassification(config), "lora", r=64, target_modules=("query", "value")
+    )
+    return ftplug.save(model, target)
+
+
+def uploads(hub: Hub, artifact: Path) -> tuple[Callable[[int], None], Callable[[int], None]]:
+    """Return push and its counterpart, each into a repository of its own."""
+
+    def ours(run: int) -> None:
+        push(artifact, f"bench/ours-{run}", hub=hub)
+
+    def theirs(run: int) -> None:
+        name = f"bench/theirs-{run}"
+        hub.api.create_repo(name)
+        hub.api.upload_folder(repo_id=name, folder_path=artifact)
+
+    return ours, theirs
+
+
+def downloads(hub: Hub, root: Path) -> tuple[Callable[[int], None], Callable[[int], None]]:
+    """Return pull and its counterpart, each into an empty cache."""
+
+    def ours(run: int) -> None:
+        pull("bench/ours-0", hub=Hub(hub.endpoint, hub.token, root / f"ours-{run}"))
+
+    def theirs(run: int) -> None:
+        hub.api.snapshot_download("bench/ours-0", cache_dir=root / f"theirs-{run}")
+
+    return ours, theirs
+
+
+def compare(a: str, b: str, first: Callable[[int], None], second: Callable[[int], None]) -> None:
+    """Run both in turn and print what they took."""
+    times: list[tuple[float, float]] = []
+    for run in range(PAIRS + 1):
+        pair = []
+        for action in (first, second):
+            start = time.perf_counter()
+            action(run)
+            pair.append(time.perf_counter() - start)
+        times.append((pair[0], pair[1]))
+    times = times[1:]  # the first pair warms up
+    ours, theirs = (1000 * statistics.median(column) for column in zip(*times, strict=True))
+    ratio = statistics.median(x / y for x, y in times)
+    print(f"{a} {ours:.1f} ms, {b} {theirs:.1f} ms: ratio {ratio:.2f}")
+
+
+if __name__ == "__main__":
+    main()

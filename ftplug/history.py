@@ -1,0 +1,59 @@
+"""How a run went: its curve, and the metrics of the weights that were kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_POINTS = 200  # of either curve: more than a picture shows
+_TIMING = ("_runtime", "_per_second", "_model_preparation_time")
+
+
+def curve(log: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, float]]]:
+    """Return the losses and evaluations of a Trainer's log, thinned, finite numbers only.
+
+    ``{"train": [{step, epoch, loss, learning_rate}, …], "eval": [{step, epoch, eval_loss, …}, …]}``
+    """
+    where = ("step", "epoch")
+    train = [_numbers(entry, (*where, "loss", "learning_rate")) for entry in log if "loss" in entry]
+    evaluated = [_numbers(entry, where) | evaluation(entry) for entry in log]
+    return {
+        "train": _thinned([point for point in train if "loss" in point]),
+        "eval": _thinned([point for point in evaluated if any(k not in where for k in point)]),
+    }
+
+
+def evaluation(entry: Mapping[str, Any]) -> dict[str, float]:
+    """Return the metrics of one evaluation, without what it says about speed."""
+    names = [k for k in entry if k.startswith("eval_") and not k.endswith(_TIMING)]
+    return _numbers(entry, names)
+
+
+def metrics(state: Any, restored: tuple[int, int] | None) -> dict[str, float]:
+    """Return the evaluation of the weights as they are: of this step, or of the restored best one.
+
+    ``restored`` is the best checkpoint's step and the length of the log when it was loaded.
+    """
+    step, start = restored or (state.global_step, len(state.log_history))
+    logs = [log for log in state.log_history if log.get("step") == step]
+    logs += state.log_history[start:]
+    return {key: value for log in logs for key, value in evaluation(log).items()}
+
+
+def _numbers(entry: Mapping[str, Any], names: Sequence[str]) -> dict[str, float]:
+    """Return the finite numbers among some entries, with six digits."""
+    found = {name: entry.get(name) for name in names}
+    return {
+        name: value if isinstance(value, int) else float(f"{value:.6g}")
+        for name, value in found.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    }
+
+
+def _thinned(points: list[dict[str, float]]) -> list[dict[str, float]]:
+    """Return at most so many points, evenly spread, the first and the last among them."""
+    if len(points) <= _POINTS:
+        return points
+    last = len(points) - 1
+    return [points[round(i * last / (_POINTS - 1))] for i in range(_POINTS)]

@@ -1,0 +1,153 @@
+"""What an artifact folder publishes: its manifest's files and its card; everything else is refused.
+
+Nothing is changed in the folder: the card that names the repository is composed in memory.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ftplug.author import checked_author, merged_author
+from ftplug.card import CARD, CURVE, card_files, is_generated
+from ftplug.errors import ArtifactError, RegistryError
+from ftplug.manifest import MANIFEST, Manifest, is_pickle, read_manifest
+from ftplug_registry.credentials import credential_in
+
+Content = bytes | Path
+
+_LINK = re.compile(r"""!\[[^\]]*\]\(\s*<?([^)\s>]+)|<img[^>]+src=["']([^"']+)""", re.IGNORECASE)
+_IMAGES = {".png", ".jpg", ".jpeg", ".gif", ".svg", ".webp"}
+_BINARY = {".safetensors", *_IMAGES}
+
+
+def contents(
+    directory: Path,
+    repo_id: str,
+    author: Mapping[str, Any] | None = None,
+    *,
+    base_license: str | None = None,
+    strays: bool = False,
+) -> dict[str, Content]:
+    """Return what is published, by its name in the repository.
+
+    ``author`` is what the author says (``notes``, ``license`` …); it goes into manifest and card.
+    ``strays=True`` leaves files of other kinds where they are, as a Trainer's output folder has
+    them; otherwise they are refused. Raises :class:`ArtifactError` for an altered artifact,
+    :class:`RegistryError` for what must not be published.
+    """
+    manifest = read_manifest(directory)
+    manifest.verify_files(directory)
+    manifest = _completed(manifest, author, base_license)
+    listed = {name: directory / name for name in manifest.files}
+    card = _card(directory, manifest, repo_id, told=bool(author))
+    found: dict[str, Content] = {**listed, MANIFEST: manifest.text().encode(), **card}
+    if not strays:
+        _refuse_strays(directory, found)
+    for name, content in sorted(found.items()):
+        _check(directory, name, content)
+    return found
+
+
+def size_of(content: Content) -> int:
+    """Return bytes."""
+    return content.stat().st_size if isinstance(content, Path) else len(content)
+
+
+def card_images(text: str) -> list[str]:
+    """Return the pictures that a card shows and that lie beside it."""
+    links = [first or second for first, second in _LINK.findall(text)]
+    return [
+        name
+        for name in dict.fromkeys(links)
+        if ":" not in name
+        and not name.startswith("/")
+        and ".." not in PurePosixPath(name).parts
+        and PurePosixPath(name).suffix.lower() in _IMAGES
+    ]
+
+
+def _completed(
+    manifest: Manifest, author: Mapping[str, Any] | None, base_license: str | None
+) -> Manifest:
+    """Add what the author says, and the licence of the base where the run did not find it."""
+    base = manifest.base
+    if base_license and not base.get("license"):
+        base = {**base, "license": base_license}
+    told = merged_author(manifest.author, checked_author(author or {}))
+    return dataclasses.replace(manifest, base=base, author=told)
+
+
+def _card(directory: Path, manifest: Manifest, repo_id: str, *, told: bool) -> dict[str, Content]:
+    """Return ftplug's own card, made anew for this repository, or the author's with its pictures.
+
+    An author's card is published as it is: what ``author`` would add to it cannot be guessed.
+    """
+    path = directory / CARD
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    if not text or is_generated(text):
+        return dict(card_files(manifest, repo_id=repo_id))
+    if told:
+        raise ArtifactError(
+            f"{path} was edited by hand: add the notes there, or delete it to have it written anew"
+        )
+    pictures = {name: directory / name for name in card_images(text)}
+    return {CARD: path, **{name: p for name, p in pictures.items() if p.is_file()}}
+
+
+def _refuse_strays(directory: Path, found: Mapping[str, Content]) -> None:
+    """Name what is in the folder and belongs to nothing."""
+    known = {*found, CARD, CURVE}  # an old curve is no stray
+    strays = [name for name in _files_in(directory) if name not in known]
+    if strays:
+        pickles = [name for name in strays if is_pickle(name)]
+        kind = "a pickle" if pickles else "neither in the manifest nor part of the card"
+        more = f" (and {len(strays) - 1} more)" if len(strays) > 1 else ""
+        raise RegistryError(
+            f"{directory}: {(pickles or strays)[0]} is {kind}{more}: move it away, or save the "
+            "artifact into a folder of its own"
+        )
+
+
+def _files_in(directory: Path) -> Iterator[str]:
+    """Yield the files of a folder, without what the Trainer and git keep to themselves."""
+    for path in sorted(directory.rglob("*")):
+        name = path.relative_to(directory)
+        hidden = any(part.startswith((".", "_")) for part in name.parts)
+        if not hidden and not name.parts[0].startswith("checkpoint-") and not path.is_dir():
+            yield name.as_posix()
+
+
+def _check(directory: Path, name: str, content: Content) -> None:
+    """Refuse pickles, links that lead out of the folder, and text that holds a token or key."""
+    if isinstance(content, Path):
+        _check_link(directory, name, content)
+    if is_pickle(name) or (isinstance(content, Path) and _holds_pickle(content)):
+        raise RegistryError(f"{directory}: {name} is a pickle, which runs code when it is read")
+    if PurePosixPath(name).suffix.lower() in _BINARY:
+        return
+    data = content if isinstance(content, bytes) else content.read_bytes()
+    if kind := credential_in(data.decode("utf-8", errors="ignore")):
+        raise RegistryError(f"{directory}: {name} holds {kind}: remove it, and revoke it if shared")
+
+
+def _holds_pickle(path: Path) -> bool:
+    """Whether the first bytes are those of a pickle or of torch's archive, whatever the name."""
+    with path.open("rb") as file:
+        start = file.read(2)
+    return (start[:1] == b"\x80" and b"\x02" <= start[1:] <= b"\x05") or zipfile.is_zipfile(path)
+
+
+def _check_link(directory: Path, name: str, path: Path) -> None:
+    """A link may lead within the folder or within a Hub cache, where every file is one."""
+    real = Path(os.path.realpath(path))
+    roots = [Path(os.path.realpath(directory))]
+    if roots[0].parent.name == "snapshots":
+        roots.append(roots[0].parent.parent / "blobs")
+    if not any(real.is_relative_to(root) for root in roots):
+        raise RegistryError(f"{directory}: {name} is a link out of the folder: copy the file there")

@@ -1,0 +1,158 @@
+"""The Hub as the registry sees it: one client, and every failure as one line with its cure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ftplug import __version__
+from ftplug.errors import FtplugError, RegistryError
+from ftplug_registry.credentials import own_secrets
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+_REF = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*(/[A-Za-z0-9_][A-Za-z0-9._+-]*)*")
+_LONGEST_MESSAGE = 300  # characters of what a server says
+
+
+@dataclass(frozen=True)
+class Hub:
+    """Where to push and pull: ``HF_ENDPOINT``, the saved token and the usual cache by default."""
+
+    endpoint: str | None = None
+    token: str | bool | None = None
+    cache_dir: Path | None = None
+
+    @cached_property
+    def api(self) -> HfApi:
+        """The client, which names ftplug as its user agent."""
+        from huggingface_hub import HfApi
+
+        return HfApi(
+            endpoint=self.endpoint,
+            token=self.token,
+            library_name="ftplug",
+            library_version=__version__,
+        )
+
+    def url(self, repo_id: str) -> str:
+        """Return the page of a repository."""
+        return f"{self.api.endpoint}/{repo_id}"
+
+    @contextmanager
+    def stated(self, action: str, repo_id: str = "") -> Iterator[None]:
+        """Turn whatever the client raises into a :class:`RegistryError` of one line."""
+        try:
+            yield
+        except FtplugError:
+            raise
+        except Exception as error:
+            reason = self._reason(error, repo_id)
+            if reason is None:
+                raise
+            what = f"{action} {repo_id}".strip()
+            raise RegistryError(f"{what}: {reason}") from error
+
+    def _reason(self, error: Exception, repo_id: str) -> str | None:
+        """Return what went wrong and what to do; None for what is no failure of a Hub."""
+        import httpx2
+        from huggingface_hub import errors
+
+        match error:
+            case errors.OfflineModeIsEnabled():
+                return "offline mode is on: unset HF_HUB_OFFLINE, or use what was pulled before"
+            case errors.HfHubHTTPError():
+                return self._refusal(error, repo_id)
+            case errors.LocalTokenNotFoundError():
+                return "no token on this machine: hf auth login, or set HF_TOKEN"
+            case errors.LocalEntryNotFoundError() | errors.RevisionResolutionError():
+                return (
+                    f"{self.api.endpoint} cannot be reached and the cache does not hold this "
+                    "revision: pull it once while online"
+                )
+            case httpx2.TimeoutException():
+                return f"{self.api.endpoint} does not answer: try again"
+            case httpx2.HTTPError() | ConnectionError():
+                return (
+                    f"{self.api.endpoint} cannot be reached ({_one_line(error)}): check the "
+                    "network and HF_ENDPOINT"
+                )
+            case RuntimeError() if isinstance(error.__cause__, Exception):
+                return self._reason(error.__cause__, repo_id)  # an upload in a thread
+            case ValueError() if "metadata" in str(error) or "LFS" in str(error):
+                return _one_line(error)
+            case OSError():
+                return _one_line(error)
+        return None
+
+    def _refusal(self, error: Exception, repo_id: str) -> str:
+        """Return the cure for an answer of the server, by its status."""
+        from huggingface_hub import errors
+
+        assert isinstance(error, errors.HfHubHTTPError)
+        status = error.response.status_code
+        said = _one_line(error.server_message or error.response.headers.get("X-Error-Message", ""))
+        told = f": {said}" if said else ""
+        if isinstance(error, errors.GatedRepoError):
+            return f"gated: accept its conditions at {self.url(repo_id)}, then try again"
+        if isinstance(error, errors.RepositoryNotFoundError):
+            return (
+                f"no such repository at {self.api.endpoint}, or it is private and the token may "
+                "not see it: check the name; hf auth login, or set HF_TOKEN"
+            )
+        if isinstance(error, errors.RevisionNotFoundError):
+            return "no such branch, tag or commit: check --revision"
+        if isinstance(error, errors.EntryNotFoundError):
+            return f"the repository lacks a file{told}"
+        cures = {
+            400: "the server refused what was sent",
+            401: "the token was not accepted (401): hf auth login, or set HF_TOKEN",
+            403: "the token may not do this (403): use one with write access to this namespace",
+            404: "not found (404): check the name and HF_ENDPOINT",
+            409: "it exists already, or conflicts with what is there (409)",
+            412: "the branch moved meanwhile (412): run the same command again",
+            413: "too large for this server (413)",
+            429: "too many requests (429): wait a minute, then run the same command again",
+        }
+        if status >= 500:
+            return f"the server failed ({status}): run the same command again{told}"
+        return f"{cures.get(status, f'the server answered {status}')}{told}"
+
+
+def check_repo_id(repo_id: str) -> None:
+    """Refuse what is no full repository id: without a namespace it would be somebody's guess."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    try:
+        validate_repo_id(repo_id)
+        reason = "" if "/" in repo_id else "the namespace (a user or organisation) is missing"
+    except HFValidationError as error:
+        reason = _one_line(error)
+    if reason:
+        raise RegistryError(f"{repo_id!r} is not a repository id, like org/name: {reason}")
+
+
+def check_ref(kind: str, name: str | None) -> None:
+    """Refuse a branch or tag that git would refuse, before anything is sent."""
+    odd = name and (not _REF.fullmatch(name) or ".." in name or name.endswith((".lock", "/", ".")))
+    if odd or name == "":
+        raise RegistryError(f"{name!r} is no name for a {kind}: letters, digits and . _ - / do")
+
+
+def status_of(error: Exception) -> int | None:
+    """Return the HTTP status of a client's error."""
+    return getattr(getattr(error, "response", None), "status_code", None)
+
+
+def _one_line(error: object) -> str:
+    text = re.sub(r"\s+", " ", str(error)).strip()
+    for secret in own_secrets().values():  # whoever echoes it
+        text = text.replace(secret, "…")
+    return text if len(text) <= _LONGEST_MESSAGE else text[:_LONGEST_MESSAGE] + "…"

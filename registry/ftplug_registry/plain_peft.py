@@ -1,0 +1,113 @@
+"""Repositories that ftplug did not make: plain PEFT adapters, read as peft reads them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ftplug.context import logger
+from ftplug.errors import ArtifactError, RegistryError
+from ftplug.tensors import one_line
+
+if TYPE_CHECKING:
+    from torch import nn
+
+PLAIN = "adapter_config.json"
+WEIGHTS, PICKLE = "adapter_model.safetensors", "adapter_model.bin"
+_BESIDE = (
+    "README.md",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+)
+# peft's task types, and the class from which each one's base is built when only its id is given.
+_AUTO = {
+    "SEQ_CLS": "AutoModelForSequenceClassification",
+    "TOKEN_CLS": "AutoModelForTokenClassification",
+    "QUESTION_ANS": "AutoModelForQuestionAnswering",
+    "CAUSAL_LM": "AutoModelForCausalLM",
+    "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
+    "FEATURE_EXTRACTION": "AutoModel",
+}
+
+
+def plain_files(where: object, has: Callable[[str], bool], *, allow_pickle: bool) -> list[str]:
+    """Return the files of a plain PEFT repository; pickled weights only where they are accepted."""
+    if has(WEIGHTS):
+        weights = WEIGHTS
+    elif not has(PICKLE):
+        raise RegistryError(f"{where} has a {PLAIN}, but neither {WEIGHTS} nor {PICKLE}")
+    elif not allow_pickle:
+        raise RegistryError(
+            f"{where} holds its weights as a pickle ({PICKLE}): ask for another format, or accept "
+            "it with --allow-pickle (allow_pickle=True), read through torch.load(weights_only=True)"
+        )
+    else:
+        weights = PICKLE
+    return [PLAIN, weights, *(name for name in _BESIDE if has(name))]
+
+
+def load_plain(
+    base: nn.Module | str | os.PathLike[str], directory: Path, *, allow_pickle: bool = False
+) -> nn.Module:
+    """Return ``PeftModel.from_pretrained`` of a folder without a manifest, and say so.
+
+    Nothing pins the base: where the adapter names another one than ``base``, that is warned about.
+    """
+    import peft
+    from torch import nn
+
+    config = _config(directory)
+    plain_files(directory, lambda name: (directory / name).is_file(), allow_pickle=allow_pickle)
+    model = base if isinstance(base, nn.Module) else _base(base, config, directory)
+    named = config.get("base_model_name_or_path")
+    given = str(getattr(getattr(model, "config", None), "_name_or_path", "") or base)
+    logger.warning(
+        "%s has no ftplug.json: loaded as peft does, nothing of it or its base (%s) was verified",
+        directory,
+        named if named == given else f"{named or 'not named'}; given {given}",
+    )
+    try:
+        loaded: nn.Module = peft.PeftModel.from_pretrained(model, str(directory))
+    except Exception as error:  # a stranger's config and tensors may raise anything
+        raise ArtifactError(f"{directory}: peft cannot load it: {one_line(error)}") from error
+    return loaded.eval()
+
+
+def _config(directory: Path) -> dict[str, Any]:
+    path = directory / PLAIN
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError) as error:
+        raise ArtifactError(f"{path}: not readable as JSON: {one_line(error)}") from error
+    if not isinstance(content, dict):
+        raise ArtifactError(f"{path}: not a config: a JSON object is expected")
+    if content.get("megatron_config"):
+        # peft imports the module that such a config names: a config must not choose what runs.
+        raise ArtifactError(f"{path}: asks peft to import a module (megatron_core): refused")
+    return content
+
+
+def _base(base: str | os.PathLike[str], config: dict[str, Any], directory: Path) -> nn.Module:
+    import transformers
+
+    name = _AUTO.get(str(config.get("task_type")))
+    if name is None:
+        raise ArtifactError(
+            f"{directory}: its task type {config.get('task_type')!r} tells no model class: build "
+            "the model yourself and pass it instead of an id"
+        )
+    try:
+        model: nn.Module = getattr(transformers, name).from_pretrained(
+            base, revision=config.get("revision") or "main", trust_remote_code=False
+        )
+    except Exception as error:  # whatever a wrong id or folder raises
+        raise ArtifactError(f"cannot load the base {str(base)!r}: {one_line(error)}") from error
+    return model

@@ -1,0 +1,132 @@
+"""Finding artifacts on the Hub: by base, method, task and metric."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from ftplug.errors import RegistryError
+from ftplug_registry.hub import Hub
+
+if TYPE_CHECKING:
+    from huggingface_hub import ModelInfo
+
+TAG = "ftplug"
+ORDERS = {"modified": "last_modified", "created": "created_at", "downloads": "downloads"} | {
+    "likes": "likes"
+}
+_MOST = 2000  # repositories read to sort by a metric, which the Hub itself cannot
+
+
+@dataclass(frozen=True)
+class Found:
+    """One repository; ``metrics`` are those of its model-index, by name."""
+
+    repo_id: str
+    base: str | None
+    methods: tuple[str, ...]
+    task: str | None
+    metrics: dict[str, float] = field(default_factory=dict)
+    modified: datetime | None = None
+    downloads: int | None = None
+    private: bool = False
+    sha: str | None = None
+
+
+@dataclass(frozen=True)
+class Page:
+    """One page of results; ``more`` tells whether there is a next one."""
+
+    results: tuple[Found, ...]
+    number: int
+    more: bool
+
+
+def search(
+    text: str | None = None,
+    *,
+    base: str | None = None,
+    method: str | None = None,
+    task: str | None = None,
+    metric: str | None = None,
+    author: str | None = None,
+    sort: str = "modified",
+    limit: int = 20,
+    page: int = 1,
+    hub: Hub | None = None,
+) -> Page:
+    """Return one page of the artifacts published by ftplug that fit all that is asked.
+
+    ``text`` is looked for in repository names. ``metric`` keeps those that report it. ``sort`` is
+    ``modified``, ``created``, ``downloads``, ``likes`` or ``metric``: best first, where lower is
+    better for losses and error rates.
+    """
+    if sort not in (*ORDERS, "metric"):
+        raise RegistryError(f"search: cannot sort by {sort!r}: {', '.join([*ORDERS, 'metric'])}")
+    if sort == "metric" and metric is None:
+        raise RegistryError("search: name the --metric to sort by")
+    if limit < 1 or page < 1:
+        raise RegistryError("search: limit and page are positive numbers")
+    hub = hub or Hub()
+    tags = [TAG, f"{TAG}:{method}" if method else "", f"base_model:{base}" if base else ""]
+    with hub.stated("search"):
+        models = hub.api.list_models(
+            filter=[tag for tag in tags if tag],
+            pipeline_tag=task,
+            search=text,
+            author=author,
+            sort=ORDERS.get(sort, "last_modified"),  # type: ignore[arg-type]
+            full=True,
+            cardData=True,
+        )
+        found = _with_metric(map(_found, models), metric)
+        if sort == "metric" and metric is not None:
+            lower = _lower_is_better(metric)
+            known = sorted(
+                islice(found, _MOST),
+                key=lambda one: one.metrics[metric] * (1 if lower else -1),
+            )
+            found = iter(known)
+        start = (page - 1) * limit
+        window = list(islice(found, start, start + limit + 1))
+    return Page(tuple(window[:limit]), page, len(window) > limit)
+
+
+def _with_metric(found: Iterator[Found], metric: str | None) -> Iterator[Found]:
+    return found if metric is None else (one for one in found if metric in one.metrics)
+
+
+def _lower_is_better(metric: str) -> bool:
+    return metric.endswith(("loss", "error", "perplexity", "wer", "cer", "mse", "mae", "rmse"))
+
+
+def _found(info: ModelInfo) -> Found:
+    card = info.card_data
+    tags = info.tags or []
+    base: Any = card.get("base_model") if card else None
+    return Found(
+        repo_id=info.id,
+        base=base[0] if isinstance(base, list) and base else base,
+        methods=tuple(t.removeprefix(f"{TAG}:") for t in tags if t.startswith(f"{TAG}:")),
+        task=info.pipeline_tag,
+        metrics=_metrics(card),
+        modified=info.last_modified,
+        downloads=info.downloads,
+        private=bool(info.private),
+        sha=info.sha,
+    )
+
+
+def _metrics(card: Any) -> dict[str, float]:
+    """Return the finite numbers of a card's model-index; of one name the held-out one counts."""
+    metrics: dict[str, float] = {}
+    results = getattr(card, "eval_results", None) or ()
+    for result in sorted(results, key=lambda one: one.dataset_split != "test"):
+        value = result.metric_value
+        if isinstance(value, int | float) and math.isfinite(value):
+            metrics.setdefault(str(result.metric_type), float(value))
+    return metrics

@@ -1,0 +1,86 @@
+"""What an artifact is, in a page: read from its manifest alone, nothing else is fetched."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ftplug.errors import FtplugError
+from ftplug.loading import methods_of
+from ftplug.manifest import Manifest, read_manifest
+from ftplug_registry.fetching import manifest_at
+from ftplug_registry.hub import Hub
+
+
+def show(
+    artifact: str | Path, revision: str | None = None, *, hub: Hub | None = None
+) -> dict[str, Any]:
+    """Return the manifest of a folder or of ``org/name`` as JSON values, and where it came from.
+
+    ``installed`` tells whether every method of it can be loaded here; ``missing`` says what not.
+    """
+    manifest, where, sha = located(artifact, revision, hub=hub)
+    try:
+        methods_of(manifest, Path(where))
+        missing = None
+    except FtplugError as error:
+        missing = str(error)
+    return {
+        "artifact": where,
+        "sha": sha,
+        "installed": missing is None,
+        "missing": missing,
+        "bytes": sum(entry["size"] for entry in manifest.files.values()),
+        **asdict(manifest),
+    }
+
+
+def located(
+    artifact: str | Path, revision: str | None = None, *, hub: Hub | None = None
+) -> tuple[Manifest, str, str | None]:
+    """Return manifest, name and, for a repository, commit sha."""
+    from ftplug.registry import is_repo_id
+
+    if Path(artifact).exists() or not is_repo_id(artifact):
+        return read_manifest(Path(artifact)), str(artifact), None
+    found = manifest_at(str(artifact), revision, hub)
+    assert found.manifest is not None
+    return found.manifest, found.repo_id, found.sha
+
+
+def rows(content: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return what a person wants to know of it first, as label and text."""
+    base, model, training = content["base"], content["model"], content["training"]
+    trained, total = content["parameters"]["trained"], content["parameters"]["total"]
+    found = [("Artifact", content["artifact"]), ("Commit", content["sha"])]
+    for method in content["methods"]:
+        settings = ", ".join(f"{name}={value}" for name, value in method["settings"].items())
+        found.append(("Method", f"{method['name']} ({settings})" if settings else method["name"]))
+        found.append(("Plugin", f"{method['distribution']} {method['version']}"))
+    found += [
+        ("Base", base["id"]),
+        ("Base revision", base["revision"]),
+        ("Base licence", base.get("license")),
+        ("Model class", model.get("class")),
+        ("Task", model.get("task")),
+        ("Labels", ", ".join((model.get("labels") or {}).values())),
+        ("Trained", f"{trained:,} of {total:,} parameters ({trained / max(total, 1):.2%})"),
+        ("Data", _pairs(training.get("data"))),
+        ("Metrics", _pairs(training.get("metrics"))),
+        ("Training", _pairs(training.get("hyperparameters"))),
+        ("Hardware", training.get("hardware")),
+        ("Files", f"{len(content['files'])}, {content['bytes']:,} bytes"),
+        ("Not usable here", content["missing"]),
+    ]
+    return [(name, str(text)) for name, text in found if text not in (None, "")]
+
+
+def _pairs(values: Any) -> str:
+    if not isinstance(values, dict):
+        return ""
+    flat = {k: v for k, v in values.items() if not isinstance(v, dict | list)}
+    return ", ".join(
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in flat.items()
+    )

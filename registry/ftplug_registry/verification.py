@@ -1,0 +1,88 @@
+"""Checking an artifact from the ground up: its files' hashes, and the weights of its base."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ftplug.errors import ArtifactError
+from ftplug.loading import base_fingerprint, base_model, methods_of
+from ftplug.manifest import Manifest, read_manifest
+from ftplug.registry import is_repo_id
+from ftplug_registry.fetching import snapshot
+from ftplug_registry.hub import Hub
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What was checked. ``base_fingerprint`` is None where the artifact has none to compare."""
+
+    artifact: str
+    sha: str | None
+    files: tuple[str, ...]
+    bytes: int
+    base: str | None
+    base_revision: str | None
+    base_fingerprint: str | None
+    base_checked: bool
+
+    def as_json(self) -> dict[str, Any]:
+        """Return JSON values."""
+        return asdict(self)
+
+
+def verify(
+    artifact: str | Path,
+    revision: str | None = None,
+    *,
+    base: str | os.PathLike[str] | None = None,
+    files_only: bool = False,
+    hub: Hub | None = None,
+) -> Verified:
+    """Recompute the sha256 of every file and the fingerprint of the base.
+
+    ``base`` is where the base's weights lie, if not under the id that the manifest names;
+    ``files_only`` leaves the base out. Raises :class:`ArtifactError` naming what differs, also
+    where the base cannot be read: what could not be checked is not verified.
+    """
+    path, sha = Path(artifact), None
+    if not path.exists() and is_repo_id(artifact):
+        found = snapshot(str(artifact), revision, hub=hub)
+        path, sha = found.path, found.sha
+    manifest = read_manifest(path)
+    manifest.verify_files(path)
+    methods_of(manifest, path)
+    digest = None if files_only else _check_base(manifest, path, base)
+    return Verified(
+        artifact=str(artifact),
+        sha=sha,
+        files=tuple(manifest.files),
+        bytes=sum(entry["size"] for entry in manifest.files.values()),
+        base=manifest.base["id"],
+        base_revision=manifest.base["revision"],
+        base_fingerprint=digest,
+        base_checked=digest is not None,
+    )
+
+
+def _check_base(
+    manifest: Manifest, directory: Path, base: str | os.PathLike[str] | None
+) -> str | None:
+    """Return the base's digest once it matches; None where the artifact was made without one."""
+    if manifest.fingerprint is None:
+        return None
+    where = base or manifest.base["id"]
+    if where is None:
+        raise ArtifactError(
+            f"{directory}: its base has no Hub id: name its folder with --base, or check the "
+            "files alone with --files-only"
+        )
+    found = base_fingerprint(base_model(where, manifest, directory), manifest)
+    if found is None or not found.matches(manifest.fingerprint):
+        raise ArtifactError(
+            f"{directory}: the weights at {where} are not those it was trained on (fingerprint "
+            f"{found.bf16[:12] if found else 'none'}, not {manifest.fingerprint.bf16[:12]})"
+        )
+    return found.bf16
