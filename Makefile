@@ -32,7 +32,7 @@ format: .venv/installed
 # Independent programs that the tests hold against the embedded Hub. olah does not fit our pins.
 peers: .venv/peers
 
-.venv/peers: .venv/installed tests/support/olah-constraints.txt
+.venv/peers: tests/support/olah-constraints.txt | .venv/installed
 	$(PYTHON) -m venv .venv/olah
 	.venv/olah/bin/python -m pip --disable-pip-version-check install --quiet \
 		--constraint tests/support/olah-constraints.txt olah==0.5.4

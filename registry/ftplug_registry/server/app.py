@@ -113,7 +113,8 @@ def _api_routes(hub: Hub, kind: str) -> list[Route]:
         route("PUT", "/settings", repos.settings),
         route("POST", "/preupload/{revision}", uploads.preupload),
         route("GET", "/xet-write-token/{revision}", _no_xet),
-        Route(f"{repository}/discussions{{rest:path}}", _whole(hub, kind, _no_discussions)),
+        route("GET", "/discussions{rest:path}", _no_discussions),
+        route("POST", "/discussions{rest:path}", _no_discussions),
         Route(
             f"{repository}/commit/{{revision}}",
             _streamed(hub, kind, uploads.commit, limit),

@@ -36,6 +36,9 @@ class EmbeddedHub:
         with EmbeddedHub(tmp_path) as hub:
             api = HfApi(hub.endpoint, token=hub.token("local"))
             api.create_repo("local/adapter")
+
+    Entering raises RegistryError where the extra is not installed, the port is taken, the root
+    cannot be written or another server uses it. An account that the root knows keeps its token.
     """
 
     def __init__(

@@ -9,6 +9,9 @@ import subprocess
 import commits
 import pytest
 from commits import git
+from ftplug_registry.server.accounts import Account
+from ftplug_registry.server.repository import RepoId, Repository
+from starlette.exceptions import HTTPException
 
 LARGE = b"x" * 5000
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize {}\n"
@@ -392,3 +395,26 @@ def test_json_requests_of_any_shape_are_refused(ann):
         ):  # fmt: skip
             response = ann.request(method, url, content=body)
             assert response.status_code in {400, 501}, (method, url, body[:20], response.text)
+
+
+def test_a_branch_that_git_itself_moved_is_not_overwritten(ann, root):
+    """The ref is compared and swapped: also a writer without our lock loses nothing."""
+    repository = Repository(RepoId("models", "ann", "model"), root / "models/ann/model")
+    old = repository.refs.branch_head("main")
+    assert commits.post(ann, ("file", commits.file("a"))).status_code == 200
+    with pytest.raises(HTTPException, match="412"):
+        repository.add_commit("main", [old], old.tree.id, "late", Account("ann"))
+    assert names(ann) == [".gitattributes", "a"]
+
+
+def test_a_damaged_object_is_an_error_without_details(ann, root):
+    assert commits.post(ann, ("file", commits.file("a", b"content"))).status_code == 200
+    blob = ann.get("/ann/model/resolve/main/a").headers["ETag"].strip('"')
+    damaged = root / f"models/ann/model/.git/objects/{blob[:2]}/{blob[2:]}"
+    damaged.chmod(0o600)
+    damaged.write_bytes(b"x")
+    response = ann.get("/ann/model/resolve/main/a")
+    assert response.status_code == 500
+    assert "cannot be read" in response.json()["error"]
+    assert str(root) not in response.text
+    assert ann.get("/api/models/ann/model").status_code == 200

@@ -122,7 +122,7 @@ def test_slow_clients_hold_nobody_up(ann, http):
 
     def slow():
         yield commits.payload().encode() + b"\n"
-        release.wait(20)
+        release.wait(60)
 
     with ThreadPoolExecutor(20) as pool:
         url = "/api/models/ann/model/commit/main"
@@ -133,7 +133,7 @@ def test_slow_clients_hold_nobody_up(ann, http):
         taken = time.perf_counter() - start
         release.set()
         assert {one.result().status_code for one in slow_ones} == {200}
-    assert taken < 5
+    assert taken < 20
 
 
 def test_a_killed_server_keeps_what_it_acknowledged(tmp_path):
@@ -145,7 +145,7 @@ def test_a_killed_server_keeps_what_it_acknowledged(tmp_path):
             with ThreadPoolExecutor(4) as pool:
                 for i in range(4):
                     pool.submit(commit_until_dead, endpoint, token, f"{attempt}-{i}", acknowledged)
-                goal, deadline = len(acknowledged) + 15, time.monotonic() + 30
+                goal, deadline = len(acknowledged) + 15, time.monotonic() + 60
                 while len(acknowledged) < goal and time.monotonic() < deadline:
                     time.sleep(0.01)
                 process.kill()

@@ -169,7 +169,7 @@ def test_no_card_takes_long():
     start = time.perf_counter()
     for text in ("---\n" + "\n" * 10**6, "\r\n" * 10**6 + "---", "---\n" + "--- \t-\n" * 10**5):
         assert not metadata.errors(text)
-    assert time.perf_counter() - start < 5
+    assert time.perf_counter() - start < 20
 
 
 def test_good_cards(http):

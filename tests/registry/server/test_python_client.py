@@ -296,6 +296,9 @@ def test_pull_requests_and_discussions_are_not_there(api, repo):
     with pytest.raises(HfHubHTTPError) as error:
         list(api.get_repo_discussions(repo))
     assert status(error) == 501
+    with pytest.raises(HfHubHTTPError) as error:
+        api.create_discussion(repo, title="title")
+    assert status(error) == 501
 
 
 def test_the_cache_is_used_while_the_etag_stays(api, repo):
