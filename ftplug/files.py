@@ -39,8 +39,10 @@ def staged(target: Path, last: str, obsolete: Collection[str] = ()) -> Iterator[
     stage.mkdir()
     try:
         yield stage
+        _give_usual_permissions(stage)
         flush(stage)
         if exists:
+            _check_places(stage, target)
             (target / last).unlink(missing_ok=True)
             for name in obsolete:
                 if not (stage / name).exists():
@@ -80,6 +82,23 @@ def _remove_abandoned(around: Path) -> None:
             continue
         if int(pid) == os.getpid() or not psutil.pid_exists(int(pid)):
             shutil.rmtree(stage, ignore_errors=True)
+
+
+def _check_places(stage: Path, target: Path) -> None:
+    """Refuse before anything is moved where a name is there already as another kind of thing."""
+    for path in stage.rglob("*"):
+        place = target / path.relative_to(stage)
+        if place.exists() and path.is_dir() != place.is_dir():
+            kind = "a folder" if place.is_dir() else "a file"
+            raise FileExistsError(f"{place} is {kind}: move it away")
+
+
+def _give_usual_permissions(stage: Path) -> None:
+    """Give files those that the user's umask allows; safetensors makes its own private."""
+    os.umask(mask := os.umask(0))
+    for path in stage.rglob("*"):
+        if path.is_file():
+            path.chmod(0o666 & ~mask)
 
 
 def _move_into(stage: Path, target: Path, last: str) -> None:

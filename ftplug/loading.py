@@ -27,6 +27,19 @@ if TYPE_CHECKING:
     from ftplug.method import Method
 
 
+_MOST_LABELS = 10_000  # without names: more make a config slow to build
+_CHOOSES_CODE = {
+    "attn_implementation",
+    "auto_map",
+    "custom_pipelines",
+    "dtype",
+    "experts_implementation",
+    "quantization_config",
+    "torch_dtype",
+    "trust_remote_code",
+}
+
+
 def load(
     base: nn.Module | str | os.PathLike[str],
     artifact: str | os.PathLike[str],
@@ -72,8 +85,11 @@ def load(
         loading=True,
     )
     rehearsal = weightless_copy(model)
-    with torch.device("meta"):
-        _prepared(rehearsal, methods, context, manifest, directory)
+    try:
+        with torch.device("meta"):
+            _prepared(rehearsal, methods, context, manifest, directory)
+    except (ValueError, TypeError, OverflowError, RuntimeError) as error:  # settings no layer takes
+        raise ArtifactError(f"{directory}: does not fit this base: {one_line(error)}") from error
     tensors = read(rehearsal)
     check_tensors(rehearsal, tensors, directory)
     _prepared(model, methods, context, manifest, directory)
@@ -153,7 +169,7 @@ def base_model(base: str | os.PathLike[str], manifest: Manifest, directory: Path
     revision = manifest.base.get("revision") if str(base) == manifest.base.get("id") else None
     try:
         config_class: Any = cls.config_class
-        config = config_class.from_dict(manifest.model.get("config") or {})
+        config = config_class.from_dict(_harmless(manifest.model.get("config") or {}, directory))
         own = config_class.from_pretrained(base, revision=revision or "main")
         _check_size(cls, config, own, manifest, directory)
         # A fresh head and resized embeddings do not fit the base's: the artifact brings its own.
@@ -166,6 +182,26 @@ def base_model(base: str | os.PathLike[str], manifest: Manifest, directory: Path
     except Exception as error:  # a stranger's config may raise anything
         raise ArtifactError(f"cannot load the base {str(base)!r}: {one_line(error)}") from error
     return model
+
+
+def _harmless(config: Any, directory: Path) -> Any:
+    """Return a stranger's config without what chooses code or how to load, at any depth.
+
+    A kernel's name makes transformers fetch native code, a count of labels makes as many names.
+    """
+    if isinstance(config, list):
+        return [_harmless(part, directory) for part in config]
+    if not isinstance(config, dict):
+        return config
+    count, names = config.get("num_labels"), config.get("id2label")
+    if names is None and isinstance(count, int) and count > _MOST_LABELS:
+        raise ArtifactError(f"{directory}: its config has {count:,} labels and names none of them")
+    dropped = _CHOOSES_CODE | ({"num_labels"} if names is not None else set())
+    return {
+        name: _harmless(value, directory)
+        for name, value in config.items()
+        if name not in dropped and not str(name).startswith("_")
+    }
 
 
 def _check_size(cls: Any, config: Any, own: Any, manifest: Manifest, directory: Path) -> None:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any, NotRequired, cast
 
-from annotated_types import MinLen
+from annotated_types import Ge, Le, MinLen
 from typing_extensions import TypedDict  # pydantic needs it before Python 3.12
 
 from ftplug import structure
@@ -61,6 +61,25 @@ class BaseEntry(TypedDict):
     license: NotRequired[str]
 
 
+class Parameters(TypedDict):
+    """How many values were trained, and how many the base has."""
+
+    trained: Annotated[int, Ge(0), Le(2**60)]
+    total: Annotated[int, Ge(0), Le(2**60)]
+
+
+# "class" is no name for a field of a class.
+ModelEntry = TypedDict(
+    "ModelEntry",
+    {
+        "class": str | None,
+        "task": str | None,
+        "labels": dict[str, str] | None,
+        "config": dict[str, Any],
+    },
+)
+
+
 @dataclass(frozen=True)
 class Manifest:
     """Everything ``ftplug.json`` holds, in the order it is written.
@@ -74,8 +93,8 @@ class Manifest:
     methods: Annotated[list[MethodEntry], MinLen(1)]
     train_head: bool
     base: BaseEntry
-    model: dict[str, Any]
-    parameters: dict[str, int]
+    model: ModelEntry
+    parameters: Parameters
     versions: dict[str, str]
     files: dict[str, FileEntry] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
@@ -138,7 +157,7 @@ def describe(
         model={
             "class": attached.context.model_class,
             "task": attached.context.task,
-            "labels": {str(k): v for k, v in labels.items()} if labels else None,
+            "labels": {str(k): str(v) for k, v in labels.items()} if labels else None,
             "config": _portable(config),
         },
         parameters={"trained": attached.plan.trained_count(model), "total": attached.base.total},
@@ -219,8 +238,10 @@ def _check_name(path: Path, name: str) -> None:
     file = PurePosixPath(name)
     inside = file.parts and not file.is_absolute() and ".." not in file.parts
     plain = name.isprintable() and not set(name) & set("\\:") and len(name.encode()) <= 255
-    if not inside or not plain or file.as_posix() != name or file.parts[0] == ".git":
+    if not inside or not plain or file.as_posix() != name:
         raise ArtifactError(f"{path}: file name {name[:80]!r} leaves the artifact's folder")
+    if any(part.startswith(".") for part in file.parts):
+        raise ArtifactError(f"{path}: file {name!r} is hidden: no artifact has such files")
     if is_pickle(name):
         raise ArtifactError(f"{path}: file {name!r} is a pickle")
 

@@ -47,16 +47,22 @@ def artifact_folder(
     artifact: str | os.PathLike[str], revision: str | None = None, *, allow_pickle: bool = False
 ) -> Path:
     """Return the folder of an artifact: a local one as it is, ``org/name`` pulled and verified."""
-    path = Path(artifact)
-    if path.exists() or not is_repo_id(artifact):
-        if revision is not None:
-            raise ArtifactError(f"{artifact}: a local folder has no revision {revision!r}")
-        return path
-    return registry().pull(str(artifact), revision, allow_pickle=allow_pickle)
+    if is_published(artifact, revision):
+        return registry().pull(str(artifact), revision, allow_pickle=allow_pickle)
+    return Path(artifact)
 
 
-def is_repo_id(artifact: str | os.PathLike[str]) -> bool:
-    """Whether a text reads like ``org/name`` rather than like a path."""
-    if not isinstance(artifact, str) or artifact.startswith((".", "/", "~")):
-        return False
-    return artifact.count("/") == 1 and "\\" not in artifact and not artifact.endswith("/")
+def is_published(artifact: str | os.PathLike[str], revision: str | None = None) -> bool:
+    """Whether this means a repository ``org/name``: there is no such folder, and it reads like one.
+
+    Raises :class:`ArtifactError` for a folder of which a revision is asked, and for nothing at all.
+    """
+    if not isinstance(artifact, str | os.PathLike) or not str(artifact):
+        raise ArtifactError(f"an artifact is a folder or org/name, not {artifact!r}")
+    text = artifact if isinstance(artifact, str) else ""
+    like_a_path = text.startswith((".", "/", "~")) or "\\" in text or text.endswith("/")
+    if not os.path.exists(artifact) and text.count("/") == 1 and not like_a_path:
+        return True
+    if revision is not None:
+        raise ArtifactError(f"{artifact}: a local folder has no revision {revision!r}")
+    return False

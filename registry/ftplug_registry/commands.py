@@ -100,7 +100,12 @@ def pull(
     to: Annotated[
         Path | None, typer.Option("--to", help="A folder of its own, besides the Hub's cache.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Download anew.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Download anew: cures a damaged cache.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Let --to replace another artifact.")
+    ] = False,
     allow_pickle: Annotated[
         bool,
         typer.Option("--allow-pickle", help="Accept pickled weights of a plain PEFT repository."),
@@ -113,7 +118,9 @@ def pull(
     """
     from ftplug_registry.fetching import snapshot
 
-    found = snapshot(repo_id, revision, to=to, force=force, allow_pickle=allow_pickle)
+    found = snapshot(
+        repo_id, revision, to=to, force=force, overwrite=overwrite, allow_pickle=allow_pickle
+    )
     verified = found.manifest is not None
     if as_json:
         content = {"repo_id": repo_id, "sha": found.sha, "path": str(found.path)}
@@ -222,11 +229,12 @@ def verify(
         typer.echo(json.dumps(done.as_json(), indent=2))
         return
     typer.echo(f"{len(done.files)} files, {done.bytes:,} bytes: sha256 as in the manifest")
+    name = printable(base or done.base or "without a Hub id")
     if done.base_checked:
-        typer.echo(f"base {base or done.base}: the weights it was trained on")
+        typer.echo(f"base {name}: the weights it was trained on")
     else:
         why = "--files-only" if files_only else "made on a base without a fingerprint"
-        typer.echo(f"base {base or done.base}: not checked ({why})")
+        typer.echo(f"base {name}: not checked ({why})")
 
 
 def _text(path: Path | None) -> str | None:
@@ -259,9 +267,12 @@ def _print_table(heads: tuple[str, ...] | None, lines: Iterable[tuple[Any, ...]]
     from rich.text import Text
 
     console = Console()
+    cells = [[_shown(str(cell)) for cell in line] for line in lines]
+    if not console.is_terminal:  # whole lines, for grep and cut
+        for row in [list(heads), *cells] if heads else cells:
+            typer.echo("\t".join(row))
+        return
     table = Table(*(heads or ()), show_header=heads is not None, box=box.SIMPLE_HEAD)
-    for line in lines:
-        table.add_row(*(Text(_shown(str(cell))) for cell in line))
-    if not console.is_terminal:
-        console.width = 10_000  # a pipe has no width: whole lines, for grep and cut
+    for row in cells:
+        table.add_row(*map(Text, row))
     console.print(table)

@@ -6,6 +6,7 @@ Nothing is changed in the folder: the card that names the repository is composed
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import re
 import zipfile
@@ -17,13 +18,25 @@ from ftplug.author import checked_author, merged_author
 from ftplug.card import CARD, CURVE, card_files, is_generated
 from ftplug.errors import ArtifactError, RegistryError
 from ftplug.manifest import MANIFEST, Manifest, is_pickle, read_manifest
-from ftplug_registry.credentials import credential_in
+from ftplug_registry.credentials import credential_in, decoded
 
 Content = bytes | Path
 
 _LINK = re.compile(r"""!\[[^\]]*\]\(\s*<?([^)\s>]+)|<img[^>]+src=["']([^"']+)""", re.IGNORECASE)
 _IMAGES = {".png", ".jpg", ".jpeg", ".gif", ".svg", ".webp"}
-_BINARY = {".safetensors", *_IMAGES}
+_MAGIC = {
+    ".png": b"\x89PNG",
+    ".jpg": b"\xff\xd8",
+    ".jpeg": b"\xff\xd8",
+    ".gif": b"GIF8",
+    ".webp": b"RIFF",
+}
+# What save() and the tokenizers of transformers write.
+_KINDS = {".safetensors", ".json", ".jsonl", ".txt", ".md", ".jinja", ".model", ".tiktoken"} | {
+    ".vocab",
+    ".bpe",
+    *_IMAGES,
+}
 
 
 def contents(
@@ -67,7 +80,7 @@ def card_images(text: str) -> list[str]:
         for name in dict.fromkeys(links)
         if ":" not in name
         and not name.startswith("/")
-        and ".." not in PurePosixPath(name).parts
+        and not any(part.startswith(".") for part in PurePosixPath(name).parts)
         and PurePosixPath(name).suffix.lower() in _IMAGES
     ]
 
@@ -124,16 +137,51 @@ def _files_in(directory: Path) -> Iterator[str]:
 
 
 def _check(directory: Path, name: str, content: Content) -> None:
-    """Refuse pickles, links that lead out of the folder, and text that holds a token or key."""
+    """Refuse what is no tensor, text or picture, links out of the folder, and tokens or keys."""
     if isinstance(content, Path):
         _check_link(directory, name, content)
     if is_pickle(name) or (isinstance(content, Path) and _holds_pickle(content)):
         raise RegistryError(f"{directory}: {name} is a pickle, which runs code when it is read")
-    if PurePosixPath(name).suffix.lower() in _BINARY:
-        return
+    kind = PurePosixPath(name).suffix.lower()
+    if kind not in _KINDS:
+        raise RegistryError(
+            f"{directory}: {name} is neither tensors nor text of a tokenizer: an artifact holds "
+            f"{', '.join(sorted(_KINDS - _IMAGES))} and the card's pictures"
+        )
+    text = _text_of(directory, name, content, kind)
+    if found := credential_in(text) or credential_in(name):
+        raise RegistryError(
+            f"{directory}: {name} holds {found}: remove it, and revoke it if it was shared "
+            "(a value of your environment that is no secret: unset it for this command)"
+        )
+
+
+def _text_of(directory: Path, name: str, content: Content, kind: str) -> str:
+    """Return what is readable of a file: of tensors the header, of a picture its kind alone."""
+    if kind == ".safetensors":
+        return _header(directory, name, content)
     data = content if isinstance(content, bytes) else content.read_bytes()
-    if kind := credential_in(data.decode("utf-8", errors="ignore")):
-        raise RegistryError(f"{directory}: {name} holds {kind}: remove it, and revoke it if shared")
+    if magic := _MAGIC.get(kind):
+        if not data.startswith(magic):
+            raise RegistryError(f"{directory}: {name} is not a picture of the kind its name says")
+        return ""
+    text = decoded(data)
+    if kind == ".svg" and "<script" in text.lower():
+        raise RegistryError(f"{directory}: {name} is a picture with a script: draw it as a PNG")
+    return text
+
+
+def _header(directory: Path, name: str, content: Content) -> str:
+    """Return a safetensors header, of which the metadata are free text."""
+    from safetensors import SafetensorError, safe_open
+
+    if isinstance(content, bytes):
+        raise AssertionError("tensors are published from files")
+    try:
+        with safe_open(content, "pt") as file:
+            return json.dumps(file.metadata() or {}, ensure_ascii=False) + " ".join(file.keys())
+    except (SafetensorError, OSError) as error:
+        raise RegistryError(f"{directory}: {name} is no safetensors file: {error}") from error
 
 
 def _holds_pickle(path: Path) -> bool:

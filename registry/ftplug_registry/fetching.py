@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ftplug.card import CARD
-from ftplug.errors import RegistryError
+from ftplug.card import CARD, CURVE, is_generated
+from ftplug.errors import ArtifactError, MissingMethodError, RegistryError
 from ftplug.files import staged, stated
 from ftplug.loading import methods_of
 from ftplug.manifest import LARGEST, MANIFEST, Manifest, read_manifest
@@ -45,6 +45,7 @@ def pull(
     *,
     to: str | Path | None = None,
     force: bool = False,
+    overwrite: bool = False,
     allow_pickle: bool = False,
     token: str | None = None,
     hub: Hub | None = None,
@@ -52,15 +53,25 @@ def pull(
     """Fetch an artifact by branch, tag or commit sha, verify it, and return its folder.
 
     The folder is in the Hub's cache, so a second pull, also one without a network, costs nothing;
-    ``to`` copies it into a folder of its own, complete or not at all. ``force`` downloads anew.
-    Only what manifest and card name is fetched. A plain PEFT repository (no manifest) is fetched
-    as it is; ``allow_pickle`` accepts pickled weights, which ``torch.load(weights_only)`` reads.
+    ``to`` copies it into a folder of its own, complete or not at all; a folder that holds anything
+    else, another artifact too, is replaced only where ``overwrite`` says so. ``force`` downloads
+    anew, which cures a damaged cache. Only what manifest and card name is fetched. A plain PEFT
+    repository (no manifest) is fetched as it is; ``allow_pickle`` accepts pickled weights, which
+    ``torch.load(weights_only)`` reads.
 
     Raises :class:`RegistryError` or :class:`ArtifactError` where anything is missing, altered or
     not to be trusted, :class:`PluginError` where a method of it is not installed.
     """
     hub = hub or Hub(token=token)
-    return snapshot(repo_id, revision, to=to, force=force, allow_pickle=allow_pickle, hub=hub).path
+    return snapshot(
+        repo_id,
+        revision,
+        to=to,
+        force=force,
+        overwrite=overwrite,
+        allow_pickle=allow_pickle,
+        hub=hub,
+    ).path
 
 
 def snapshot(
@@ -69,6 +80,7 @@ def snapshot(
     *,
     to: str | Path | None = None,
     force: bool = False,
+    overwrite: bool = False,
     allow_pickle: bool = False,
     hub: Hub | None = None,
 ) -> Snapshot:
@@ -81,8 +93,10 @@ def snapshot(
         found = None if force else _cached(hub, repo_id, resolved.resolved)
         if found is None:
             source = _Source(hub, repo_id, resolved, _listing(hub, repo_id, resolved), force)
+            if force and source.listing is None:
+                raise RegistryError(f"{repo_id}: the Hub cannot be reached to download it anew")
             found = _artifact(source) if source.has(MANIFEST) else _plain(source, allow_pickle)
-    return _copied(found, target) if target is not None else found
+    return _copied(found, target, overwrite=overwrite) if target is not None else found
 
 
 def manifest_at(repo_id: str, revision: str | None = None, hub: Hub | None = None) -> Snapshot:
@@ -106,6 +120,18 @@ def _cached(hub: Hub, repo_id: str, sha: str) -> Snapshot | None:
     if not isinstance(path, str):
         return None
     folder = Path(path).parent
+    try:
+        return _verified(repo_id, sha, folder)
+    except MissingMethodError:
+        raise
+    except ArtifactError as error:
+        raise ArtifactError(
+            f"{error}; if only the cache is damaged: pull it with --force"
+        ) from error
+
+
+def _verified(repo_id: str, sha: str, folder: Path) -> Snapshot | None:
+    """Return a folder of the cache as an artifact, or None where part of it was not fetched."""
     manifest = read_manifest(folder)
     names = [MANIFEST, *manifest.files]
     if not all((folder / name).is_file() for name in names):
@@ -160,6 +186,8 @@ class _Source:
         for name in names:
             if self.listing is not None and name not in self.listing:
                 raise RegistryError(f"{self.repo_id}: {name} is missing from the repository")
+            if self.force:
+                self._forget(name)
         folder = self.hub.api.snapshot_download(
             self.repo_id,
             revision=self.revision.resolved,
@@ -172,6 +200,16 @@ class _Source:
         for name in names:
             _check_place(Path(folder), name)
         return Path(folder)
+
+    def _forget(self, name: str) -> None:
+        """Remove a file's entry in the cache, which may be somebody's link to elsewhere."""
+        from huggingface_hub import try_to_load_from_cache
+
+        cached = try_to_load_from_cache(
+            self.repo_id, name, cache_dir=self.hub.cache_dir, revision=self.revision.resolved
+        )
+        if isinstance(cached, str):
+            Path(cached).unlink(missing_ok=True)
 
 
 def _listing(hub: Hub, repo_id: str, resolved: ResolvedRevision) -> Mapping[str, RepoFile] | None:
@@ -233,18 +271,45 @@ def _plain(source: _Source, allow_pickle: bool) -> Snapshot:
 
 def _free(target: Path) -> Path:
     """Refuse to write into a folder that holds something else."""
-    if target.is_dir() and any(target.iterdir()) and not (target / MANIFEST).is_file():
-        raise RegistryError(f"{target} is not empty and no artifact: choose another --to")
+    if os.path.islink(target) and not target.exists():
+        raise RegistryError(f"{target} is a link that leads nowhere: choose another --to")
     if target.exists() and not target.is_dir():
         raise RegistryError(f"{target} is a file: choose another --to")
+    if target.is_dir() and any(target.iterdir()) and not (target / MANIFEST).is_file():
+        raise RegistryError(f"{target} is not empty and no artifact: choose another --to")
     return target
 
 
-def _copied(found: Snapshot, target: Path) -> Snapshot:
-    """Copy a snapshot out of the cache; the copy takes its name only once it is verified."""
-    obsolete = read_manifest(target).files if (target / MANIFEST).is_file() else ()
+def _listed(target: Path) -> set[str]:
+    try:
+        return set(read_manifest(target).files)
+    except ArtifactError:
+        return set()  # not readable: it is about to be replaced
+
+
+def _copied(found: Snapshot, target: Path, *, overwrite: bool) -> Snapshot:
+    """Copy a snapshot out of the cache; the copy takes its name only once it is verified.
+
+    Where the folder holds this very artifact it is made sound again, and an edited card stays.
+    """
+    obsolete, kept = set[str](), set[str]()
+    if (there := target / MANIFEST).is_file():
+        same = (
+            there.read_bytes() == (found.path / MANIFEST).read_bytes() if found.manifest else False
+        )
+        if not same and not overwrite:
+            raise RegistryError(
+                f"{target} holds another artifact, or another version: choose another --to, or let "
+                "it be replaced with --overwrite"
+            )
+        obsolete = _listed(target) | {CARD, CURVE} if not same else set()
+        card = target / CARD
+        if same and card.is_file() and not is_generated(card.read_text("utf-8", "replace")):
+            kept = {CARD, CURVE}
     with stated(target), staged(target, last=MANIFEST, obsolete=obsolete) as stage:
         for name in found.files:
+            if name in kept:
+                continue
             (stage / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(found.path / name, stage / name)
         if found.manifest is not None:

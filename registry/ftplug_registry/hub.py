@@ -43,7 +43,7 @@ class Hub:
 
     def url(self, repo_id: str) -> str:
         """Return the page of a repository."""
-        return f"{self.api.endpoint}/{repo_id}"
+        return f"{self.api_endpoint}/{repo_id}"
 
     @contextmanager
     def stated(self, action: str, repo_id: str = "") -> Iterator[None]:
@@ -73,14 +73,14 @@ class Hub:
                 return "no token on this machine: hf auth login, or set HF_TOKEN"
             case errors.LocalEntryNotFoundError() | errors.RevisionResolutionError():
                 return (
-                    f"{self.api.endpoint} cannot be reached and the cache does not hold this "
+                    f"{self.api_endpoint} cannot be reached and the cache does not hold this "
                     "revision: pull it once while online"
                 )
             case httpx2.TimeoutException():
-                return f"{self.api.endpoint} does not answer: try again"
+                return f"{self.api_endpoint} does not answer: try again"
             case httpx2.HTTPError() | ConnectionError():
                 return (
-                    f"{self.api.endpoint} cannot be reached ({_one_line(error)}): check the "
+                    f"{self.api_endpoint} cannot be reached ({_one_line(error)}): check the "
                     "network and HF_ENDPOINT"
                 )
             case RuntimeError() if isinstance(error.__cause__, Exception):
@@ -89,7 +89,20 @@ class Hub:
                 return _one_line(error)
             case OSError():
                 return _one_line(error)
+        if _raised_in_client(error):
+            return (
+                f"{self.api_endpoint} does not answer as a Hub does, or the settings for it are "
+                f"wrong ({type(error).__name__}: {_one_line(error)}): check HF_ENDPOINT, "
+                "HF_TOKEN and the proxy variables"
+            )
         return None
+
+    @property
+    def api_endpoint(self) -> str:
+        """Where requests go, also where no client can be made of it."""
+        from huggingface_hub import constants
+
+        return self.endpoint or constants.ENDPOINT
 
     def _refusal(self, error: Exception, repo_id: str) -> str:
         """Return the cure for an answer of the server, by its status."""
@@ -103,7 +116,7 @@ class Hub:
             return f"gated: accept its conditions at {self.url(repo_id)}, then try again"
         if isinstance(error, errors.RepositoryNotFoundError):
             return (
-                f"no such repository at {self.api.endpoint}, or it is private and the token may "
+                f"no such repository at {self.api_endpoint}, or it is private and the token may "
                 "not see it: check the name; hf auth login, or set HF_TOKEN"
             )
         if isinstance(error, errors.RevisionNotFoundError):
@@ -130,6 +143,8 @@ def check_repo_id(repo_id: str) -> None:
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
+    if not isinstance(repo_id, str):
+        raise RegistryError(f"a repository id is a text like org/name, not {repo_id!r}")
     try:
         validate_repo_id(repo_id)
         reason = "" if "/" in repo_id else "the namespace (a user or organisation) is missing"
@@ -141,9 +156,21 @@ def check_repo_id(repo_id: str) -> None:
 
 def check_ref(kind: str, name: str | None) -> None:
     """Refuse a branch or tag that git would refuse, before anything is sent."""
-    odd = name and (not _REF.fullmatch(name) or ".." in name or name.endswith((".lock", "/", ".")))
-    if odd or name == "":
+    if name is None:
+        return
+    text = name if isinstance(name, str) else ""
+    odd = not _REF.fullmatch(text) or ".." in text or text.endswith((".lock", "/", "."))
+    if odd or text == "HEAD" or re.fullmatch(r"[0-9a-f]{40}", text):  # those mean a commit
         raise RegistryError(f"{name!r} is no name for a {kind}: letters, digits and . _ - / do")
+
+
+def _raised_in_client(error: Exception) -> bool:
+    """Whether an error comes out of the client libraries rather than out of our own code."""
+    trace, module = error.__traceback__, ""
+    while trace is not None:
+        module = str(trace.tb_frame.f_globals.get("__name__", ""))
+        trace = trace.tb_next
+    return module.partition(".")[0] not in {"ftplug", "ftplug_registry"}
 
 
 def status_of(error: Exception) -> int | None:

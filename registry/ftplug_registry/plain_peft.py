@@ -68,17 +68,38 @@ def load_plain(
     plain_files(directory, lambda name: (directory / name).is_file(), allow_pickle=allow_pickle)
     model = base if isinstance(base, nn.Module) else _base(base, config, directory)
     named = config.get("base_model_name_or_path")
-    given = str(getattr(getattr(model, "config", None), "_name_or_path", "") or base)
+    given = str(
+        getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__
+    )
     logger.warning(
         "%s has no ftplug.json: loaded as peft does, nothing of it or its base (%s) was verified",
         directory,
-        named if named == given else f"{named or 'not named'}; given {given}",
+        ascii(named if named == given else f"{named or 'not named'}; given {given}"),
     )
+    trained = {name: p.requires_grad for name, p in model.named_parameters()}
     try:
         loaded: nn.Module = peft.PeftModel.from_pretrained(model, str(directory))
     except Exception as error:  # a stranger's config and tensors may raise anything
+        _take_out(model, trained)
         raise ArtifactError(f"{directory}: peft cannot load it: {one_line(error)}") from error
     return loaded.eval()
+
+
+def _take_out(model: nn.Module, trained: dict[str, bool]) -> None:
+    """Take out what peft had put into a model before it failed."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils import ModulesToSaveWrapper
+
+    for name, module in list(model.named_modules()):
+        parent, _, child = name.rpartition(".")
+        if isinstance(module, BaseTunerLayer):
+            setattr(model.get_submodule(parent), child, module.get_base_layer())
+        elif isinstance(module, ModulesToSaveWrapper):
+            setattr(model.get_submodule(parent), child, module.original_module)
+    if hasattr(model, "peft_config"):
+        del model.peft_config
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad = trained.get(name, parameter.requires_grad)
 
 
 def _config(directory: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from ftplug.context import logger
 from ftplug.errors import ArtifactError, RegistryError
 from ftplug.manifest import MANIFEST, read_manifest
 from ftplug_registry.contents import Content, contents, size_of
+from ftplug_registry.credentials import credential_in
 from ftplug_registry.hub import Hub, check_ref, check_repo_id, status_of
 
 if TYPE_CHECKING:
@@ -75,16 +76,34 @@ def push(
         sizes = {name: size_of(content) for name, content in sorted(files.items())}
         if announce:
             announce(sizes, hub.url(repo_id))
-        if author:  # kept beside the artifact too, or the next push would take it back
-            annotate(folder, **author)
+        title = str(message or f"Publish {manifest.method_names}")
+        if found := credential_in(title):
+            raise RegistryError(f"the commit message holds {found}: history would keep it")
         head = _open(hub, repo_id, branch, private=private, tag=tag)
-        title = message or f"Publish {manifest.method_names}"
         commit, removed, parent = _commit(hub, repo_id, branch, head, files, title)
+        if author:  # kept beside the artifact too, or the next push would take it back
+            _note(folder, author)
         if tag:
-            hub.api.create_tag(repo_id, tag=tag, revision=commit.oid)
+            _tag(hub, repo_id, tag, commit.oid)
     return Published(
         repo_id, hub.url(repo_id), branch, commit.oid, sizes, removed, commit.oid != parent, commit
     )
+
+
+def _note(folder: Path, author: Mapping[str, Any]) -> None:
+    try:
+        annotate(folder, **author)
+    except ArtifactError as error:  # a read-only folder: what was published has the words
+        logger.warning("the author's words are published, but not noted here: %s", error)
+
+
+def _tag(hub: Hub, repo_id: str, tag: str, sha: str) -> None:
+    """Name the new version; the commit stands whatever becomes of it, and the message says so."""
+    try:
+        with hub.stated("tag", repo_id):
+            hub.api.create_tag(repo_id, tag=tag, revision=sha)
+    except RegistryError as error:
+        raise RegistryError(f"published at {sha}, but not tagged {tag}: {error}") from error
 
 
 def license_of(hub: Hub, repo_id: str) -> str | None:
@@ -114,10 +133,11 @@ def _open(
         raise RegistryError(
             f"{repo_id} is public, and stays so: make it private in its settings, or push elsewhere"
         )
-    if tag:
-        refs = api.list_repo_refs(repo_id)
-        if tag in {ref.name for ref in refs.tags}:
-            raise RegistryError(f"{repo_id} has a tag {tag} already: choose another version")
+    refs = api.list_repo_refs(repo_id) if tag else None
+    if refs and tag in {ref.name for ref in refs.tags}:
+        raise RegistryError(f"{repo_id} has a tag {tag} already: choose another version")
+    if refs and tag in {branch, *(ref.name for ref in refs.branches)}:
+        raise RegistryError(f"{repo_id}: {tag} is a branch, and cannot be a tag as well")
     if branch == "main":
         return repository
     api.create_branch(repo_id, branch=branch, exist_ok=True)

@@ -9,6 +9,7 @@ from typing import Any
 from ftplug.errors import FtplugError
 from ftplug.loading import methods_of
 from ftplug.manifest import Manifest, read_manifest
+from ftplug.registry import is_published
 from ftplug_registry.fetching import manifest_at
 from ftplug_registry.hub import Hub
 
@@ -40,9 +41,7 @@ def located(
     artifact: str | Path, revision: str | None = None, *, hub: Hub | None = None
 ) -> tuple[Manifest, str, str | None]:
     """Return manifest, name and, for a repository, commit sha."""
-    from ftplug.registry import is_repo_id
-
-    if Path(artifact).exists() or not is_repo_id(artifact):
+    if not is_published(artifact, revision):
         return read_manifest(Path(artifact)), str(artifact), None
     found = manifest_at(str(artifact), revision, hub)
     assert found.manifest is not None
@@ -59,7 +58,7 @@ def rows(content: dict[str, Any]) -> list[tuple[str, str]]:
         found.append(("Method", f"{method['name']} ({settings})" if settings else method["name"]))
         found.append(("Plugin", f"{method['distribution']} {method['version']}"))
     found += [
-        ("Base", base["id"]),
+        ("Base", base["id"] or "a model without a Hub id"),
         ("Base revision", base["revision"]),
         ("Base licence", base.get("license")),
         ("Model class", model.get("class")),

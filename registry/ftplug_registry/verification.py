@@ -10,7 +10,7 @@ from typing import Any
 from ftplug.errors import ArtifactError
 from ftplug.loading import base_fingerprint, base_model, methods_of
 from ftplug.manifest import Manifest, read_manifest
-from ftplug.registry import is_repo_id
+from ftplug.registry import is_published
 from ftplug_registry.fetching import snapshot
 from ftplug_registry.hub import Hub
 
@@ -47,10 +47,11 @@ def verify(
     ``files_only`` leaves the base out. Raises :class:`ArtifactError` naming what differs, also
     where the base cannot be read: what could not be checked is not verified.
     """
-    path, sha = Path(artifact), None
-    if not path.exists() and is_repo_id(artifact):
+    if is_published(artifact, revision):
         found = snapshot(str(artifact), revision, hub=hub)
         path, sha = found.path, found.sha
+    else:
+        path, sha = Path(artifact), None
     manifest = read_manifest(path)
     manifest.verify_files(path)
     methods_of(manifest, path)

@@ -151,7 +151,7 @@ def test_a_malformed_config_is_refused(base, tmp_path, config):
     base.save_pretrained(tmp_path / "base")
     _, folder = artifact(base, tmp_path / "a")
     edit(folder, lambda m: m["model"].update(config=config))
-    with pytest.raises(ArtifactError, match="cannot load the base"):
+    with pytest.raises(ArtifactError, match=r"cannot load the base|malformed manifest"):
         ftplug.load(tmp_path / "base", folder)
 
 

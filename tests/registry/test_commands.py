@@ -162,6 +162,28 @@ def test_what_a_stranger_wrote_does_not_drive_the_terminal(typed, artifact):
     assert "\x1b" not in err
 
 
+WRONG = {
+    "parameters": {},
+    "model": {"class": "X", "task": None, "labels": [1], "config": {}},
+}
+
+
+@pytest.mark.parametrize("field", WRONG)
+def test_a_manifest_of_other_types_is_refused_by_every_command(field, typed, artifact):
+    manifest = json.loads((artifact / "ftplug.json").read_text())
+    manifest[field] = WRONG[field]
+    (artifact / "ftplug.json").write_text(json.dumps(manifest))
+    for command in (["show"], ["verify", "--files-only"]):
+        code, _, err = typed(*command, artifact)
+        assert (code, err.count("\n"), "malformed manifest" in err) == (1, 1, True)
+
+
+def test_a_folder_has_no_revision(typed, artifact):
+    for command in (["show"], ["verify", "--files-only"]):
+        code, _, err = typed(*command, artifact, "--revision", "v1")
+        assert (code, "has no revision" in err) == (1, True)
+
+
 def test_verify_checks_files_and_base(hub, typed, base, artifact, repo_id):
     push(artifact, repo_id, hub=hub)
     done = verify(repo_id, base=base, hub=hub)

@@ -105,6 +105,42 @@ def test_no_network_says_so(monkeypatch, saved):
             assert "\n" not in str(refused.value)
 
 
+GARBAGE = [b"<html>log in first</html>", b"{}", b"[]", b"null", b"\x00\xff", b'{"id": 1}']
+
+
+@pytest.mark.parametrize("body", GARBAGE)
+def test_a_server_that_is_no_hub_is_said_to_be_none(body, answering, saved, monkeypatch):
+    hub = answering(200, "")
+
+    def answer(self):
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    monkeypatch.setattr(Answering, "do_GET", answer)
+    monkeypatch.setattr(Answering, "do_POST", answer)
+    for action in (
+        lambda: pull("alice/x", hub=hub),
+        lambda: push(saved / "lora", "alice/x", hub=hub),
+    ):
+        with pytest.raises(RegistryError) as refused:
+            action()
+        assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("endpoint", ["http://[::1", "http://127.0.0.1:99999", "nonsense"])
+def test_an_endpoint_that_is_none(endpoint, saved, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
+    for action in (
+        lambda: search(hub=Hub(endpoint)),
+        lambda: push(saved / "lora", "alice/x", hub=Hub(endpoint)),
+    ):
+        with pytest.raises(RegistryError, match="HF_ENDPOINT"):
+            action()
+
+
 def test_offline_mode_says_so(saved):
     assert constants.HF_HUB_OFFLINE
     with pytest.raises(RegistryError, match="unset HF_HUB_OFFLINE"):

@@ -78,7 +78,10 @@ def test_a_copy_of_its_own_is_complete_or_not_there(hub, artifact, saved, repo_i
     assert names == {*read_manifest(artifact).files, "ftplug.json", "README.md"}
     assert not any(path.is_symlink() for path in target.iterdir())
     push(saved / "bottleneck", repo_id, hub=hub)
-    pull(repo_id, to=target, hub=hub)
+    with pytest.raises(RegistryError, match="holds another artifact"):
+        pull(repo_id, to=target, hub=hub)
+    assert read_manifest(target).method_names == "lora"
+    pull(repo_id, to=target, overwrite=True, hub=hub)
     names = {path.name for path in target.iterdir()}
     assert names == {*read_manifest(saved / "bottleneck").files, "ftplug.json", "README.md"}
 
@@ -135,6 +138,21 @@ def test_a_cache_that_somebody_altered_is_refused_and_force_cures_it(hub, artifa
     assert pull(repo_id, hub=hub, force=True)
 
 
+def test_a_copy_is_made_sound_again_and_an_edited_card_stays(hub, artifact, repo_id, tmp_path):
+    push(artifact, repo_id, hub=hub)
+    target = pull(repo_id, to=tmp_path / "copy", hub=hub)
+    (target / "README.md").write_text("mine")
+    (target / "adapter_model.safetensors").write_bytes(b"x")
+    pull(repo_id, to=target, hub=hub)
+    read_manifest(target).verify_files(target)
+    assert (target / "README.md").read_text() == "mine"
+    (target / "adapter_config.json").unlink()
+    (target / "adapter_config.json").mkdir()
+    with pytest.raises(ArtifactError, match="is a folder: move it away"):
+        pull(repo_id, to=target, hub=hub)
+    assert read_manifest(target)
+
+
 def test_a_link_stored_in_the_repository_is_refused(server, hub, artifact, repo_id, tmp_path):
     """Put there by git itself: the Hub's own API cannot make one."""
     push(artifact, repo_id, hub=hub)
@@ -162,18 +180,24 @@ def test_a_link_out_of_the_cache_is_refused(hub, artifact, repo_id, tmp_path):
     weights.symlink_to(outside)
     with pytest.raises(RegistryError, match="link out of the cache"):
         pull(repo_id, hub=hub)
+    assert pull(repo_id, hub=hub, force=True)
+    assert (tmp_path / "outside").is_file()
 
 
 def test_a_missing_plugin_names_what_to_install(client, hub, artifact, base, repo_id):
     manifest = json.loads((artifact / "ftplug.json").read_text())
-    manifest["methods"][0] |= {"name": "glora", "distribution": "ftplug-glora", "version": "2.1"}
+    manifest["methods"][0] |= {
+        "name": "my-lora",
+        "distribution": "ftplug-my-lora",
+        "version": "2.1",
+    }
     (artifact / "ftplug.json").write_text(json.dumps(manifest))
     client.create_repo(repo_id)
     client.upload_folder(repo_id=repo_id, folder_path=artifact)
-    with pytest.raises(PluginError, match=r"pip install ftplug-glora==2\.1") as refused:
+    with pytest.raises(PluginError, match=r"pip install ftplug-my-lora==2\.1") as refused:
         pull(repo_id, hub=hub)
     assert repo_id in str(refused.value)
-    with pytest.raises(ArtifactError, match="glora"):
+    with pytest.raises(ArtifactError, match="my-lora"):
         ftplug.load(base, repo_id)
 
 
@@ -277,6 +301,35 @@ PLAIN_CONFIGS = {
     "peft cannot load it": '{"peft_type": "NONESUCH", "task_type": "SEQ_CLS"}',
     "tells no model class": '{"peft_type": "LORA", "task_type": "TELEPATHY"}',
 }
+
+
+def test_a_plain_repository_that_fails_leaves_the_model_as_it_was(base, plain):
+    model = BertForSequenceClassification.from_pretrained(base)
+    before, names = logits(model), [name for name, _ in model.named_modules()]
+    (plain / "adapter_model.safetensors").write_bytes(b"\x10")
+    with pytest.raises(ArtifactError, match="peft cannot load it"):
+        ftplug.load(model, plain)
+    assert torch.equal(logits(model), before)
+    assert [name for name, _ in model.named_modules()] == names
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+CONFIGS = {
+    "names none of them": {"num_labels": 10**9, "id2label": None, "label2id": None},
+    None: {"num_labels": 10**9, "attn_implementation": "org/kernel", "quantization_config": {}},
+}
+
+
+@pytest.mark.parametrize("said", CONFIGS)
+def test_a_config_chooses_neither_code_nor_memory(said, artifact, base):
+    manifest = json.loads((artifact / "ftplug.json").read_text())
+    manifest["model"]["config"] |= CONFIGS[said]
+    (artifact / "ftplug.json").write_text(json.dumps(manifest))
+    if said is None:  # what chooses code is left out, and the names count the labels
+        assert ftplug.load(base, artifact).config._attn_implementation != "org/kernel"
+    else:
+        with pytest.raises(ArtifactError, match=said):
+            ftplug.load(base, artifact)
 
 
 @pytest.mark.parametrize("reason", PLAIN_CONFIGS)

@@ -1,5 +1,6 @@
 """Publishing: one commit of exactly the artifact, refusals before it, nothing lost around it."""
 
+import hashlib
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ from ftplug_registry import Hub, publishing, pull, push
 from ftplug_registry.server.embedded import EmbeddedHub
 from huggingface_hub import HfApi, ModelCard, get_token, hf_hub_download
 from huggingface_hub.errors import RepositoryNotFoundError
+from safetensors.torch import save_file
 
 from ftplug import ArtifactError, RegistryError
 from ftplug.manifest import read_manifest
@@ -143,6 +145,90 @@ def flip(path):
     path.write_bytes(bytes(data))
 
 
+def relist(folder, name):
+    """Give a file a place in the manifest, under a hash that is right."""
+    data = (folder / name).read_bytes()
+    manifest = json.loads((folder / "ftplug.json").read_text())
+    manifest["files"][name] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    (folder / "ftplug.json").write_text(json.dumps(manifest))
+
+
+def tokenizer_says(folder, text, **encoding):
+    (folder / "tokenizer_config.json").write_text(text, **encoding)
+    relist(folder, "tokenizer_config.json")
+
+
+def metadata_says(folder, text):
+    save_file({"x": torch.zeros(1)}, folder / "extra.safetensors", {"note": text})
+    relist(folder, "extra.safetensors")
+
+
+def listed(folder, name, content):
+    (folder / name).write_bytes(content)
+    relist(folder, name)
+
+
+HIDDEN = {
+    "escaped in JSON": lambda f: tokenizer_says(f, f'{{"x": "\\u0068{SECRET[1:]}"}}'),
+    "UTF-16": lambda f: tokenizer_says(f, SECRET, encoding="utf-16"),
+    "the header of tensors": lambda f: metadata_says(f, SECRET),
+    "text called tensors": lambda f: listed(f, "x.safetensors", SECRET.encode()),
+    "a password in an address": lambda f: edit(f, "https://me:hunter22@example.org"),
+    "text called a picture": lambda f: (edit(f, "![](a.png)"), (f / "a.png").write_text(SECRET)),
+    "a script": lambda f: (edit(f, "![](a.svg)"), (f / "a.svg").write_text("<script>")),
+    "code": lambda f: listed(f, "run.py", b"x"),
+    "a hidden file": lambda f: listed(f, ".env", b"PASSWORD=x"),
+}
+
+
+@pytest.mark.parametrize("where", HIDDEN)
+def test_secrets_in_odd_places_are_never_published(where, client, hub, artifact, repo_id):
+    HIDDEN[where](artifact)
+    with pytest.raises((RegistryError, ArtifactError)) as refused:
+        push(artifact, repo_id, hub=hub)
+    assert "\n" not in str(refused.value)
+    assert SECRET not in str(refused.value)
+    with pytest.raises(RepositoryNotFoundError):
+        client.model_info(repo_id)
+
+
+def test_a_card_publishes_no_picture_of_a_hidden_folder(client, hub, artifact, repo_id):
+    edit(artifact, "![](.ssh/a.png)")
+    (artifact / ".ssh").mkdir()
+    (artifact / ".ssh/a.png").write_bytes(b"\x89PNG")
+    assert ".ssh/a.png" not in push(artifact, repo_id, hub=hub).files
+
+
+def test_the_message_holds_no_secret_and_a_failed_push_changes_no_file(
+    client, hub, artifact, repo_id
+):
+    with pytest.raises(RegistryError, match="the commit message holds"):
+        push(artifact, repo_id, hub=hub, message=f"with {SECRET}")
+    before = (artifact / "ftplug.json").read_bytes()
+    with pytest.raises(RegistryError, match="403"):
+        push(artifact, "bob/x", hub=hub, author={"notes": "mine"})
+    assert (artifact / "ftplug.json").read_bytes() == before
+
+
+def test_a_tag_is_no_branch_and_a_commit_without_its_tag_is_said(
+    client, hub, artifact, repo_id, monkeypatch
+):
+    push(artifact, repo_id, hub=hub, revision="exp")
+    for tag in ("exp", "main"):
+        with pytest.raises(RegistryError, match="is a branch"):
+            push(artifact, repo_id, hub=hub, tag=tag)
+    for tag in ("HEAD", "a" * 40):
+        with pytest.raises(RegistryError, match="is no name for a tag"):
+            push(artifact, repo_id, hub=hub, tag=tag)
+
+    def refuse(*args, **kwargs):
+        raise OSError("gone")
+
+    monkeypatch.setattr(HfApi, "create_tag", refuse)
+    with pytest.raises(RegistryError, match=r"published at .*, but not tagged v1"):
+        push(artifact, repo_id, hub=hub, tag="v1")
+
+
 @pytest.mark.parametrize("reason", REFUSED)
 def test_refused_before_anything_is_sent(reason, client, hub, artifact, repo_id):
     REFUSED[reason](artifact)
@@ -156,15 +242,7 @@ def test_refused_before_anything_is_sent(reason, client, hub, artifact, repo_id)
 
 def test_a_pickle_under_another_name_is_refused(client, hub, artifact, repo_id):
     torch.save({"x": 1}, artifact / "weights.dat")
-    manifest = json.loads((artifact / "ftplug.json").read_text())
-    data = (artifact / "weights.dat").read_bytes()
-    import hashlib
-
-    manifest["files"]["weights.dat"] = {
-        "size": len(data),
-        "sha256": hashlib.sha256(data).hexdigest(),
-    }
-    (artifact / "ftplug.json").write_text(json.dumps(manifest))
+    relist(artifact, "weights.dat")
     with pytest.raises(RegistryError, match=r"weights\.dat is a pickle"):
         push(artifact, repo_id, hub=hub)
 
