@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib.metadata
 import warnings
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -56,17 +58,24 @@ class Entry:
 def entries() -> dict[str, list[Entry]]:
     """Return the advertised methods by name, without importing any of them."""
     found: dict[str, list[Entry]] = defaultdict(list)
+    origin = functools.cache(_origin)  # each look parses all of the distribution's metadata
     for point in importlib.metadata.entry_points(group=GROUP):
-        name, version = (point.dist.name, point.dist.version) if point.dist else ("unknown", "?")
-        entry = Entry(point.name, point.value, name, version)
+        entry = Entry(point.name, point.value, *origin(point.dist))
         if entry not in found[point.name]:  # an editable install may be listed twice
             found[point.name].append(entry)
     return dict(sorted(found.items()))
 
 
+def _origin(distribution: importlib.metadata.Distribution | None) -> tuple[str, str]:
+    return (distribution.name, distribution.version) if distribution else ("unknown", "?")
+
+
 def entry(name: str) -> Entry:
     """Return the one distribution's entry for a method name, or raise a PluginError."""
-    known = entries()
+    return _only(name, entries())
+
+
+def _only(name: str, known: Mapping[str, list[Entry]]) -> Entry:
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else "."
@@ -80,9 +89,10 @@ def entry(name: str) -> Entry:
 def methods() -> dict[str, type[Method]]:
     """Return every usable method by name; a broken one is named in a warning and left out."""
     usable: dict[str, type[Method]] = {}
-    for name in entries():
+    known = entries()
+    for name in known:
         try:
-            usable[name] = entry(name).load()
+            usable[name] = _only(name, known).load()
         except PluginError as error:
             warnings.warn(f"ftplug: {error}", stacklevel=2)
     return usable

@@ -45,7 +45,8 @@ class HookSpecs:
         """Return the names of all parameters that may train at any time in this run.
 
         Called once, after every ``prepare_model``. The union over methods (and the head) goes
-        into the optimizer, DDP and the saved files. The host alone sets ``requires_grad``.
+        into the optimizer, DDP and the saved files. The host alone sets ``requires_grad``. Where no
+        method of a run implements it (an optimizer, a regulariser), every parameter trains.
         """
 
     @hookspec

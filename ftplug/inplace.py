@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from ftplug.errors import MethodError
+
 if TYPE_CHECKING:
     from torch import nn
 
 _ENABLED = "_ftplug_enabled"
-_INNER = "_ftplug_inner_forward"
+_INNER = "_ftplug_inner_forward"  # on a wrapping class: the attribute for what stood there
 
 Around = Callable[..., Any]
 
@@ -30,20 +32,33 @@ def wrap_forward(module: nn.Module, around: Around) -> None:
     module does again what it did before.
     """
     cls = type(module)
+    own = f"{_INNER}_{len(cls.__mro__)}"  # each wrap of a module has another name
     if "forward" in module.__dict__:  # a library hooked this instance (accelerate's device hooks)
-        module.__dict__[_INNER] = module.__dict__.pop("forward")
+        module.__dict__[own] = module.__dict__.pop("forward")
 
     @functools.wraps(cls.forward)
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        inner = self.__dict__.get(_INNER) or functools.partial(cls.forward, self)
+        inner = self.__dict__.get(own) or functools.partial(cls.forward, self)
         if not self.__dict__[_ENABLED]:
             return inner(*args, **kwargs)
         return around(self, inner, *args, **kwargs)
 
     # Same name and module: transformers looks behaviour up by the printed class.
     body = {"forward": forward, "__module__": cls.__module__, "__qualname__": cls.__qualname__}
-    module.__class__ = type(cls.__name__, (cls,), body)
+    module.__class__ = type(cls.__name__, (cls,), body | {_INNER: own})
     module.__dict__[_ENABLED] = True
+
+
+def unwrap_forward(module: nn.Module) -> None:
+    """Take the last wrap off, as ``merge_model`` does once it has folded in what was added."""
+    own = type(module).__dict__.get(_INNER)
+    if own is None:
+        raise MethodError(f"unwrap_forward: this {type(module).__name__} is not wrapped")
+    module.__class__ = type(module).__mro__[1]
+    if own in module.__dict__:
+        module.__dict__["forward"] = module.__dict__.pop(own)
+    if _INNER not in type(module).__dict__:
+        del module.__dict__[_ENABLED]
 
 
 def is_wrapped(module: nn.Module) -> bool:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
+import json
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -149,13 +152,11 @@ def _validate(method: str, field: str, annotation: Any, value: Any, *, strict: b
     """Return the value if the annotation allows it; lists become tuples, 'a,b' a tuple of both."""
     import pydantic
 
-    if typing.get_origin(_plain(annotation)) is tuple:
-        if isinstance(value, str):
-            value = tuple(part.strip() for part in value.strip("[]()").split(",") if part.strip())
-        elif isinstance(value, list):
-            value = tuple(value)
-    elif not strict and value in ("none", "None", "null"):
-        value = None
+    kinds = _alternatives(_plain(annotation))
+    if isinstance(value, str) and (kinds == {tuple} or not strict):
+        value = _from_text(value, kinds)
+    elif isinstance(value, list) and tuple in kinds:
+        value = tuple(value)
     try:
         return pydantic.TypeAdapter(annotation).validate_python(value, strict=strict)
     except pydantic.ValidationError as error:
@@ -164,3 +165,27 @@ def _validate(method: str, field: str, annotation: Any, value: Any, *, strict: b
             f"{method}: setting {field!r} cannot be {value!r}: {reason[0].lower()}{reason[1:]} "
             f"({_type_text(annotation)}: {_help_text(annotation)})"
         ) from None
+
+
+def _alternatives(annotation: Any) -> set[Any]:
+    """Return the kinds of value that an annotation allows: ``{tuple, str, NoneType}``."""
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return set().union(*(_alternatives(part) for part in typing.get_args(annotation)))
+    return {typing.get_origin(annotation) or annotation}
+
+
+def _from_text(text: str, kinds: set[Any]) -> Any:
+    """Read a value as typed on a command line; what stays text is left to the validation.
+
+    Where a list and a text are both allowed, names are a list and patterns such as ``.*query`` a
+    text: so peft tells the ends of module names from a regular expression.
+    """
+    if type(None) in kinds and text in ("none", "None", "null"):
+        return None
+    if dict in kinds and text.startswith("{"):
+        with contextlib.suppress(ValueError):
+            return json.loads(text)
+    names = re.fullmatch(r"\[.*\]|[\w.-]+(\s*,\s*[\w.-]+)*", text) and text != "all-linear"
+    if kinds == {tuple} or (tuple in kinds and names and not (int in kinds and "," not in text)):
+        return tuple(part.strip() for part in text.strip("[]()").split(",") if part.strip())
+    return text

@@ -51,9 +51,7 @@ class OriginalValues:
     @contextmanager
     def put_back(self, model: nn.Module) -> Iterator[None]:
         """Give the tensors of ``model`` their original values within the block."""
-        if self.elsewhere:
-            self.kept |= self._reread(model)
-            self.elsewhere = {}
+        self._complete(model)
         live: dict[str, Tensor] = dict(model.named_parameters()) | dict(persistent_buffers(model))
         trained = {name: live[name].data for name in self.kept}
         for name, value in self.kept.items():
@@ -63,6 +61,19 @@ class OriginalValues:
         finally:
             for name, value in trained.items():
                 live[name].data = value
+
+    def on_device_of(self, model: nn.Module) -> dict[str, Tensor]:
+        """Return the values, kept from now on where the tensors of ``model`` are: read often."""
+        self._complete(model)
+        live: dict[str, Tensor] = dict(model.named_parameters()) | dict(persistent_buffers(model))
+        self.kept = {name: value.to(live[name].device) for name, value in self.kept.items()}
+        return self.kept
+
+    def _complete(self, model: nn.Module) -> None:
+        """Read what is kept nowhere but in the base's checkpoint."""
+        if self.elsewhere:
+            self.kept |= self._reread(model)
+            self.elsewhere = {}
 
     def _reread(self, model: nn.Module) -> dict[str, Tensor]:
         """Load the base again and check that it is what this model started from."""
@@ -80,7 +91,7 @@ class OriginalValues:
                 )
         except (OSError, ValueError) as error:
             raise MethodError(
-                f"disabled: cannot read the base again: {' '.join(str(error).split())}"
+                f"cannot read the base again: {' '.join(str(error).split())}"
             ) from error
         prefix = next(name for name, module in model.named_modules() if module is inner)
         prefix = f"{prefix}." if prefix else ""
@@ -89,7 +100,7 @@ class OriginalValues:
         now, then = fingerprint(base), self.base.fingerprint
         if now is None or then is None or not now.matches(then):
             raise MethodError(
-                f"disabled: {self.base.id or 'the base checkpoint'} gives weights {now}, but this "
+                f"{self.base.id or 'the base checkpoint'} gives weights {now}, but this "
                 f"model started from {then}: its weights were changed before ftplug was attached,"
                 " or it was loaded from another revision"
             )

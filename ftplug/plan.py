@@ -58,9 +58,16 @@ def make_plan(
             raise MethodError(
                 f"{method.name}: selects {unknown[0]!r}, which the model does not have"
             )
+        if method.kind == "selection" and chosen and not any(was[name] for name in chosen):
+            raise MethodError(
+                f"{method.name}: selects nothing of {type(model).__name__} itself, only what other "
+                "methods added: leave it out"
+            )
         by_method[method.name] = chosen
+    _refuse_idle_schedule(host, by_method)
 
-    selected = set().union(*by_method.values())
+    # Optimizers and regularisers select nothing: alone they mean full fine-tuning.
+    selected = set().union(*by_method.values()) if by_method else set(current)
     may_train = selected | head if train_head else selected - head
     if not may_train:
         raise MethodError(f"{host.names}: nothing would train in {type(model).__name__}")
@@ -68,15 +75,31 @@ def make_plan(
         if not current[name].is_floating_point():
             raise MethodError(f"{host.names}: {name} is {current[name].dtype}: it cannot train")
 
-    no_base = {name for name in current if was[name] is None or was[name] in base.fresh}
+    # What a method quantized in place is still the base's, under another object.
+    new = {n for n in current if was[n] is None and current[n].is_floating_point()}
+    no_base = {name for name in current if name in new or was[name] in base.fresh}
     kept = [name for name in current if name in may_train or name in no_base]
     return Plan(
         may_train=tuple(name for name in current if name in may_train),
         by_method=by_method,
         saved=(*kept, *(name for name, _ in persistent_buffers(model))),
         existing={name: old for name in may_train if (old := was[name]) is not None},
-        added=tuple(name for name in current if was[name] is None),
+        added=tuple(name for name in current if name in new),
     )
+
+
+def _refuse_idle_schedule(host: Host, by_method: Mapping[str, frozenset[str]]) -> None:
+    """Refuse a schedule all of whose parameters another method trains in every step."""
+    for method in host.methods:
+        own = by_method.get(method.name)
+        if not own or not host.implements_for(method, "schedule_trainable"):
+            continue
+        for other, names in by_method.items():
+            if other != method.name and own <= names:
+                raise MethodError(
+                    f"{method.name}: {other} trains the same parameters in every step, so that the "
+                    f"schedule has no effect: leave {other} out"
+                )
 
 
 def persistent_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

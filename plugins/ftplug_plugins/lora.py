@@ -2,30 +2,45 @@
 
 from __future__ import annotations
 
-import warnings
+import re
 from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Lt
 
-from ftplug import LearningRate, Method, MethodError, hookimpl
-from ftplug.structure import linear_layers, pretrained, task_head
-from ftplug_plugins import peft_files
+from ftplug import LearningRate, MethodError, hookimpl
+from ftplug.context import Context
+from ftplug_plugins import lora_activated, lora_from_base, peft_files
+from ftplug_plugins.peft_method import PeftMethod
 
 if TYPE_CHECKING:
-    import peft
     import torch
     from torch import nn
 
+_STARTS = re.compile(r"gaussian|orthogonal|mica|olora|pissa(_niter_[0-9]+)?")
+_CURES = {
+    "eva": "it needs a pass over the training data before the model is changed: use pissa or olora",
+    "corda": "it needs covariances of the training data first: use pissa or olora",
+    "lora_ga": "it needs gradients of the training data first: use pissa or olora",
+    "loftq": "it replaces the base's weights by quantized ones, and an artifact would fit no other "
+    "base: load the base in 4 bits (BitsAndBytesConfig) and leave this at true",
+}
+
 
 @dataclass(frozen=True, eq=False)
-class Lora(Method):
+class Lora(PeftMethod):
     """Replace each target ``W x`` by ``W x + (lora_alpha / r) B A x`` and train A and B alone.
 
     A is (r, in_features). B is (out_features, r) and starts at zero: step 0 equals the base model.
+
+    Variants by settings: ``use_rslora``, ``use_dora`` (DoRA), ``init_lora_weights=pissa``,
+    ``pissa_niter_4``, ``olora``, ``orthogonal`` or ``mica``, ``alora_invocation_tokens`` (aLoRA:
+    only what follows these tokens is adapted), ``use_bdlora``. PiSSA and OLoRA take A and B from
+    the base: peft then subtracts them from its weights, here W stays and the start is subtracted
+    from the update, ``W x + (lora_alpha / r) (B A - B0 A0) x``. So step 0 and ``ftplug.disabled``
+    equal the base, and peft reads the artifact as plain LoRA of rank 2 r, as its own conversion.
     """
 
     r: Annotated[int, Ge(1), "Rank of the update."] = 8
@@ -34,12 +49,41 @@ class Lora(Method):
         tuple[str, ...],
         "Ends of module names, or all-linear; empty: what peft picks for the architecture.",
     ] = ()
+    exclude_modules: Annotated[tuple[str, ...], "Ends of module names to leave out."] = ()
     lora_dropout: Annotated[float, Ge(0), Lt(1), "Dropout before A."] = 0.0
     bias: Annotated[Literal["none", "all", "lora_only"], "Which biases train as well."] = "none"
     use_rslora: Annotated[bool, "Scale by lora_alpha / sqrt(r) instead."] = False
     use_dora: Annotated[bool, "Train direction and magnitude of W apart (DoRA)."] = False
+    init_lora_weights: Annotated[
+        bool | str,
+        "True (B is zero), gaussian, orthogonal, mica, olora, pissa or pissa_niter_N.",
+    ] = True
+    rank_pattern: Annotated[dict[str, int], "Other ranks, by name or pattern."] = field(
+        default_factory=dict
+    )
+    alpha_pattern: Annotated[dict[str, int], "Other lora_alpha, by name or pattern."] = field(
+        default_factory=dict
+    )
+    layers_to_transform: Annotated[
+        tuple[int, ...] | int | None, "Indices of the layers to adapt; none: all of them."
+    ] = None
+    layers_pattern: Annotated[
+        tuple[str, ...] | str | None, "Name of the list of layers, where peft does not find it."
+    ] = None
+    target_parameters: Annotated[
+        tuple[str, ...], "Ends of parameter names to adapt, where experts are no modules."
+    ] = ()
+    lora_bias: Annotated[bool, "Train a bias in B."] = False
+    alora_invocation_tokens: Annotated[
+        tuple[int, ...], "Token ids that switch the update on for what follows (aLoRA)."
+    ] = ()
+    use_bdlora: Annotated[
+        dict[str, Any] | None, "Settings of peft's BdLoraConfig: block-diagonal A or B."
+    ] = None
+    ensure_weight_tying: Annotated[bool, "Tie the adapters of tied embeddings."] = False
 
     name: ClassVar[str] = "lora"
+    peft_type: ClassVar[str] = "LORA"
     paper: ClassVar[str] = "https://arxiv.org/abs/2106.09685"
     citation: ClassVar[str] = """
         @inproceedings{hu2022lora,
@@ -52,104 +96,69 @@ class Lora(Method):
     """
     learning_rate: ClassVar[LearningRate] = LearningRate(1e-4, 1e-3, 1e-2)
 
-    def config(self) -> peft.LoraConfig:
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        start = self.init_lora_weights
+        if isinstance(start, str) and start.lower() in ("true", "false"):
+            object.__setattr__(self, "init_lora_weights", start.lower() == "true")
+        elif isinstance(start, str) and not _STARTS.fullmatch(start):
+            known = "true, gaussian, orthogonal, mica, olora, pissa or pissa_niter_N"
+            cure = _CURES.get(start, f"it is {known}")
+            raise MethodError(f"lora: init_lora_weights={start}: {cure}")
+        if self.from_base and self.use_dora:
+            raise MethodError(
+                f"lora: init_lora_weights={start} and use_dora=True do not combine: DoRA's "
+                "magnitudes would be those of a changed base: use one of them"
+            )
+        if self.from_base and self.target_parameters:
+            raise MethodError(f"lora: init_lora_weights={start} has no target_parameters in peft")
+
+    @property
+    def from_base(self) -> bool:
+        """Whether A and B start from the base's weights, which peft would change."""
+        return str(self.init_lora_weights).startswith(("pissa", "olora"))
+
+    def config(self, model: nn.Module, context: Context) -> Any:
         """Return the same settings as peft's own config."""
         import peft
 
-        targets: Any = list(self.target_modules) or None
-        return peft.LoraConfig(
-            r=self.r,
-            lora_alpha=self.lora_alpha,
-            target_modules="all-linear" if targets == ["all-linear"] else targets,
-            lora_dropout=self.lora_dropout,
-            bias=self.bias,
-            use_rslora=self.use_rslora,
-            use_dora=self.use_dora,
-        )
+        chosen = self.chosen()
+        for name in ("target_modules", "exclude_modules", "alora_invocation_tokens",
+                     "target_parameters"):  # fmt: skip
+            chosen[name] = chosen[name] or None
+        if chosen["target_modules"] == ["all-linear"]:
+            chosen["target_modules"] = "all-linear"
+        if self.use_bdlora is not None:
+            chosen["use_bdlora"] = peft.tuners.lora.config.BdLoraConfig(**self.use_bdlora)
+        if self.from_base and context.loading:
+            chosen["init_lora_weights"] = True  # values follow: no decomposition
+        if self.alora_invocation_tokens:
+            lora_activated.check(model)
+            chosen["task_type"] = "CAUSAL_LM"
+        return peft.LoraConfig(**chosen)
 
-    @hookimpl
-    def prepare_model(self, model: nn.Module) -> None:
-        """Inject the adapters beside the target layers."""
-        import peft
-        from peft.tuners.tuners_utils import cast_adapter_dtype
-
-        config = self.config()
-        if config.target_modules is None:
-            config.target_modules = default_targets(model)
-        elif config.target_modules == "all-linear":
-            config.exclude_modules = _no_targets(model) or None
-        try:
-            with warnings.catch_warnings():  # GPT-2's Conv1D holds W transposed: peft copes
-                warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")
-                peft.inject_adapter_in_model(config, model)
-        except ValueError as error:
-            raise MethodError(
-                f"lora: {' '.join(str(error).split())} (e.g. target_modules=all-linear)"
-            ) from error
-        cast_adapter_dtype(model, "default")  # float32 even beside a bf16 base, as get_peft_model
-
-    @hookimpl
-    def select_trainable(self, model: nn.Module) -> Iterable[str]:
-        """Select A, B (DoRA's magnitudes) and the biases asked for."""
-        names = [name for name, _ in model.named_parameters()]
-        adapted = {name.partition(".lora_")[0] for name in names if ".lora_" in name}
-        for name in names:
-            of_target = name.removesuffix(".base_layer.bias") in adapted
-            asked_for = self.bias == "all" or (self.bias == "lora_only" and of_target)
-            if ".lora_" in name or (asked_for and name.endswith("bias")):
-                yield name
+    def inject(self, config: Any, model: nn.Module) -> None:
+        """Build peft's layers, and what the variants add to them."""
+        if self.from_base:
+            with lora_from_base.base_kept(config, model):
+                super().inject(config, model)
+        else:
+            super().inject(config, model)
+        if self.alora_invocation_tokens:
+            lora_activated.activate(model)
 
     @hookimpl
     def save_artifact(
         self, model: nn.Module, directory: Path, tensors: Mapping[str, torch.Tensor]
     ) -> Iterable[str]:
         """Write peft's own two files; head and fresh modules go in as ``modules_to_save``."""
+        if self.from_base:
+            return lora_from_base.save(model, directory, tensors)
         return peft_files.save(model, directory, tensors)
 
     @hookimpl
     def load_artifact(self, model: nn.Module, directory: Path) -> Mapping[str, torch.Tensor]:
         """Read them back under in-memory names."""
+        if self.from_base:
+            return lora_from_base.load(model, directory)
         return peft_files.load(model, directory)
-
-    @hookimpl
-    def disable_model(self, model: nn.Module) -> AbstractContextManager[None]:
-        """Switch the adapters off in every layer."""
-        return peft_files.adapters_off(model)
-
-    @hookimpl
-    def merge_model(self, model: nn.Module) -> None:
-        """Add the update into W: exact up to rounding, since both are linear."""
-        peft_files.merge(model)
-
-
-# How architectures name the attention's query and value projection; fused ones have one name.
-_QUERY_VALUE = (
-    {"query", "value"},
-    {"q_proj", "v_proj"},
-    {"q_lin", "v_lin"},
-    {"q", "v"},
-    {"query_key_value"},
-    {"qkv_proj"},
-    {"qkv"},
-)
-
-
-def _no_targets(model: nn.Module) -> list[str]:
-    """Return what all-linear leaves out: the head, and what a method put inside a linear layer."""
-    head = {name.rpartition(".")[0] for name in task_head(model)}
-    inside = tuple(f"{name}." for name in linear_layers(model))
-    return sorted(head) + [name for name, _ in model.named_modules() if name.startswith(inside)]
-
-
-def default_targets(model: nn.Module) -> list[str] | None:
-    """Return query and value where peft has no default for the architecture (ViT, DistilBERT).
-
-    None leaves the choice to peft, which knows the architecture by the model's own config.
-    """
-    from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
-
-    inner = pretrained(model)
-    if (known := KNOWN.get(inner.config.model_type)) is not None:
-        return None if inner is model or isinstance(known, str) else list(known)
-    ends = {name.rpartition(".")[2] for name, _ in model.named_modules()}
-    return next((sorted(names) for names in _QUERY_VALUE if names <= ends), None)

@@ -17,12 +17,12 @@ from ftplug.attachment import require_attachment
 from ftplug.errors import MethodError
 from ftplug.plan import saved_tensors
 from ftplug.tensors import read_tensors
+from ftplug_plugins.peft_keys import ADAPTER, layout, of_base, tied, whole_modules
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-ADAPTER = "default"
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 
@@ -36,51 +36,64 @@ TASK_TYPES = {
 }
 
 
-def save(model: nn.Module, directory: Path, tensors: Mapping[str, torch.Tensor]) -> Iterable[str]:
+def save(
+    model: nn.Module,
+    directory: Path,
+    tensors: Mapping[str, torch.Tensor],
+    *,
+    computed: tuple[str, ...] = (),
+    config: Any = None,
+) -> Iterable[str]:
     """Write peft's two files and return the names of the tensors they hold.
 
     Where peft's format cannot hold all of them nothing is written: half an adapter would load
-    without a word.
+    without a word. ``computed`` names buffers that peft itself computes from the base: the host
+    keeps their exact values beside its files. ``config`` is written in place of the model's own.
     """
-    keys, modules = _layout(model, tensors)
+    keys, modules = layout(model, tensors)
+    keys = {n: key for n, key in keys.items() if not _is_any(n, computed)}
     inside = tuple(f"{module}." for module in modules)
-    targeted = any(n.startswith(inside) and (".base_layer." in n or ".lora_" in n) for n in tensors)
-    if set(keys) != set(tensors) or targeted or _tied(model, inside):
+    adapted = tuple(f"{name}." for name, _ in tuner_layers(model))
+    targeted = any(n.startswith(inside) and n.startswith(adapted) for n in tensors)
+    missing = [n for n in tensors if n not in keys and not _is_any(n, computed)]
+    if missing or targeted or tied(model, inside):
         return ()
-    return _write(model, directory, _config(model), tensors, keys, modules)
+    return _write(model, directory, config or config_of(model), tensors, keys, modules)
+
+
+def _is_any(name: str, attributes: tuple[str, ...]) -> bool:
+    return any(f".{attribute}." in name for attribute in attributes)
 
 
 def save_prompt(
     model: nn.Module,
     directory: Path,
     tensors: Mapping[str, torch.Tensor],
-    embedding: str,
+    encoder: Mapping[str, str],
     config: Any,
 ) -> Iterable[str]:
-    """Write the two files of virtual tokens, whose rows are in the tensor named ``embedding``.
+    """Write the two files of virtual tokens; ``encoder`` maps names to keys in peft's file.
 
     peft's format holds them and whole modules of the base. Where another method added more,
     nothing is written: half an adapter would load without a word.
     """
-    modules = whole_modules(model, set(tensors) & _of_base(model))
+    modules = whole_modules(model, set(tensors) & of_base(model))
     inside = tuple(f"{module}." for module in modules)
     keys = {name: f"base_model.{name}" for name in tensors if name.startswith(inside)}
-    keys[embedding] = "prompt_embeddings"
+    keys |= encoder
     if set(keys) != set(tensors):
         return ()
     return _write(model, directory, config, tensors, keys, modules)
 
 
-def load_prompt(directory: Path, embedding: str) -> Mapping[str, torch.Tensor]:
+def load_prompt(directory: Path, encoder: Mapping[str, str]) -> Mapping[str, torch.Tensor]:
     """Read what ``save_prompt`` wrote under in-memory names; another method's file is not ours."""
     path = directory / WEIGHTS_FILE
     tensors = read_tensors(path) if path.is_file() else {}
     if "prompt_embeddings" not in tensors:
         return {}
-    return {
-        embedding if key == "prompt_embeddings" else key.removeprefix("base_model."): tensor
-        for key, tensor in tensors.items()
-    }
+    names = {key: name for name, key in encoder.items()}
+    return {names.get(key, key.removeprefix("base_model.")): t for key, t in tensors.items()}
 
 
 def _write(
@@ -117,7 +130,7 @@ def load(model: nn.Module, directory: Path) -> Mapping[str, torch.Tensor]:
     if not path.is_file():
         return {}
     expected = saved_tensors(model, require_attachment(model).plan)
-    keys, _ = _layout(model, expected)
+    keys, _ = layout(model, expected)
     names = {key: name for name, key in keys.items()}
     return {names.get(key, key): tensor for key, tensor in read_tensors(path).items()}
 
@@ -125,10 +138,7 @@ def load(model: nn.Module, directory: Path) -> Mapping[str, torch.Tensor]:
 @contextmanager
 def adapters_off(model: nn.Module) -> Iterator[None]:
     """Switch every peft layer off within the block; one that is off already stays off."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    tuned = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
-    layers = [layer for layer in tuned if not layer.disable_adapters]
+    layers = [layer for _, layer in tuner_layers(model) if not layer.disable_adapters]
     for layer in layers:
         layer.enable_adapters(False)
     try:
@@ -138,25 +148,40 @@ def adapters_off(model: nn.Module) -> Iterator[None]:
             layer.enable_adapters(True)
 
 
-def merge(model: nn.Module) -> None:
+def merge(model: nn.Module, method: str = "merge") -> None:
     """Fold each peft layer into the layer it wraps and put that layer back in its place."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    targets = [(n, m) for n, m in model.named_modules() if isinstance(m, BaseTunerLayer)]
+    targets = tuner_layers(model)
     for name, layer in targets:
         if not hasattr(layer, "merge"):
-            raise MethodError(f"merge: {type(layer).__name__} at {name} cannot be merged")
-        if _tied(model, (f"{name}.",)):
-            raise MethodError(f"merge: {name} shares its weight with another layer: untie it first")
+            raise MethodError(f"{method}: {type(layer).__name__} at {name} cannot be merged")
+        if _shares_base(model, layer):
+            raise MethodError(
+                f"{method}: {name} shares its weight with another layer: untie it first"
+            )
+    try:
+        for _, layer in targets:
+            layer.merge(safe_merge=True)
+    except (NotImplementedError, ValueError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split()) or "its layers have no merge"
+        for _, layer in targets:
+            if layer.merged:
+                layer.unmerge()
+        raise MethodError(f"{method}: peft cannot merge it: {reason}") from error
     for name, layer in targets:
-        layer.merge(safe_merge=True)
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, layer.get_base_layer())
     if hasattr(model, "peft_config"):
         del model.peft_config
 
 
-def _config(model: nn.Module) -> Any:
+def tuner_layers(model: nn.Module) -> list[tuple[str, Any]]:
+    """Return peft's layers by name."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return [(n, m) for n, m in model.named_modules() if isinstance(m, BaseTunerLayer)]
+
+
+def config_of(model: nn.Module) -> Any:
     """Return the config that peft keeps on the model; its class is the method's own."""
     return cast("dict[str, Any]", model.peft_config)[ADAPTER]
 
@@ -165,48 +190,8 @@ def _in_order(targets: object) -> object:
     return sorted(targets) if isinstance(targets, set | list) else targets
 
 
-def _layout(
-    model: nn.Module, tensors: Mapping[str, torch.Tensor]
-) -> tuple[dict[str, str], list[str]]:
-    """Return ``{in-memory name: key in peft's file}`` and the modules saved whole.
-
-    Tensors that peft's format cannot hold are in neither: the host writes them beside.
-    """
-    import peft
-
-    adapter = peft.get_peft_model_state_dict(
-        model, state_dict=dict(tensors), adapter_name=ADAPTER, save_embedding_layers=False
-    )
-    names = {id(tensor): name for name, tensor in tensors.items()}
-    keys = {names[id(tensor)]: f"base_model.model.{key}" for key, tensor in adapter.items()}
-    modules = whole_modules(model, set(tensors) & _of_base(model))
-    for name in tensors:
-        if name.startswith(tuple(f"{module}." for module in modules)):
-            keys[name] = f"base_model.model.{name}"
-    return keys, modules
-
-
-def _tied(model: nn.Module, inside: tuple[str, ...]) -> bool:
-    """Whether a parameter below these modules is used by a module elsewhere, too."""
-    where: dict[int, set[bool]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        where.setdefault(id(parameter), set()).add(name.startswith(inside))
-    return any(len(places) > 1 for places in where.values())
-
-
-def _of_base(model: nn.Module) -> set[str]:
-    """Return the names of the base's own tensors: modules that methods added peft cannot save."""
-    attached = require_attachment(model)
-    return {*attached.plan.existing, *attached.base.fresh}
-
-
-def whole_modules(model: nn.Module, names: set[str]) -> list[str]:
-    """Return the largest modules all of whose parameters are in ``names``, e.g. ``classifier``."""
-    whole: list[str] = []
-    for path, module in model.named_modules():
-        if not path or any(path.startswith(f"{outer}.") for outer in whole):
-            continue
-        own = [f"{path}.{name}" for name, _ in module.named_parameters()]
-        if own and all(name in names for name in own):
-            whole.append(path)
-    return whole
+def _shares_base(model: nn.Module, layer: Any) -> bool:
+    """Whether another module uses the weight that a layer would be folded into."""
+    own = {id(parameter) for parameter in layer.get_base_layer().parameters(recurse=False)}
+    places = [p for _, p in model.named_parameters(remove_duplicate=False) if id(p) in own]
+    return len(places) > len(own)

@@ -26,7 +26,7 @@ from ftplug_plugins.virtual_positions import (
     named,
     refuse_packing,
 )
-from ftplug_plugins.virtual_tokens import VirtualTokens
+from ftplug_plugins.virtual_tokens import Prompted, VirtualTokens
 
 if TYPE_CHECKING:
     from torch import nn
@@ -34,13 +34,62 @@ if TYPE_CHECKING:
     from ftplug.context import Context
 
 _CHECKPOINTING = (
-    "prefix-tuning: activation checkpointing drops the cache that holds the prefix: "
+    "activation checkpointing drops the cache that holds the prefix: "
     "switch activation_checkpointing off, or use prompt-tuning or lora"
 )
 
 
 @dataclass(frozen=True, eq=False)
-class PrefixTuning(VirtualTokens):
+class InCache(Prompted):
+    """Base of the methods whose virtual tokens are keys and values in every layer's cache."""
+
+    encoder_name: ClassVar[str] = "prefix_encoder"
+
+    @hookimpl
+    def prepare_model(self, model: nn.Module, context: Context) -> None:
+        """Place the prefix in the stack whose layers attend to it and wrap its forward."""
+        self.refuse_second(model)
+        stack: Any = structure.backbone(model).get_decoder()  # itself, if it has no such part
+        shapes = self._cached_shapes(model, stack)
+        asked = getattr(context.args, "activation_checkpointing", False)
+        if asked or structure.pretrained(model).is_activation_checkpointing:
+            raise MethodError(f"{self.name}: {_CHECKPOINTING}")
+        config = self.prompt_config()
+        config.num_transformer_submodules = 2 if is_encoder_decoder(model) else 1
+        config.num_layers = len(new_cache(stack))
+        for heads, head_dim in shapes:
+            config.num_attention_heads, config.token_dim = heads, heads * head_dim
+        self.complete(config, model, context)
+        self.place(self.build_encoder(config, model, stack, context), config, stack)
+        wrap_forward(stack, begin_with_prefix)
+
+    def prompt_config(self) -> Any:
+        """Return peft's config with this method's settings."""
+        raise NotImplementedError
+
+    def build_encoder(self, config: Any, model: nn.Module, stack: Any, context: Context) -> Any:
+        """Return peft's encoder of the prefix."""
+        raise NotImplementedError
+
+    def _cached_shapes(self, model: nn.Module, stack: Any) -> set[tuple[int, int]]:
+        """Return heads and head_dim of what the layers cache, if a prefix fits there."""
+        several = stack.config.get_text_config() is not stack.config
+        shapes: set[tuple[int, int]] = set()
+        if not accepts(stack, "past_key_values"):
+            reason = f"{type(stack).__name__} takes no past_key_values, where the prefix goes"
+        elif several and not is_encoder_decoder(model):
+            reason = "it reads more than text"
+        elif not only_attention(new_cache(stack)):
+            reason = "not all of its layers attend to a cache of keys and values"
+        elif len(shapes := cached_shapes(stack)) > 1:
+            reason = "its layers' keys and values differ in shape"
+        else:
+            return shapes
+        raise MethodError(f"{self.name}: {type(model).__name__}: {reason}: use lora")
+
+
+@dataclass(frozen=True, eq=False)
+class PrefixTuning(InCache, VirtualTokens):
     """Fill each layer's cache with trained keys and values; the model itself stays frozen.
 
     Numbers equal peft's, whose encoder this is. A random prefix disturbs the model (the first loss
@@ -68,7 +117,6 @@ class PrefixTuning(VirtualTokens):
         }
     """
     learning_rate: ClassVar[LearningRate] = LearningRate(1e-3, 3e-2, 1e-1)
-    encoder_name: ClassVar[str] = "prefix_encoder"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -78,54 +126,25 @@ class PrefixTuning(VirtualTokens):
                 "cannot set it: use init=random, or no projection"
             )
 
-    @hookimpl
-    def prepare_model(self, model: nn.Module, context: Context) -> None:
-        """Place the prefix in the stack whose layers attend to it and wrap its forward."""
-        self.refuse_second(model)
-        stack: Any = structure.backbone(model).get_decoder()  # itself, if it has no such part
-        shapes = self._cached_shapes(model, stack)
-        asked = getattr(context.args, "activation_checkpointing", False)
-        if asked or structure.pretrained(model).is_activation_checkpointing:
-            raise MethodError(_CHECKPOINTING)
-        self._add_encoder(model, stack, shapes, context)
-        wrap_forward(stack, begin_with_prefix)
-
     def equals_peft(self, model: nn.Module) -> bool:
         """Whether peft gives the same answers: its files lack the MLP of a projection."""
         return super().equals_peft(model) and not self.prefix_projection
 
-    def _cached_shapes(self, model: nn.Module, stack: Any) -> set[tuple[int, int]]:
-        """Return heads and head_dim of what the layers cache, if a prefix fits there."""
-        several = stack.config.get_text_config() is not stack.config
-        shapes: set[tuple[int, int]] = set()
-        if not accepts(stack, "past_key_values"):
-            reason = f"{type(stack).__name__} takes no past_key_values, where the prefix goes"
-        elif several and not is_encoder_decoder(model):
-            reason = "it reads more than text"
-        elif not only_attention(new_cache(stack)):
-            reason = "not all of its layers attend to a cache of keys and values"
-        elif len(shapes := cached_shapes(stack)) > 1:
-            reason = "its layers' keys and values differ in shape"
-        else:
-            return shapes
-        raise MethodError(f"{self.name}: {type(model).__name__}: {reason}: use lora")
+    def prompt_config(self) -> Any:
+        """Return peft's config with this method's settings."""
+        import peft
 
-    def _add_encoder(
-        self, model: nn.Module, stack: Any, shapes: set[tuple[int, int]], context: Context
-    ) -> None:
+        return peft.PrefixTuningConfig(
+            num_virtual_tokens=self.num_virtual_tokens,
+            prefix_projection=self.prefix_projection,
+            encoder_hidden_size=self.encoder_hidden_size or None,  # type: ignore[arg-type]
+        )
+
+    def build_encoder(self, config: Any, model: nn.Module, stack: Any, context: Context) -> Any:
+        """Return peft's encoder, drawn or started from what the frozen model computes."""
         import peft
         import torch
 
-        config = peft.PrefixTuningConfig(
-            num_virtual_tokens=self.num_virtual_tokens,
-            num_transformer_submodules=2 if is_encoder_decoder(model) else 1,
-            num_layers=len(new_cache(stack)),
-            prefix_projection=self.prefix_projection,
-        )
-        for heads, head_dim in shapes:
-            config.num_attention_heads, config.token_dim = heads, heads * head_dim
-        config.encoder_hidden_size = self.encoder_hidden_size or config.encoder_hidden_size
-        self.complete(config, model, context)
         encoder = peft.PrefixEncoder(config)  # type: ignore[no-untyped-call]
         if self.init != "random" and not context.loading:
             if is_encoder_decoder(model):
@@ -137,7 +156,7 @@ class PrefixTuning(VirtualTokens):
             tokens = self.initial_tokens(model, vocabulary, self.num_virtual_tokens)
             with torch.no_grad():
                 encoder.embedding.weight.copy_(activations(stack, tokens.to(stack.device)))
-        self.place(encoder, config, stack)
+        return encoder
 
 
 def begin_with_prefix(stack: Any, forward: Any, *args: Any, **kwargs: Any) -> Any:
@@ -146,7 +165,7 @@ def begin_with_prefix(stack: Any, forward: Any, *args: Any, **kwargs: Any) -> An
     A call that goes on from a filled cache only has mask and positions shifted.
     """
     if stack.training and getattr(stack, "gradient_checkpointing", False):
-        raise MethodError(_CHECKPOINTING)
+        raise MethodError(f"a prefix: {_CHECKPOINTING}")
     arguments = named(forward, args, kwargs)
     encoder = stack.prefix_encoder
     count = encoder.config.num_virtual_tokens

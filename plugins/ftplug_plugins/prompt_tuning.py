@@ -19,7 +19,7 @@ from ftplug_plugins.virtual_positions import (
     named,
     refuse_packing,
 )
-from ftplug_plugins.virtual_tokens import VirtualTokens
+from ftplug_plugins.virtual_tokens import Prompted, VirtualTokens
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,7 +28,65 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class PromptTuning(VirtualTokens):
+class BeforeInput(Prompted):
+    """Base of the methods that read virtual tokens before the input: where, and with what loss."""
+
+    encoder_name: ClassVar[str] = "prompt_encoder"
+
+    @hookimpl
+    def prepare_model(self, model: nn.Module, context: Context) -> None:
+        """Place the encoder in the input stack and wrap its forward."""
+        self.refuse_second(model)
+        stack = self._input_stack(model)
+        config = self.prompt_config()
+        config.token_dim = stack.get_input_embeddings().weight.shape[1]  # may differ from the
+        config.num_transformer_submodules = self.submodules(model)  # hidden size
+        self.complete(config, model, context)
+        self.place(self.build_encoder(config, model, stack, context), config, stack)
+        wrap_forward(stack, prepend if _reads_whole(model) else prepend_and_cut)
+        if is_encoder_decoder(model):
+            wrap_forward(structure.backbone(model).get_decoder(), attend_to_all)
+        elif is_causal(model) and structure.is_language_model(model):
+            wrap_forward(structure.pretrained(model), label_virtual_tokens)
+
+    def submodules(self, model: nn.Module) -> int:
+        """Return 2 for an encoder-decoder: peft has twice the vectors and never reads the rest."""
+        return 2 if is_encoder_decoder(model) else 1
+
+    def prompt_config(self) -> Any:
+        """Return peft's config with this method's settings."""
+        raise NotImplementedError
+
+    def build_encoder(self, config: Any, model: nn.Module, stack: Any, context: Context) -> Any:
+        """Return peft's encoder of the virtual tokens."""
+        raise NotImplementedError
+
+    def equals_peft(self, model: nn.Module) -> bool:
+        """Whether peft gives the same answers: not where it pools the last position."""
+        return super().equals_peft(model) and not (is_causal(model) and _classifies(model))
+
+    def _input_stack(self, model: nn.Module) -> Any:
+        """Return the encoder of an encoder-decoder, else the backbone."""
+        trunk = structure.backbone(model)
+        stack = trunk.get_encoder() if is_encoder_decoder(model) else trunk.get_decoder()
+        try:
+            weight = getattr(stack.get_input_embeddings(), "weight", None)
+        except NotImplementedError:
+            weight = None
+        several = trunk.config.get_text_config() is not trunk.config
+        if weight is None or weight.dim() != 2 or not accepts(stack, "input_ids", "inputs_embeds"):
+            reason = "it reads no token embeddings, before which the prompt would stand"
+        elif several and not is_encoder_decoder(model):
+            reason = "it reads more than text"
+        elif getattr(trunk.config, "output_router_logits", False):
+            reason = "its loss over experts cannot mask virtual tokens (output_router_logits)"
+        else:
+            return stack
+        raise MethodError(f"{self.name}: {type(model).__name__}: {reason}: use lora")
+
+
+@dataclass(frozen=True, eq=False)
+class PromptTuning(BeforeInput, VirtualTokens):
     """Put trained vectors before the embedded tokens and train them alone; the model stays frozen.
 
     Numbers equal peft's, whose encoder this is, but the model's output keeps the length of its
@@ -54,62 +112,26 @@ class PromptTuning(VirtualTokens):
         }
     """
     learning_rate: ClassVar[LearningRate] = LearningRate(3e-3, 1e-1, 5e-1)
-    encoder_name: ClassVar[str] = "prompt_encoder"
 
-    @hookimpl
-    def prepare_model(self, model: nn.Module, context: Context) -> None:
-        """Place the vectors in the input stack and wrap its forward."""
-        self.refuse_second(model)
-        stack = self._input_stack(model)
-        self._add_encoder(model, stack, context)
-        wrap_forward(stack, prepend if _reads_whole(model) else prepend_and_cut)
-        if is_encoder_decoder(model):
-            wrap_forward(structure.backbone(model).get_decoder(), attend_to_all)
-        elif is_causal(model) and structure.is_language_model(model):
-            wrap_forward(structure.pretrained(model), label_virtual_tokens)
+    def prompt_config(self) -> Any:
+        """Return peft's config with this method's settings."""
+        import peft
 
-    def equals_peft(self, model: nn.Module) -> bool:
-        """Whether peft gives the same answers: not where it pools the last position."""
-        return super().equals_peft(model) and not (is_causal(model) and _classifies(model))
+        return peft.PromptTuningConfig(num_virtual_tokens=self.num_virtual_tokens)
 
-    def _input_stack(self, model: nn.Module) -> Any:
-        """Return the encoder of an encoder-decoder, else the backbone."""
-        trunk = structure.backbone(model)
-        stack = trunk.get_encoder() if is_encoder_decoder(model) else trunk.get_decoder()
-        try:
-            weight = getattr(stack.get_input_embeddings(), "weight", None)
-        except NotImplementedError:
-            weight = None
-        several = trunk.config.get_text_config() is not trunk.config
-        if weight is None or weight.dim() != 2 or not accepts(stack, "input_ids", "inputs_embeds"):
-            reason = "it reads no token embeddings, before which the prompt would stand"
-        elif several and not is_encoder_decoder(model):
-            reason = "it reads more than text"
-        elif getattr(trunk.config, "output_router_logits", False):
-            reason = "its loss over experts cannot mask virtual tokens (output_router_logits)"
-        else:
-            return stack
-        raise MethodError(f"{self.name}: {type(model).__name__}: {reason}: use lora")
-
-    def _add_encoder(self, model: nn.Module, stack: Any, context: Context) -> None:
+    def build_encoder(self, config: Any, model: nn.Module, stack: Any, context: Context) -> Any:
+        """Return peft's embedding of the virtual tokens, drawn or read from the vocabulary."""
         import peft
         import torch
 
         words = stack.get_input_embeddings()
-        config = peft.PromptTuningConfig(
-            num_virtual_tokens=self.num_virtual_tokens,
-            token_dim=words.weight.shape[1],  # ELECTRA's and OPT's may differ from hidden_size
-            num_transformer_submodules=2 if is_encoder_decoder(model) else 1,
-        )
-        self.complete(config, model, context)
-        # With two submodules peft has twice the vectors, and never reads the second half.
         encoder = peft.PromptEmbedding(config, words)  # type: ignore[no-untyped-call]
         if self.init != "random" and not context.loading:
             rows = encoder.embedding.num_embeddings
             tokens = self.initial_tokens(model, words.weight.shape[0], rows)
             with torch.no_grad():
                 encoder.embedding.weight.copy_(words(tokens.to(words.weight.device)))
-        self.place(encoder, config, stack)
+        return encoder
 
 
 def prepend(stack: Any, forward: Any, *args: Any, **kwargs: Any) -> Any:

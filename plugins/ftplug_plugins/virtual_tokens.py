@@ -31,28 +31,13 @@ ENCODERS = ("prompt_encoder", "prefix_encoder")
 
 
 @dataclass(frozen=True, eq=False)
-class VirtualTokens(Method):
-    """Base of the methods with virtual tokens: their number, how they start, and their files.
+class Prompted(Method):
+    """Base of the methods with virtual tokens: where their encoder is, and its files.
 
     A subclass places the encoder in ``prepare_model`` with :meth:`place` and wraps the forward.
     """
 
-    num_virtual_tokens: Annotated[int, Ge(1), "How many virtual tokens."] = 20
-    init: Annotated[
-        str, MinLen(1), "random, vocab (tokens drawn from the vocabulary), or a text to start from."
-    ] = "random"
-    tokenizer: Annotated[
-        str, "Name or path of the tokenizer that reads the text; empty: the base model's."
-    ] = ""
-
     encoder_name: ClassVar[str] = ""
-
-    def settings(self) -> dict[str, Any]:
-        """Return the settings; the path of a tokenizer on this machine is left out."""
-        values = super().settings()
-        if self.tokenizer and Path(self.tokenizer).exists():
-            values["tokenizer"] = ""
-        return values
 
     @hookimpl
     def select_trainable(self, model: nn.Module) -> Iterable[str]:
@@ -66,13 +51,14 @@ class VirtualTokens(Method):
         """Write peft's own two files where peft computes the same from them; else nothing."""
         if not self.equals_peft(model):
             return ()
-        config, embedding = self.encoder(model).config, self.embedding_name(model)
-        return peft_files.save_prompt(model, directory, tensors, embedding, config)
+        return peft_files.save_prompt(
+            model, directory, tensors, self.peft_keys(model), self.encoder(model).config
+        )
 
     @hookimpl
     def load_artifact(self, model: nn.Module, directory: Path) -> Mapping[str, torch.Tensor]:
         """Read them back under in-memory names."""
-        return peft_files.load_prompt(directory, self.embedding_name(model))
+        return peft_files.load_prompt(directory, self.peft_keys(model))
 
     def equals_peft(self, model: nn.Module) -> bool:
         """Whether a PeftModel with the same tensors gives the same answers.
@@ -83,6 +69,12 @@ class VirtualTokens(Method):
         task = require_attachment(model).context.task
         seq2seq = task == "text2text-generation"
         return task in peft_files.TASK_TYPES and seq2seq == is_encoder_decoder(model)
+
+    def peft_keys(self, model: nn.Module) -> dict[str, str]:
+        """Return ``{in-memory name: key in peft's file}`` of the encoder's tensors."""
+        embedding = self.encoder(model).embedding.weight
+        name = next(n for n, p in model.named_parameters() if p is embedding)
+        return {name: "prompt_embeddings"}
 
     def refuse_second(self, model: nn.Module) -> None:
         """Refuse a model that has virtual tokens already."""
@@ -121,10 +113,25 @@ class VirtualTokens(Method):
         name = self.encoder_name
         return next(m._modules[name] for m in model.modules() if name in m._modules)
 
-    def embedding_name(self, model: nn.Module) -> str:
-        """Return the in-memory name of the tensor that peft's file calls ``prompt_embeddings``."""
-        embedding = self.encoder(model).embedding.weight
-        return next(n for n, p in model.named_parameters() if p is embedding)
+
+@dataclass(frozen=True, eq=False)
+class VirtualTokens(Prompted):
+    """Virtual tokens whose vectors are trained as they are: their number and how they start."""
+
+    num_virtual_tokens: Annotated[int, Ge(1), "How many virtual tokens."] = 20
+    init: Annotated[
+        str, MinLen(1), "random, vocab (tokens drawn from the vocabulary), or a text to start from."
+    ] = "random"
+    tokenizer: Annotated[
+        str, "Name or path of the tokenizer that reads the text; empty: the base model's."
+    ] = ""
+
+    def settings(self) -> dict[str, Any]:
+        """Return the settings; the path of a tokenizer on this machine is left out."""
+        values = super().settings()
+        if self.tokenizer and Path(self.tokenizer).exists():
+            values["tokenizer"] = ""
+        return values
 
     def initial_tokens(self, model: nn.Module, vocabulary: int, count: int) -> torch.Tensor:
         """Return the ``count`` token ids to start from, drawn or read from the text.

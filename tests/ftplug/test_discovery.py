@@ -114,6 +114,16 @@ def test_a_misspelt_hook_is_an_error(monkeypatch, tmp_path):
         Host([discovery.entry("typo").load()()])
 
 
+def test_an_instance_for_another_hook_api_is_refused_before_anything_changes(monkeypatch, tmp_path):
+    import tiny
+
+    advertise(monkeypatch, tmp_path, {}, STRANGER)
+    model = tiny.bert()
+    with pytest.raises(PluginError, match=r"'old' is written for hook API 0; this ftplug has 1"):
+        ftplug.apply(model, importlib.import_module("stranger").Old())
+    assert "_ftplug" not in model.__dict__
+
+
 def test_importing_and_listing_loads_no_heavy_library():
     code = (
         "import sys, ftplug, ftplug.cli, ftplug.demo; ftplug.methods();"

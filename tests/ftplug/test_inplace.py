@@ -3,11 +3,13 @@
 import copy
 import inspect
 
+import pytest
 import tiny
 import torch
 from torch import nn
 
-from ftplug.inplace import forwards_disabled, wrap_forward
+from ftplug import MethodError
+from ftplug.inplace import forwards_disabled, is_wrapped, unwrap_forward, wrap_forward
 
 
 def plus_bias(module, forward, *args, **kwargs):
@@ -53,6 +55,32 @@ def test_an_instance_forward_set_by_a_library_still_runs():
     layer.forward = lambda x: x  # as accelerate's device hooks do
     wrap_forward(layer, plus_bias)
     assert torch.equal(layer(x), x + 1)
+
+
+def test_two_wraps_of_a_hooked_instance_both_run():
+    layer, x = nn.Linear(3, 3), torch.randn(2, 3)
+    layer.extra = nn.Parameter(torch.ones(3))
+    layer.forward = lambda x: x
+    wrap_forward(layer, plus_bias)
+    wrap_forward(layer, lambda module, forward, x: 2 * forward(x))
+    assert torch.equal(layer(x), 2 * (x + 1))
+
+
+def test_unwrapping_takes_off_one_wrap_at_a_time():
+    layer, x = nn.Linear(3, 3), torch.randn(2, 3)
+    layer.extra = nn.Parameter(torch.ones(3))
+    layer.forward = lambda x: x
+    wrap_forward(layer, plus_bias)
+    wrap_forward(layer, lambda module, forward, x: 2 * forward(x))
+    unwrap_forward(layer)
+    assert is_wrapped(layer)
+    assert torch.equal(layer(x), x + 1)
+    unwrap_forward(layer)
+    assert not is_wrapped(layer)
+    assert type(layer) is nn.Linear
+    assert torch.equal(layer(x), x)
+    with pytest.raises(MethodError, match="this Linear is not wrapped"):
+        unwrap_forward(layer)
 
 
 def test_disabled_is_what_was_there_before_and_nests():

@@ -1,7 +1,7 @@
 """Settings: validated strictly, with one line that names the setting and what is allowed."""
 
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
 
 import pytest
 from annotated_types import Ge
@@ -22,6 +22,9 @@ class Sample(Method):
     bias: Annotated[Literal["none", "all"], "Which biases."] = "none"
     flag: Annotated[bool, "A switch."] = False
     limit: Annotated[int | None, "Optional."] = None
+    where: Annotated[tuple[str, ...] | str | None, "Names or a pattern."] = None
+    layers: Annotated[tuple[int, ...] | int | None, "Indices."] = None
+    ranks: Annotated[dict[str, Any], "By name."] = field(default_factory=dict)
 
     name = "sample"
     learning_rate = LearningRate(1e-4, 1e-3, 1e-2)
@@ -57,7 +60,7 @@ def test_lists_become_tuples_and_defaults_stay():
     assert method.targets == ("query", "value")
     assert method.settings() == {
         "r": 8, "scale": 2.0, "targets": ["query", "value"],
-        "bias": "none", "flag": False, "limit": None,
+        "bias": "none", "flag": False, "limit": None, "where": None, "layers": None, "ranks": {},
     }  # fmt: skip
 
 
@@ -71,6 +74,16 @@ def test_lists_become_tuples_and_defaults_stay():
         ({"flag": "true"}, {"flag": True}),
         ({"limit": "none"}, {"limit": None}),
         ({"limit": "3"}, {"limit": 3}),
+        ({"bias": "none"}, {"bias": "none"}),
+        ({"where": "query"}, {"where": ("query",)}),
+        ({"where": "query, attention.value"}, {"where": ("query", "attention.value")}),
+        ({"where": "[query]"}, {"where": ("query",)}),
+        ({"where": ".*(query|value)"}, {"where": ".*(query|value)"}),
+        ({"where": "all-linear"}, {"where": "all-linear"}),
+        ({"where": "none"}, {"where": None}),
+        ({"layers": "1"}, {"layers": 1}),
+        ({"layers": "1,2"}, {"layers": (1, 2)}),
+        ({"ranks": '{"query": 4}'}, {"ranks": {"query": 4}}),
     ],
 )
 def test_command_line_texts_are_parsed_by_type(texts, expected):
@@ -90,6 +103,7 @@ def test_description_comes_from_the_declaration():
     assert (rank.name, rank.type, rank.default, rank.help) == ("r", "int", 8, "Rank.")
     assert [s.type for s in Sample.describe()] == [
         "int", "float", "list of str", "none | all", "bool", "int | None",
+        "list of str | str | None", "list of int | int | None", "dict",
     ]  # fmt: skip
     assert Sample.summary() == "A method for these tests."
 

@@ -253,3 +253,54 @@ def test_something_that_is_no_model_is_refused(model):
 def test_no_method_attached_is_said():
     with pytest.raises(MethodError, match="carries no ftplug method"), ftplug.disabled(tiny.bert()):
         pass
+
+
+# Methods that select nothing, a schedule without effect, a selection of nothing of the model's own
+
+
+@dataclass(frozen=True, eq=False)
+class Pull(Method):
+    """Select nothing: a regulariser."""
+
+    name = "pull"
+    kind = "regularizer"
+
+    @hookimpl
+    def on_gradients(self, model):
+        """Do nothing."""
+
+
+@dataclass(frozen=True, eq=False)
+class Alternate(Biases):
+    """Train all biases, in every other step."""
+
+    name = "alternate"
+    kind = "schedule"
+
+    @hookimpl
+    def schedule_trainable(self, model, step):
+        return self.select_trainable(model) if step % 2 else []
+
+
+def test_where_no_method_selects_everything_trains():
+    model = tiny.bert()
+    everything = {name for name, _ in model.named_parameters()}
+    assert training(ftplug.apply(model, Pull())) == everything
+    beside = ftplug.apply(tiny.bert(), Pull(), Biases())
+    assert training(beside) == training(ftplug.apply(tiny.bert(), Biases()))
+    without = training(ftplug.apply(tiny.bert(), Pull(), train_head=False))
+    assert everything - without == {"classifier.weight", "classifier.bias"}
+
+
+@pytest.mark.parametrize("methods", [(Alternate(), Biases()), (Biases(), Alternate())])
+def test_a_schedule_whose_parameters_train_anyway_is_refused(methods):
+    with pytest.raises(MethodError, match="alternate: biases trains the same parameters in every"):
+        ftplug.apply(tiny.bert(), *methods)
+    ftplug.apply(tiny.bert(), Alternate(), Naming("bert.pooler.dense.bias"))  # a part of them
+
+
+@pytest.mark.parametrize("order", [("bottleneck", Biases()), (Biases(), "bottleneck")])
+def test_a_selection_of_what_others_added_alone_is_refused(order):
+    with pytest.raises(MethodError, match="biases: selects nothing of LlamaForCausalLM itself"):
+        ftplug.apply(tiny.llama(), *order)
+    ftplug.apply(tiny.bert(), *order)

@@ -1,0 +1,65 @@
+"""APOLLO: plain gradients, scaled as Adam would in a random subspace.
+
+Zhu et al. 2024, https://arxiv.org/abs/2412.05270.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from annotated_types import Ge, Gt
+
+from ftplug import LearningRate, Method, hookimpl
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from transformers import TrainingArguments
+
+
+@dataclass(frozen=True, eq=False)
+class Apollo(Method):
+    """Train every weight with SGD's memory and nearly AdamW's steps.
+
+    Adam's moments are kept for a random projection of the gradient, (m, rank) for a weight (m, n)
+    with m >= n. How much longer Adam's step is than the projected gradient scales each channel of
+    the gradient itself. APOLLO-Mini is ``rank=1, scale_type="tensor", scale=128``. Linear weights
+    inside of the layers are projected, the rest has plain AdamW. Alone it fine-tunes the whole
+    model; beside another method, what that one trains. Settings are named as in transformers.
+    """
+
+    rank: Annotated[int, Ge(1), "Rows or columns of the moments."] = 128
+    update_proj_gap: Annotated[int, Ge(1), "Optimizer steps until the subspace is redrawn."] = 200
+    scale: Annotated[float, Gt(0), "The updates are multiplied by its square root."] = 1.0
+    scale_type: Annotated[
+        Literal["channel", "tensor"], "One factor for each channel, or for the whole weight."
+    ] = "channel"
+
+    name: ClassVar[str] = "apollo"
+    kind: ClassVar = "optimizer"
+    paper: ClassVar[str] = "https://arxiv.org/abs/2412.05270"
+    citation: ClassVar[str] = """
+        @inproceedings{zhu2025apollo,
+          title     = {{APOLLO}: {SGD}-like Memory, {AdamW}-level Performance},
+          author    = {Zhu, Hanqing and Zhang, Zhenyu and Cong, Wenyan and Liu, Xi and Park, Sem
+                       and Chandra, Vikas and Long, Bo and Pan, David Z. and Wang, Zhangyang
+                       and Lee, Jinwon},
+          booktitle = {Proceedings of Machine Learning and Systems},
+          year      = {2025}
+        }
+    """
+    learning_rate: ClassVar[LearningRate] = LearningRate(1e-6, 5e-5, 1e-2)
+
+    @hookimpl
+    def build_optimizer(
+        self,
+        model: nn.Module,
+        args: TrainingArguments,
+        named_parameters: Mapping[str, nn.Parameter],
+    ) -> torch.optim.Optimizer:
+        """Build APOLLO's AdamW with the Trainer's rate, betas, weight decay and seed."""
+        from ftplug_plugins.low_rank_adamw import ApolloAdamW, build
+
+        return build(ApolloAdamW, self.name, model, args, named_parameters, **self.settings())

@@ -1,0 +1,57 @@
+"""GaLore: keep Adam's moments in the gradient's leading subspace (https://arxiv.org/abs/2403.03507)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from annotated_types import Ge, Gt
+
+from ftplug import LearningRate, Method, hookimpl
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from transformers import TrainingArguments
+
+
+@dataclass(frozen=True, eq=False)
+class Galore(Method):
+    """Train every weight with Adam moments of ``rank`` rows or columns instead of full ones.
+
+    A weight (m, n) with m >= n has moments (m, rank) and a projection (rank, n), renewed by an SVD
+    of its gradient every ``update_proj_gap`` steps. Linear weights inside of the layers are
+    projected, the rest has plain AdamW. Alone it fine-tunes the whole model; beside another method,
+    what that one trains, with a rank below its own. Settings are named as in transformers.
+    """
+
+    rank: Annotated[int, Ge(1), "Rows or columns of the moments."] = 128
+    update_proj_gap: Annotated[int, Ge(1), "Optimizer steps until the subspace is renewed."] = 200
+    scale: Annotated[float, Gt(0), "Factor on the projected updates (the paper's alpha)."] = 0.25
+
+    name: ClassVar[str] = "galore"
+    kind: ClassVar = "optimizer"
+    paper: ClassVar[str] = "https://arxiv.org/abs/2403.03507"
+    citation: ClassVar[str] = """
+        @inproceedings{zhao2024galore,
+          title     = {{GaLore}: Memory-Efficient {LLM} Training by Gradient Low-Rank Projection},
+          author    = {Zhao, Jiawei and Zhang, Zhenyu and Chen, Beidi and Wang, Zhangyang
+                       and Anandkumar, Anima and Tian, Yuandong},
+          booktitle = {International Conference on Machine Learning},
+          year      = {2024}
+        }
+    """
+    learning_rate: ClassVar[LearningRate] = LearningRate(1e-6, 2e-4, 1e-2)
+
+    @hookimpl
+    def build_optimizer(
+        self,
+        model: nn.Module,
+        args: TrainingArguments,
+        named_parameters: Mapping[str, nn.Parameter],
+    ) -> torch.optim.Optimizer:
+        """Build GaLore's AdamW with the Trainer's rate, betas and weight decay."""
+        from ftplug_plugins.low_rank_adamw import GaLoreAdamW, build
+
+        return build(GaLoreAdamW, self.name, model, args, named_parameters, **self.settings())

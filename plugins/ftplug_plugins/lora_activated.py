@@ -1,0 +1,61 @@
+"""aLoRA: the update works only from the last invocation sequence of a row on.
+
+https://arxiv.org/abs/2504.12397. Where it begins is found by the backbone, which reads the tokens,
+and kept for its layers until the next call: activation checkpointing runs them again, and a call
+that goes on from a filled cache goes on with it.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from ftplug import MethodError, structure
+from ftplug.inplace import wrap_forward
+from ftplug_plugins import peft_files
+from ftplug_plugins.virtual_positions import is_causal, named
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_OFFSETS = "alora_offsets"
+
+
+def check(model: nn.Module) -> None:
+    """Refuse what does not read tokens from left to right."""
+    if not (is_causal(model) and structure.is_language_model(model)):
+        raise MethodError(
+            f"lora: alora_invocation_tokens need a decoder-only language model, not "
+            f"{type(model).__name__}: leave them empty"
+        )
+
+
+def activate(model: nn.Module) -> None:
+    """Let the backbone find the invocation, and every layer start from there."""
+    stack = structure.backbone(model)
+    found: dict[str, Any] = {"tokens": peft_files.config_of(model).alora_invocation_tokens}
+    stack.__dict__[_OFFSETS] = found
+    wrap_forward(stack, _find)
+    for _, layer in peft_files.tuner_layers(model):
+        layer.__dict__[_OFFSETS] = found
+        wrap_forward(layer, _from_there)
+
+
+def _find(stack: Any, forward: Any, *args: Any, **kwargs: Any) -> Any:
+    from peft.tuners.lora.variants import calculate_alora_offsets
+
+    arguments, found = named(forward, args, kwargs), stack.__dict__[_OFFSETS]
+    tokens, cache = arguments.get("input_ids"), arguments.get("past_key_values")
+    if tokens is None:
+        raise MethodError("lora: aLoRA needs input_ids to find its invocation tokens")
+    if cache is None or cache.get_seq_length() == 0:
+        search: Any = calculate_alora_offsets  # reads this one setting of a config
+        config = SimpleNamespace(alora_invocation_tokens=found["tokens"])
+        found[_OFFSETS] = search({"": config}, "", tokens)
+    elif len(found.get(_OFFSETS) or ()) != len(tokens):
+        raise MethodError("lora: aLoRA goes on from a cache of other rows than it read last")
+    return forward(**arguments)
+
+
+def _from_there(layer: Any, forward: Any, *args: Any, **kwargs: Any) -> Any:
+    return forward(*args, **kwargs, alora_offsets=layer.__dict__[_OFFSETS].get(_OFFSETS))

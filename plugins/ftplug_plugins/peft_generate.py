@@ -1,0 +1,239 @@
+"""Generate what the family of peft's methods is built from: names, types, defaults, one-line help.
+
+``python -m ftplug_plugins.peft_generate`` writes ``peft_types.json`` and, between two marker
+comments, the entry points in ``pyproject.toml``. Listing methods then needs no ``import peft``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import json
+import re
+import types
+import typing
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+from ftplug_plugins.peft_about import ABOUT
+
+DATA = Path(__file__).with_name("peft_types.json")
+PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
+BEGIN = "# peft's methods: python -m ftplug_plugins.peft_generate"
+END = "# end of peft's methods"
+
+# These have a file of their own, each with settings chosen by hand.
+OWN_FILE = {"LORA", "PREFIX_TUNING", "PROMPT_TUNING"}
+
+# What the host decides: which modules are saved, and how; what the model itself tells.
+_HOSTS = {
+    "modules_to_save",
+    "token_dim",
+    "num_transformer_submodules",
+    "num_attention_heads",
+    "num_layers",
+    "save_projection",
+    "save_indices",
+    "save_precomputed_indices",
+    "save_only_topk_weights",
+    "progressbar",
+    "generator_seed",  # a generator of its own, whose state no checkpoint holds
+    "runtime_offload_base_weight",
+    "target_svd_config",
+    # Starts read from files and texts, which an artifact could not name.
+    "prompt_tuning_init",
+    "prompt_tuning_init_text",
+    "prompt_tuning_init_state_dict_path",
+    "prompt_tuning_init_task",
+    "tokenizer_name_or_path",
+    "tokenizer_kwargs",
+}
+# AdaLoRA's config inherits LoRA's, most of which its layers never read.
+_ADALORA = {
+    "target_modules", "exclude_modules", "lora_alpha", "lora_dropout", "fan_in_fan_out", "bias",
+    "layers_to_transform", "layers_pattern", "target_r", "init_r", "tinit", "tfinal", "deltaT",
+    "beta1", "beta2", "orth_reg_weight", "total_step",
+}  # fmt: skip
+# Required by peft, which has no default for them.
+_DEFAULTS = {"num_virtual_tokens": 20, "adapter_len": 10}
+_HELP = {
+    "adalora.beta1": "Decay of the average importance.",
+    "adalora.beta2": "Decay of the average change of importance.",
+    "adalora.deltaT": "Steps between two prunings.",
+    "adalora.init_r": "Rank of every update at the start.",
+    "adalora.orth_reg_weight": "Weight of the orthogonality penalty in the loss.",
+    "adalora.target_r": "Average rank of an update at the end.",
+    "adalora.tfinal": "Last steps, in which nothing more is pruned.",
+    "adalora.tinit": "First steps, in which nothing is pruned.",
+    "adalora.total_step": "Optimizer steps of the run; none: what the Trainer will take.",
+    "adaption-prompt.adapter_layers": "How many layers, from the top; none: all of them.",
+    "adaption-prompt.adapter_len": "How many prompt tokens.",
+    "ia3.feedforward_modules": "Those of the targets whose input is scaled, not their output.",
+    "multitask-prompt-tuning.num_ranks": "Rank of each task's scaling.",
+    "multitask-prompt-tuning.num_tasks": "How many tasks; more than one need task_ids.",
+    "lora_alpha": "Scale of the update.",
+    "lora_dropout": "Dropout before A.",
+    "num_virtual_tokens": "How many virtual tokens.",
+    "c3a.init_weights": "Initialisation; true starts at zero.",
+    "miss.init_weights": "True for MiSS, bat or mini for its variants.",
+    "target_modules": "Ends of module names, or a regular expression; none: what suits the model.",
+    "exclude_modules": "Ends of module names, or a regular expression, to leave out.",
+    "fan_in_fan_out": "Whether the target stores its weight as (fan_in, fan_out), as Conv1D does.",
+    "layers_to_transform": "Indices of the layers to adapt; none: all of them.",
+    "layers_pattern": "Name of the list of layers, where layers_to_transform does not find it.",
+    "bias": "Which biases train as well: none, all, or those of the targets (METHOD_only).",
+}
+
+
+class Unwritable(TypeError):
+    """A type of which no value is JSON."""
+
+
+def generated() -> dict[str, Any]:
+    """Return the content of ``peft_types.json`` for the installed peft."""
+    import peft
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING as CONFIGS
+
+    return {
+        "peft": peft.__version__,
+        "types": {
+            method_name(kind.value): {
+                "type": kind.value,
+                "settings": _settings(kind.value, CONFIGS[kind]),
+            }
+            for kind in sorted(peft.PeftType, key=lambda kind: kind.value)
+            if kind.value not in OWN_FILE
+        },
+    }
+
+
+def entry_points() -> str:
+    """Return the lines between the markers in ``pyproject.toml``."""
+    names = generated()["types"]
+    lines = [f'{name} = "ftplug_plugins.peft_family:{class_name(name)}"' for name in names]
+    return "\n".join([BEGIN, *lines, END])
+
+
+def method_name(peft_type: str) -> str:
+    """Return ``trainable-tokens`` for ``TRAINABLE_TOKENS``."""
+    return peft_type.lower().replace("_", "-")
+
+
+def class_name(name: str) -> str:
+    """Return ``TrainableTokens`` for ``trainable-tokens``."""
+    return "".join(part.capitalize() for part in name.split("-"))
+
+
+def _settings(kind: str, config: Any) -> dict[str, Any]:
+    import peft
+
+    common = {field.name for field in dataclasses.fields(peft.PeftConfig)}
+    hints = typing.get_type_hints(config)
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        wanted = kind != "ADALORA" or field.name in _ADALORA
+        if field.name in common | _HOSTS or not wanted or not field.init:
+            continue
+        try:
+            text = type_text(hints[field.name])
+        except Unwritable:
+            continue
+        default = _DEFAULTS.get(field.name, _default(field))
+        if default is None and "None" not in text.split(" | "):
+            text += " | None"
+        help_text = _help(method_name(kind), field, config)
+        found[field.name] = {"type": text, "default": default, "help": help_text}
+    return found
+
+
+def type_text(hint: Any) -> str:
+    """Return a setting's type as its annotation reads: lists are tuples, enums their values."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is type(None):
+        return "None"
+    if origin is Literal:
+        return f"Literal[{', '.join(map(repr, arguments))}]"
+    if origin in (typing.Union, types.UnionType):
+        enums = [a for a in arguments if isinstance(a, type) and issubclass(a, enum.Enum)]
+        parts = [a for a in arguments if not (enums and a is str)]  # the enum names the strings
+        # Python keeps one order of equal unions, whichever was written first in the process.
+        return " | ".join(sorted({type_text(part) for part in parts}, key=_place))
+    if origin is list and typing.get_origin(arguments[0]) is not tuple:
+        return f"tuple[{type_text(arguments[0])}, ...]"
+    if hint is dict or origin is dict:
+        value = type_text(arguments[1]) if arguments else "Any"
+        return f"dict[str, {value}]"
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        return f"Literal[{', '.join(repr(member.value) for member in hint)}]"
+    if hint in (int, float, bool, str):
+        return str(hint.__name__)
+    raise Unwritable(hint)
+
+
+def _place(text: str) -> tuple[bool, bool, str]:
+    return text == "None", not text.startswith("tuple"), text.lower()
+
+
+def _default(field: Any) -> Any:
+    value = field.default
+    if field.default_factory is not dataclasses.MISSING:
+        value = field.default_factory()
+    return value.value if isinstance(value, enum.Enum) else value
+
+
+def _help(method: str, field: Any, config: Any) -> str:
+    """Return the first sentence of peft's help, or of the config's docstring."""
+    for key in (f"{method}.{field.name}", field.name):
+        if key in _HELP:
+            return _HELP[key]
+    text = field.metadata.get("help") or _documented(config, field.name)
+    text = "".join(text) if isinstance(text, tuple) else text
+    text = re.sub(r"<[^>]+>|[`']{2}|`", "", " ".join(text.split()))
+    text = re.sub(r"\[([^\]]+)\]\([^)]+\)", r"\1", text)
+    first = re.split(r"(?<!e\.g)(?<!i\.e)(?<!vs)\.(?=\s|[A-Z(]|$)", text)[0].strip()
+    return f"{first[0].upper()}{first[1:]}."
+
+
+def _documented(config: Any, name: str) -> str:
+    entry = re.search(rf"^\s+{name} \(.*?\):(.*?)(?=^\s+\w+ \(|\Z)", config.__doc__, re.M | re.S)
+    return entry[1] if entry else name.replace("_", " ")
+
+
+def data_text() -> str:
+    """Return ``peft_types.json`` as it should be: one line for each setting."""
+    content = generated()
+    lines = ["{", f' "peft": {json.dumps(content["peft"])},', ' "types": {']
+    for name, entry in content["types"].items():
+        lines.append(f'  {json.dumps(name)}: {{"type": {json.dumps(entry["type"])}, "settings": {{')
+        lines += _rows(
+            f"   {json.dumps(setting)}: {json.dumps(row, ensure_ascii=False)}"
+            for setting, row in entry["settings"].items()
+        )
+        lines.append("  }},")
+    lines[-1] = "  }}"
+    return "\n".join([*lines, " }", "}"]) + "\n"
+
+
+def _rows(rows: Iterable[str]) -> list[str]:
+    listed = list(rows)
+    return [f"{row}," for row in listed[:-1]] + listed[-1:]
+
+
+def with_entry_points(pyproject: str) -> str:
+    """Return ``pyproject.toml`` with the lines between the markers as they should be."""
+    before, _, rest = pyproject.partition(BEGIN)
+    return before + entry_points() + rest.partition(END)[2]
+
+
+def main() -> None:
+    """Write both files; a type without an entry in ``peft_about`` is named."""
+    unknown = [name for name in generated()["types"] if name not in ABOUT]
+    if unknown:
+        raise SystemExit(f"peft_about.py says nothing of {', '.join(unknown)}: add a line for each")
+    DATA.write_text(data_text(), encoding="utf-8")
+    PYPROJECT.write_text(with_entry_points(PYPROJECT.read_text("utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""What the methods of peft have in common: its config, its injection, its files, its merge.
+
+peft builds its layers *in* the model; the tuner object that does so is only a builder here. What a
+tuner shares between layers (VeRA's projections, VB-LoRA's bank) is reachable from those layers or
+becomes a child of the model. So a deepcopy has its own, and the host saves it with the rest.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from copy import copy
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+from ftplug import Method, MethodError, hookimpl
+from ftplug_plugins import peft_files
+from ftplug_plugins.peft_keys import ADAPTER
+from ftplug_plugins.peft_targets import choose_targets
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from ftplug.context import Context
+
+_NOISE = (
+    "fan_in_fan_out is set to",  # GPT-2's Conv1D holds W transposed: peft copes
+    "Detected that the base layer has no bias",
+    "Unsupported layer type",  # layer norms have no in_features, and need none
+    "Setting boft_n_butterfly_factor to 1",
+    "Failed to load the CUDA extension",
+    "You have passed exclude_modules",
+    "Using Rank-Stabilized LoRA with rank_pattern",  # of a conversion that is ours here
+)
+
+
+@dataclass(frozen=True, eq=False)
+class ConfigFields(Method):
+    """A method whose fields are the fields of peft's config."""
+
+    peft_type: ClassVar[str] = ""
+
+    def config_class(self) -> Any:
+        """Return peft's config class for this method."""
+        import peft
+        from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING as CONFIGS
+
+        return CONFIGS[peft.PeftType(self.peft_type)]
+
+    def chosen(self) -> dict[str, Any]:
+        """Return the settings as arguments of the config."""
+        return {n: list(v) if isinstance(v, tuple) else copy(v) for n, v in vars(self).items()}
+
+    def prompt_config(self) -> Any:
+        """Return peft's config with this method's settings."""
+        return self.config_class()(**self.chosen())
+
+
+@dataclass(frozen=True, eq=False)
+class PeftMethod(ConfigFields):
+    """Base of peft's methods that put layers in place of modules."""
+
+    decided: ClassVar[Mapping[str, Any]] = MappingProxyType({})  # config fields that we set
+    saved_buffers: ClassVar[tuple[str, ...]] = ()  # what peft computes anew, by attribute
+
+    @hookimpl
+    def prepare_model(self, model: nn.Module, context: Context) -> None:
+        """Let peft put its layers beside or in place of the target modules."""
+        refuse_second(self.name, model)
+        with translated(self.name, model), _quiet():
+            config = self.config(model, context)
+            choose_targets(config, model)
+            self.inject(config, model)
+        note_trainable(config, model)
+
+    def config(self, model: nn.Module, context: Context) -> Any:
+        """Return the settings as peft's config."""
+        return self.config_class()(**self.chosen() | dict(self.decided))
+
+    def inject(self, config: Any, model: nn.Module) -> None:
+        """Build peft's layers in the model, in float32 even beside a bf16 base, as it does."""
+        from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING as TUNERS
+
+        tuner = cast("Any", TUNERS[config.peft_type])(model, config, ADAPTER)
+        tuner._cast_adapter_dtype(ADAPTER, True)
+        reachable = {id(module) for module in model.modules()}
+        for name, shared in tuner.named_children():
+            if name != "model" and id(shared) not in reachable and list(shared.state_dict()):
+                model.add_module(name, shared)
+        for module in model.modules():
+            for name in self.saved_buffers:
+                make_persistent(getattr(module, name, None))
+
+    @hookimpl
+    def select_trainable(self, model: nn.Module) -> Iterable[str]:
+        """Select what peft trains."""
+        return cast("Iterable[str]", peft_files.config_of(model).ftplug_trainable)
+
+    @hookimpl
+    def save_artifact(
+        self, model: nn.Module, directory: Path, tensors: Mapping[str, torch.Tensor]
+    ) -> Iterable[str]:
+        """Write peft's own two files where they are complete; else nothing."""
+        return peft_files.save(model, directory, tensors, computed=self.saved_buffers)
+
+    @hookimpl
+    def load_artifact(self, model: nn.Module, directory: Path) -> Mapping[str, torch.Tensor]:
+        """Read them back under in-memory names."""
+        return peft_files.load(model, directory)
+
+    @hookimpl
+    def disable_model(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Switch peft's layers off."""
+        return peft_files.adapters_off(model)
+
+    @hookimpl
+    def merge_model(self, model: nn.Module) -> None:
+        """Fold each layer into the one it wraps, where peft can."""
+        peft_files.merge(model, self.name)
+
+
+def refuse_second(name: str, model: nn.Module) -> None:
+    """Refuse a model that another method of peft has changed: their layers would nest."""
+    if hasattr(model, "peft_config"):
+        present = peft_files.config_of(model).peft_type.value.lower().replace("_", "-")
+        raise MethodError(
+            f"{name}: the model has peft's {present} already: one run takes one method of peft"
+        )
+
+
+def note_trainable(config: Any, model: nn.Module) -> None:
+    """Remember on peft's config what it lets train, before the host overwrites it."""
+    config.ftplug_trainable = [n for n, p in model.named_parameters() if p.requires_grad]
+
+
+def make_persistent(buffers: Any) -> None:
+    """Let a module's buffers be saved: what is drawn or decomposed must come back as it was."""
+    if hasattr(buffers, "persistent"):
+        buffers.persistent = True
+        buffers._non_persistent_buffers_set.clear()
+
+
+@contextmanager
+def translated(name: str, model: nn.Module) -> Iterator[None]:
+    """Turn peft's refusals into a MethodError of one line.
+
+    On a weightless copy, what cannot be computed there is no refusal: the host goes on to the real
+    model.
+    """
+    weightless = is_weightless(model)
+    refusals = (ValueError, TypeError, AttributeError, AssertionError, ImportError)
+    try:
+        yield
+    except MethodError:
+        raise
+    except (*refusals, NotImplementedError, RuntimeError) as error:
+        if weightless and not isinstance(error, refusals) and "meta" in str(error).lower():
+            raise
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise MethodError(f"{name}: {type(model).__name__}: {reason}") from error
+
+
+def is_weightless(model: nn.Module) -> bool:
+    """Whether the model is the host's copy on the meta device."""
+    return any(parameter.is_meta for parameter in model.parameters())
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        for message in _NOISE:
+            warnings.filterwarnings("ignore", message)
+        yield

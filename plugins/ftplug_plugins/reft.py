@@ -1,0 +1,185 @@
+"""LoReFT: edit the hidden states of a few tokens in a low-rank subspace.
+
+Wu et al. 2024, https://arxiv.org/abs/2404.03592.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from annotated_types import Ge
+
+from ftplug import LearningRate, Method, MethodError, hookimpl
+from ftplug.inplace import wrap_forward
+from ftplug.structure import LayerStack, linear_layers, pretrained, require_layer_stacks, task_of
+from ftplug_plugins.token_positions import arguments, first_and_last
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+_POSITIONS = re.compile(r"(?=.)(?:f([1-9]\d*))?(?:(?:^|(?<=\d)\+)l([1-9]\d*))?")  # f3, l3, f3+l3
+
+
+@dataclass(frozen=True, eq=False)
+class Reft(Method):
+    """Replace the output h of chosen layers by ``h + Rᵀ(W h + b - R h)`` at chosen tokens.
+
+    R and W are (low_rank_dimension, hidden_size); R has orthonormal rows, b is a vector. W starts
+    at R and b at zero, so that step 0 equals the base model exactly (pyreft draws W at random).
+
+    Trained is a free matrix V, and R is what Gram and Schmidt make of its rows. R does not depend
+    on V's length, so that weight decay cannot turn the method off, as it does with the Householder
+    parametrization of pyreft and adapters.
+
+    Tokens are counted without padding. Of an encoder-decoder the encoder's layers are edited. A
+    language model is edited at its first tokens or all: where a prompt ends no layer can know.
+    """
+
+    low_rank_dimension: Annotated[int, Ge(1), "Rank of the edit: rows of R."] = 4
+    positions: Annotated[
+        str, "Tokens to edit: the first and last n as f3+l3, f3 or l3, or all of them."
+    ] = "f3"
+    layers: Annotated[
+        tuple[Annotated[int, Ge(0)], ...], "Layers to edit, 0 the lowest; empty: all."
+    ] = ()
+
+    name: ClassVar[str] = "reft"
+    paper: ClassVar[str] = "https://arxiv.org/abs/2404.03592"
+    citation: ClassVar[str] = """
+        @inproceedings{wu2024reft,
+          title     = {{ReFT}: Representation Finetuning for Language Models},
+          author    = {Wu, Zhengxuan and Arora, Aryaman and Wang, Zheng and Geiger, Atticus
+                       and Jurafsky, Dan and Manning, Christopher D. and Potts, Christopher},
+          booktitle = {Advances in Neural Information Processing Systems},
+          year      = {2024}
+        }
+    """
+    learning_rate: ClassVar[LearningRate] = LearningRate(1e-4, 1e-3, 1e-2)
+
+    def first_and_last(self) -> tuple[int, int] | None:
+        """Return how many first and how many last tokens are edited; None: all."""
+        found = _POSITIONS.fullmatch(self.positions)
+        if found:
+            return int(found[1] or 0), int(found[2] or 0)
+        if self.positions == "all":
+            return None
+        raise MethodError(
+            f"reft: positions={self.positions!r}: write f3 (the first three), l3, f3+l3, or all"
+        )
+
+    @hookimpl
+    def prepare_model(self, model: nn.Module) -> None:
+        """Give each chosen layer an edit of its own."""
+        counts = self.first_and_last()
+        if counts and counts[1] and task_of(pretrained(model)) == "text-generation":
+            raise MethodError(
+                f"reft: positions={self.positions}: the end of a prompt is not where the training "
+                "text ends: use the first tokens (f3) or all with a language model"
+            )
+        for stack in self._stacks(model):
+            for index in self.layers or range(len(stack.layers)):
+                layer = stack.layers[index]
+                width = next(read for read, _ in linear_layers(layer).values())
+                layer.add_module("reft", self._edit(width, beside=layer))
+                wrap_forward(layer, partial(_around, index=index, counts=counts))
+
+    @hookimpl
+    def select_trainable(self, model: nn.Module) -> Iterable[str]:
+        """Select V, W and b of every edit."""
+        for path, module in model.named_modules():
+            if path.endswith("prefix_encoder"):
+                raise MethodError(
+                    "reft: counts tokens from the start of the cache, where a prefix stands: "
+                    "leave one of the two out"
+                )
+            if path.endswith(".reft"):
+                yield from (f"{path}.{name}" for name, _ in module.named_parameters())
+
+    def _stacks(self, model: nn.Module) -> list[LayerStack]:
+        """Return the stacks to edit, all chosen layers checked."""
+        stacks = require_layer_stacks(model, self.name)
+        stacks = stacks[:1] if pretrained(model).config.is_encoder_decoder else stacks
+        for stack in stacks:
+            if wrong := [index for index in self.layers if index >= len(stack.layers)]:
+                raise MethodError(
+                    f"reft: there is no layer {wrong[0]} in {stack.name}: it has "
+                    f"{len(stack.layers)}, counted from 0"
+                )
+        return stacks
+
+    def _edit(self, width: int, *, beside: nn.Module) -> nn.Module:
+        """Return V, W and b on the device of ``beside``, in float32 or better."""
+        import torch
+        from torch import nn
+
+        if self.low_rank_dimension > width:
+            raise MethodError(
+                f"reft: low_rank_dimension={self.low_rank_dimension} exceeds the layer's width, "
+                f"{width}"
+            )
+        weight = next(beside.parameters())
+        exact = weight.dtype in (torch.float32, torch.float64)
+        options: Any = {
+            "device": weight.device,
+            "dtype": weight.dtype if exact else torch.float32,
+        }
+        reft = nn.Module()
+        reft.rotation = nn.Parameter(torch.empty(self.low_rank_dimension, width, **options))
+        nn.init.orthogonal_(reft.rotation)
+        reft.learned_source = nn.Linear(width, self.low_rank_dimension, **options)
+        nn.init.zeros_(reft.learned_source.bias)
+        with torch.no_grad():
+            reft.learned_source.weight.copy_(orthonormal(reft.rotation))
+        return reft
+
+
+def orthonormal(rows: Tensor) -> Tensor:
+    """Return Gram and Schmidt's orthonormal basis of the rows of a (rank, width) matrix.
+
+    With ``V Vᵀ = L Lᵀ`` (Cholesky) it is ``L⁻¹ V``; L's diagonal is positive, so that it changes
+    smoothly with V.
+    """
+    import torch
+
+    # Autocast would round the products; a meta device has none.
+    with nullcontext() if rows.is_meta else torch.autocast(rows.device.type, enabled=False):
+        lower = torch.linalg.cholesky(rows @ rows.T)
+        basis: Tensor = torch.linalg.solve_triangular(lower, rows, upper=False)
+    return basis
+
+
+def edit(reft: Any, hidden_states: Tensor) -> Tensor:
+    """Return ``Rᵀ(W h + b - R h)`` for hidden states (…, width), in their own dtype."""
+    from torch.nn.functional import linear
+
+    source, rotation = reft.learned_source, orthonormal(reft.rotation)  # R: (rank, width)
+    h = hidden_states.to(source.weight.dtype)
+    # At the start W - R is zero exactly.
+    update = linear(h, source.weight - rotation, source.bias) @ rotation
+    return update.to(hidden_states.dtype)
+
+
+def _around(
+    layer: nn.Module,
+    forward: Any,
+    *args: Any,
+    index: int,
+    counts: tuple[int, int] | None,
+    **kwargs: Any,
+) -> Any:
+    """Run the layer and edit the hidden states it gives, alone or first in a tuple."""
+    if counts:  # before the layer adds to the cache
+        places, there = first_and_last(arguments(layer, args, kwargs), index, *counts)
+    output = forward(*args, **kwargs)
+    h = output[0] if isinstance(output, tuple) else output  # (batch, length, width)
+    if counts:
+        at = places[..., None].expand(-1, -1, h.shape[-1])
+        h = h.scatter_add(1, at, edit(layer.reft, h.gather(1, at)) * there[..., None])
+    else:
+        h = h + edit(layer.reft, h)
+    return (h, *output[1:]) if isinstance(output, tuple) else h
