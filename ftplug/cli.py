@@ -197,6 +197,44 @@ def demo(
         typer.echo(json.dumps(dataclasses.asdict(result), indent=2))
 
 
+@app.command()
+def merge(
+    artifact: Annotated[str, typer.Argument(metavar="DIR|REPO_ID", help="A folder, or org/name.")],
+    to: Annotated[Path, typer.Option("--to", help="Where the plain model goes: a new folder.")],
+    base: Annotated[
+        str | None, typer.Option("--base", help="Id or folder of the base, if not as recorded.")
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option("--revision", help="Branch, tag or commit sha of a repository.")
+    ] = None,
+) -> None:
+    """Fold an artifact into its base: a plain transformers model that needs no ftplug.
+
+    Example: ftplug merge org/my-adapter --to merged
+    """
+    from ftplug.merging import merge_artifact
+
+    target = merge_artifact(artifact, to, base=base, revision=revision)
+    size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
+    typer.echo(f"{target}: a plain model of {size:,} bytes; from_pretrained reads it")
+
+
+@app.command()
+def new(
+    name: Annotated[str, typer.Argument(help="Its name: lower-case words joined by dashes.")],
+    to: Annotated[
+        Path | None, typer.Option("--to", help="The folder to write: ftplug-NAME by default.")
+    ] = None,
+) -> None:
+    """Write the package of a new method: one module, its contract test, ready to install.
+
+    Example: ftplug new my-method
+    """
+    from ftplug.new import next_steps, write_package
+
+    typer.echo(next_steps(name, write_package(name, to)), nl=False)
+
+
 def configured(names: Sequence[str], settings: Sequence[str]) -> list[Method]:
     """Return methods configured from ``--method`` and ``--set key=value`` texts."""
     from ftplug import discovery

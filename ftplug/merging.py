@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ftplug.attachment import detach, require_attachment, unwrapped
-from ftplug.errors import MethodError
+from ftplug.errors import ArtifactError, MethodError
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from ftplug.manifest import Manifest
 
 
 def merge(model: nn.Module) -> nn.Module:
@@ -29,3 +34,45 @@ def merge(model: nn.Module) -> nn.Module:
     attached.host.call("merge_model", model=inner)
     detach(inner)
     return inner
+
+
+def merge_artifact(
+    artifact: str | os.PathLike[str],
+    to: str | os.PathLike[str],
+    *,
+    base: str | os.PathLike[str] | None = None,
+    revision: str | None = None,
+) -> Path:
+    """Write a plain transformers model: the base with the artifact folded in, and its tokenizer.
+
+    ``artifact`` is a folder or ``org/name`` (of which ``revision`` is pulled), ``base`` is where
+    the base lies if not under the id that the artifact names. The folder ``to`` appears complete or
+    not at all; ``from_pretrained`` reads it without ftplug. Raises :class:`MethodError` where the
+    method cannot be folded, :class:`ArtifactError` where artifact or base are not sound.
+    """
+    from ftplug.files import staged, stated
+    from ftplug.loading import load, manifest_of
+    from ftplug.registry import artifact_folder
+
+    target = Path(to)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ArtifactError(f"{target} exists already: choose another folder")
+    directory = artifact_folder(artifact, revision)
+    manifest = manifest_of(directory)
+    where = base or manifest.base["id"]
+    if where is None:
+        raise ArtifactError(f"{directory}: its base has no Hub id: name its folder with --base")
+    model: Any = merge(load(where, directory))
+    with stated(target), staged(target, last="config.json") as stage:
+        model.save_pretrained(stage)
+        for name in _beside(manifest):
+            if not (stage / name).exists():
+                (stage / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(directory / name, stage / name)
+    return target
+
+
+def _beside(manifest: Manifest) -> list[str]:
+    """Return the artifact's files that belong to the model rather than to the method."""
+    of_method = ("ftplug.safetensors", "adapter_model.safetensors", "adapter_config.json")
+    return [name for name in manifest.files if name not in of_method]

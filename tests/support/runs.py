@@ -11,6 +11,8 @@ import tiny
 import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from ftplug.testing.compare import shake  # noqa: F401 - tests take it from here
+
 # The six methods of the foundation, with settings that fit a model of two layers.
 METHODS: Mapping[str, dict[str, Any]] = {
     "full": {},
@@ -79,13 +81,3 @@ def same(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Tensor]) 
     return first.keys() == second.keys() and all(
         torch.equal(value, second[name]) for name, value in first.items()
     )
-
-
-def shake(model: Any, scale: float = 0.05) -> Any:
-    """Move every trainable tensor, as training would."""
-    draw = torch.Generator().manual_seed(7)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(scale * torch.randn(parameter.shape, generator=draw))
-    return model

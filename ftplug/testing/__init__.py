@@ -1,0 +1,33 @@
+"""What a plugin author points at a method; three lines of a pytest file are a whole test suite.
+
+    from ftplug.testing import MethodContract
+
+    class TestMyMethod(MethodContract):
+        method = "my-method"
+
+:class:`MethodContract` says what may be declared beside ``method``. The checks themselves, in
+:mod:`ftplug.testing.checks`, are functions of a :class:`Case` and need no pytest:
+
+    from ftplug.testing import Case, checks
+
+    checks.resume_is_bit_equal(Case("lora", "llama", settings={"r": 4}))
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ftplug.testing.case import Case
+    from ftplug.testing.contract import MethodContract
+
+_HOME = {"Case": "case", "MethodContract": "contract"}
+
+__all__ = ["Case", "MethodContract"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f"ftplug.testing.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'ftplug.testing' has no attribute {name!r}")

@@ -1,0 +1,45 @@
+"""What every method promises, one function each: ``check(case)`` raises an AssertionError.
+
+Its message names the tensor, what should have happened to it, and what the cause usually is.
+:mod:`.training` looks at a run of the real Trainer, :mod:`.model` at models before and after it.
+"""
+
+from ftplug.testing.checks.model import (
+    a_deepcopy_is_independent,
+    a_loaded_artifact_gives_equal_logits,
+    disabled_is_the_base,
+    initialisation_is_seeded,
+    merged_equals_the_forward,
+    refused_in_one_line,
+    start_equals_the_base,
+)
+from ftplug.testing.checks.training import (
+    every_tensor_gets_a_gradient,
+    every_tensor_is_in_the_optimizer,
+    every_tensor_moves,
+    nothing_else_moves,
+    optimizer_state_is_bounded,
+    resume_is_bit_equal,
+    the_best_model_is_restored,
+    the_head_trains_and_is_saved,
+    the_schedule_covers_all,
+)
+
+__all__ = [
+    "a_deepcopy_is_independent",
+    "a_loaded_artifact_gives_equal_logits",
+    "disabled_is_the_base",
+    "every_tensor_gets_a_gradient",
+    "every_tensor_is_in_the_optimizer",
+    "every_tensor_moves",
+    "initialisation_is_seeded",
+    "merged_equals_the_forward",
+    "nothing_else_moves",
+    "optimizer_state_is_bounded",
+    "refused_in_one_line",
+    "resume_is_bit_equal",
+    "start_equals_the_base",
+    "the_best_model_is_restored",
+    "the_head_trains_and_is_saved",
+    "the_schedule_covers_all",
+]
