@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import folders
@@ -76,6 +77,7 @@ def a_command_runs(command, folder, monkeypatch, capsys):
         "show": "freeze (layers=2",
         "pull": "files verified",
         "verify": "sha256 as in the manifest",
+        "new": "pip install",
     }
     assert expected[arguments[0]] in printed.lower()
     if "--report" in arguments:
@@ -113,7 +115,7 @@ def serves_until_stopped(arguments):
 def what_was_published_loads(folder):
     """The base of the stand-in is a folder; its labels came with the artifact."""
     names = {"base": folder / "encoder"}
-    exec(BLOCKS[3], names)
+    exec(BLOCKS[4], names)
     assert names["model"].config.id2label == {0: "LABEL_0", 1: "LABEL_1"}
     assert names["ask"]("the good")[0]["score"] > 0
 
@@ -170,6 +172,22 @@ def test_the_plugin_block_is_a_whole_plugin(tmp_path, monkeypatch, capsys):
     }
     ftplug.save(shake(model), tmp_path / "a")
     assert torch.equal(logits(ftplug.load(base, tmp_path / "a")), logits(model))
+
+
+def test_the_contract_block_holds_for_the_plugin_block(monkeypatch):
+    from ftplug.testing import Case, checks
+
+    plugin = types.ModuleType("ftplug_biases")
+    monkeypatch.setitem(sys.modules, "ftplug_biases", plugin)
+    exec(BLOCKS[2], plugin.__dict__)
+    names = {}
+    exec(BLOCKS[3], names)
+    contract = names["TestBiases"]
+    assert contract.method == plugin.Biases.name
+    for family, reason in contract.unfit.items():
+        checks.refused_in_one_line(Case(plugin.Biases, family), reason)
+    checks.every_tensor_moves(Case(plugin.Biases, "bert"))
+    checks.nothing_else_moves(Case(plugin.Biases, "bert"))
 
 
 def test_every_link_leads_somewhere():
