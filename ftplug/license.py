@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from ftplug.context import logger
 
@@ -28,10 +29,14 @@ def card_license(card: Path) -> str | None:
     from huggingface_hub import ModelCard
 
     try:
-        found = ModelCard.load(card, ignore_metadata_errors=True).data.license
+        return named_license(ModelCard.load(card, ignore_metadata_errors=True).data.license)
     except Exception as error:  # a stranger's YAML may be anything
         logger.debug("%s: not readable as a model card: %r", card, error)
         return None
+
+
+def named_license(found: Any) -> str | None:
+    """Return the licence that a card's metadata name, if it is one and only one."""
     names = [found] if isinstance(found, str) else found
     one = isinstance(names, list) and len(names) == 1 and isinstance(names[0], str)
     return names[0].strip().lower() or None if one else None

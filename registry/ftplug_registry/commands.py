@@ -6,12 +6,15 @@ import dataclasses
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ftplug.cli import printable
 from ftplug_registry.server.command import serve
+
+if TYPE_CHECKING:
+    from ftplug_registry.publishing import Published
 
 _WIDEST = 400  # characters of a cell
 
@@ -87,11 +90,8 @@ def push(
     if as_json:
         content = {k: v for k, v in vars(done).items() if k != "commit"} | {"tag": tag}
         typer.echo(json.dumps(content, indent=2))
-        return
-    for name in done.removed:
-        typer.echo(f"  removed {name}: it belonged to the artifact published before")
-    state = "published" if done.changed else "unchanged: all of it was there already,"
-    typer.echo(f"{state} {done.url} at {done.sha}" + (f", tagged {tag}" if tag else ""))
+    else:
+        _print_published(done, tag)
 
 
 def pull(
@@ -253,6 +253,13 @@ def _print_files(sizes: Mapping[str, int], where: str) -> None:
     for name, size in sizes.items():
         typer.echo(f"  {size:>13,}  {name}")
     typer.echo(f"{len(sizes)} files, {sum(sizes.values()):,} bytes {where}")
+
+
+def _print_published(done: Published, tag: str | None) -> None:
+    for name in done.removed:
+        typer.echo(f"  removed {name}: it belonged to the artifact published before")
+    state = "published" if done.changed else "unchanged: all of it was there already,"
+    typer.echo(f"{state} {done.url} at {done.sha}" + (f", tagged {tag}" if tag else ""))
 
 
 def _shown(text: str) -> str:

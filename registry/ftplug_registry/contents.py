@@ -6,10 +6,7 @@ Nothing is changed in the folder: the card that names the repository is composed
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
 import re
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -18,25 +15,9 @@ from ftplug.author import checked_author, merged_author
 from ftplug.card import CARD, CURVE, card_files, is_generated
 from ftplug.errors import ArtifactError, RegistryError
 from ftplug.manifest import MANIFEST, Manifest, is_pickle, read_manifest
-from ftplug_registry.credentials import credential_in, decoded
-
-Content = bytes | Path
+from ftplug_registry.inspection import PICTURES, Content, inspect
 
 _LINK = re.compile(r"""!\[[^\]]*\]\(\s*<?([^)\s>]+)|<img[^>]+src=["']([^"']+)""", re.IGNORECASE)
-_IMAGES = {".png", ".jpg", ".jpeg", ".gif", ".svg", ".webp"}
-_MAGIC = {
-    ".png": b"\x89PNG",
-    ".jpg": b"\xff\xd8",
-    ".jpeg": b"\xff\xd8",
-    ".gif": b"GIF8",
-    ".webp": b"RIFF",
-}
-# What save() and the tokenizers of transformers write.
-_KINDS = {".safetensors", ".json", ".jsonl", ".txt", ".md", ".jinja", ".model", ".tiktoken"} | {
-    ".vocab",
-    ".bpe",
-    *_IMAGES,
-}
 
 
 def contents(
@@ -63,7 +44,7 @@ def contents(
     if not strays:
         _refuse_strays(directory, found)
     for name, content in sorted(found.items()):
-        _check(directory, name, content)
+        inspect(directory, name, content)
     return found
 
 
@@ -81,7 +62,7 @@ def card_images(text: str) -> list[str]:
         if ":" not in name
         and not name.startswith("/")
         and not any(part.startswith(".") for part in PurePosixPath(name).parts)
-        and PurePosixPath(name).suffix.lower() in _IMAGES
+        and PurePosixPath(name).suffix.lower() in PICTURES
     ]
 
 
@@ -134,68 +115,3 @@ def _files_in(directory: Path) -> Iterator[str]:
         hidden = any(part.startswith((".", "_")) for part in name.parts)
         if not hidden and not name.parts[0].startswith("checkpoint-") and not path.is_dir():
             yield name.as_posix()
-
-
-def _check(directory: Path, name: str, content: Content) -> None:
-    """Refuse what is no tensor, text or picture, links out of the folder, and tokens or keys."""
-    if isinstance(content, Path):
-        _check_link(directory, name, content)
-    if is_pickle(name) or (isinstance(content, Path) and _holds_pickle(content)):
-        raise RegistryError(f"{directory}: {name} is a pickle, which runs code when it is read")
-    kind = PurePosixPath(name).suffix.lower()
-    if kind not in _KINDS:
-        raise RegistryError(
-            f"{directory}: {name} is neither tensors nor text of a tokenizer: an artifact holds "
-            f"{', '.join(sorted(_KINDS - _IMAGES))} and the card's pictures"
-        )
-    text = _text_of(directory, name, content, kind)
-    if found := credential_in(text) or credential_in(name):
-        raise RegistryError(
-            f"{directory}: {name} holds {found}: remove it, and revoke it if it was shared "
-            "(a value of your environment that is no secret: unset it for this command)"
-        )
-
-
-def _text_of(directory: Path, name: str, content: Content, kind: str) -> str:
-    """Return what is readable of a file: of tensors the header, of a picture its kind alone."""
-    if kind == ".safetensors":
-        return _header(directory, name, content)
-    data = content if isinstance(content, bytes) else content.read_bytes()
-    if magic := _MAGIC.get(kind):
-        if not data.startswith(magic):
-            raise RegistryError(f"{directory}: {name} is not a picture of the kind its name says")
-        return ""
-    text = decoded(data)
-    if kind == ".svg" and "<script" in text.lower():
-        raise RegistryError(f"{directory}: {name} is a picture with a script: draw it as a PNG")
-    return text
-
-
-def _header(directory: Path, name: str, content: Content) -> str:
-    """Return a safetensors header, of which the metadata are free text."""
-    from safetensors import SafetensorError, safe_open
-
-    if isinstance(content, bytes):
-        raise AssertionError("tensors are published from files")
-    try:
-        with safe_open(content, "pt") as file:
-            return json.dumps(file.metadata() or {}, ensure_ascii=False) + " ".join(file.keys())
-    except (SafetensorError, OSError) as error:
-        raise RegistryError(f"{directory}: {name} is no safetensors file: {error}") from error
-
-
-def _holds_pickle(path: Path) -> bool:
-    """Whether the first bytes are those of a pickle or of torch's archive, whatever the name."""
-    with path.open("rb") as file:
-        start = file.read(2)
-    return (start[:1] == b"\x80" and b"\x02" <= start[1:] <= b"\x05") or zipfile.is_zipfile(path)
-
-
-def _check_link(directory: Path, name: str, path: Path) -> None:
-    """A link may lead within the folder or within a Hub cache, where every file is one."""
-    real = Path(os.path.realpath(path))
-    roots = [Path(os.path.realpath(directory))]
-    if roots[0].parent.name == "snapshots":
-        roots.append(roots[0].parent.parent / "blobs")
-    if not any(real.is_relative_to(root) for root in roots):
-        raise RegistryError(f"{directory}: {name} is a link out of the folder: copy the file there")

@@ -16,6 +16,7 @@ from ftplug_registry.credentials import own_secrets
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
 
 _REF = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*(/[A-Za-z0-9_][A-Za-z0-9._+-]*)*")
 _LONGEST_MESSAGE = 300  # characters of what a server says
@@ -40,6 +41,13 @@ class Hub:
             library_name="ftplug",
             library_version=__version__,
         )
+
+    @property
+    def api_endpoint(self) -> str:
+        """Where requests go, also where no client can be made of it."""
+        from huggingface_hub import constants
+
+        return self.endpoint or constants.ENDPOINT
 
     def url(self, repo_id: str) -> str:
         """Return the page of a repository."""
@@ -97,18 +105,10 @@ class Hub:
             )
         return None
 
-    @property
-    def api_endpoint(self) -> str:
-        """Where requests go, also where no client can be made of it."""
-        from huggingface_hub import constants
-
-        return self.endpoint or constants.ENDPOINT
-
-    def _refusal(self, error: Exception, repo_id: str) -> str:
+    def _refusal(self, error: HfHubHTTPError, repo_id: str) -> str:
         """Return the cure for an answer of the server, by its status."""
         from huggingface_hub import errors
 
-        assert isinstance(error, errors.HfHubHTTPError)
         status = error.response.status_code
         said = _one_line(error.server_message or error.response.headers.get("X-Error-Message", ""))
         told = f": {said}" if said else ""

@@ -21,7 +21,7 @@ def show(
 
     ``installed`` tells whether every method of it can be loaded here; ``missing`` says what not.
     """
-    manifest, where, sha = located(artifact, revision, hub=hub)
+    manifest, where, sha = _located(artifact, revision, hub=hub)
     try:
         methods_of(manifest, Path(where))
         missing = None
@@ -37,15 +37,14 @@ def show(
     }
 
 
-def located(
+def _located(
     artifact: str | Path, revision: str | None = None, *, hub: Hub | None = None
 ) -> tuple[Manifest, str, str | None]:
     """Return manifest, name and, for a repository, commit sha."""
     if not is_published(artifact, revision):
         return read_manifest(Path(artifact)), str(artifact), None
-    found = manifest_at(str(artifact), revision, hub)
-    assert found.manifest is not None
-    return found.manifest, found.repo_id, found.sha
+    manifest, sha = manifest_at(str(artifact), revision, hub)
+    return manifest, str(artifact), sha
 
 
 def rows(content: dict[str, Any]) -> list[tuple[str, str]]:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from ftplug_registry import Hub, publishing, pull, push
+from ftplug_registry import Hub, pull, push
 from ftplug_registry.server.embedded import EmbeddedHub
-from huggingface_hub import HfApi, ModelCard, get_token, hf_hub_download
+from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, get_token, hf_hub_download
 from huggingface_hub.errors import RepositoryNotFoundError
 from safetensors.torch import save_file
 
@@ -297,7 +297,7 @@ def test_a_stale_parent_is_read_again_and_nothing_is_overwritten(
             create(
                 client,
                 repo_id,
-                [publishing._additions({"theirs.txt": b"theirs"})[0]],
+                [CommitOperationAdd("theirs.txt", b"theirs")],
                 commit_message="Theirs",
             )
         return create(self, *args, **kwargs)

@@ -1,0 +1,100 @@
+"""One commit of a repository: what it lists, what the cache holds of it, what to download."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ftplug.errors import RegistryError
+from ftplug_registry.hub import Hub
+
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import RepoFile
+
+
+@dataclass(frozen=True)
+class Source:
+    """A commit, whose content never changes. ``force`` downloads anew what the cache holds."""
+
+    hub: Hub
+    repo_id: str
+    sha: str
+    force: bool = False
+
+    @classmethod
+    def resolve(
+        cls, hub: Hub, repo_id: str, revision: str | None, *, force: bool = False
+    ) -> Source:
+        """Return the commit that a branch, tag or sha means; without a network, by the cache."""
+        resolved = hub.api.resolve_revision(
+            repo_id, revision=revision or None, cache_dir=hub.cache_dir
+        )
+        return cls(hub, repo_id, resolved.resolved, force)
+
+    @cached_property
+    def listing(self) -> Mapping[str, RepoFile] | None:
+        """The files of the commit with their sizes; None where the Hub cannot be reached."""
+        import httpx2
+        from huggingface_hub import errors
+        from huggingface_hub.hf_api import RepoFile
+
+        try:
+            tree = self.hub.api.list_repo_tree(self.repo_id, revision=self.sha, recursive=True)
+            return {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
+        except (errors.OfflineModeIsEnabled, httpx2.ConnectError, httpx2.TimeoutException):
+            return None
+
+    def cached(self, name: str) -> Path | None:
+        """Return where the cache has a file, if it does."""
+        from huggingface_hub import try_to_load_from_cache
+
+        path = try_to_load_from_cache(
+            self.repo_id, name, cache_dir=self.hub.cache_dir, revision=self.sha
+        )
+        return Path(path) if isinstance(path, str) else None
+
+    def has(self, name: str) -> bool:
+        """Whether the commit has a file; without a network, whether the cache has it."""
+        if self.listing is not None:
+            return name in self.listing
+        return self.cached(name) is not None
+
+    def size(self, name: str) -> int:
+        """Return a file's bytes where the Hub told them, else 0."""
+        entry = self.listing.get(name) if self.listing else None
+        return entry.size if entry else 0
+
+    def fetch(self, names: list[str], *, quiet: bool = False) -> Path:
+        """Download these files into the cache, and return the commit's folder there."""
+        from huggingface_hub.utils.tqdm import tqdm
+
+        for name in names:
+            if self.listing is not None and name not in self.listing:
+                raise RegistryError(f"{self.repo_id}: {name} is missing from the repository")
+            # Its entry in the cache may be somebody's link to elsewhere: never write through it.
+            if self.force and (cached := self.cached(name)):
+                cached.unlink(missing_ok=True)
+        folder = self.hub.api.snapshot_download(
+            self.repo_id,
+            revision=self.sha,
+            cache_dir=self.hub.cache_dir,
+            allow_patterns=[glob.escape(name) for name in names],
+            force_download=self.force,
+            local_files_only=self.listing is None,
+            tqdm_class=partial(tqdm, disable=True) if quiet else None,  # type: ignore[arg-type]
+        )
+        for name in names:
+            check_place(Path(folder), name)
+        return Path(folder)
+
+
+def check_place(folder: Path, name: str) -> None:
+    """A file of the cache is a link to its content there, and to nothing else."""
+    real = Path(os.path.realpath(folder / name))
+    if not real.is_relative_to(os.path.realpath(folder.parent.parent)):
+        raise RegistryError(f"{folder}: {name} is a link out of the cache: pull with --force")
