@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ftplug import __version__
-from ftplug.errors import FtplugError, MethodError
+from ftplug.errors import FtplugError, MethodError, one_line
 
 if TYPE_CHECKING:
     from ftplug.method import Method
@@ -271,7 +271,7 @@ def _learning_rate(text: str | None) -> float | Literal["suggested"] | None:
 
 def printable(text: str) -> str:
     """Return one line that a terminal may be shown, whoever wrote it."""
-    return "".join(c if c.isprintable() else "�" for c in " ".join(text.split()))
+    return "".join(c if c.isprintable() else "�" for c in one_line(text))
 
 
 def _add_plugin_commands() -> None:

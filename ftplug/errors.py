@@ -23,3 +23,8 @@ class MissingMethodError(PluginError, ArtifactError):
 
 class RegistryError(FtplugError):
     """The Hub refused, lacks or returned something that cannot be trusted."""
+
+
+def one_line(error: object) -> str:
+    """Return what an error says without line breaks: others' messages may have many."""
+    return " ".join(str(error).split())

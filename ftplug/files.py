@@ -33,10 +33,7 @@ def staged(target: Path, last: str, obsolete: Collection[str] = ()) -> Iterator[
     exists = target.exists()
     around = target if exists else target.parent
     around.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(around)
-    stage = around / f"{STAGE}{target.name}-{next(_NUMBERS)}-{os.getpid()}"
-    _OPEN.add(stage)
-    stage.mkdir()
+    stage = open_stage(around, STAGE)
     try:
         yield stage
         _give_usual_permissions(stage)
@@ -52,8 +49,22 @@ def staged(target: Path, last: str, obsolete: Collection[str] = ()) -> Iterator[
             stage.rename(target)
         _flush_directory(around)
     finally:
-        shutil.rmtree(stage, ignore_errors=True)
-        _OPEN.discard(stage)
+        close_stage(stage)
+
+
+def open_stage(around: Path, prefix: str) -> Path:
+    """Make a folder of this thread's own to write into; what killed processes left is removed."""
+    _remove_abandoned(around, prefix)
+    stage = around / f"{prefix}{next(_NUMBERS)}-{os.getpid()}"
+    _OPEN.add(stage)
+    stage.mkdir()
+    return stage
+
+
+def close_stage(stage: Path) -> None:
+    """Remove a stage and what is left in it."""
+    shutil.rmtree(stage, ignore_errors=True)
+    _OPEN.discard(stage)
 
 
 @contextmanager
@@ -72,11 +83,11 @@ def stated(target: Path) -> Iterator[None]:
         raise ArtifactError(f"cannot write {target}: {reason}") from error
 
 
-def _remove_abandoned(around: Path) -> None:
+def _remove_abandoned(around: Path, prefix: str) -> None:
     """Remove what killed processes left in a folder; one may have had this process's number."""
     import psutil
 
-    for stage in around.glob(f"{STAGE}*"):
+    for stage in around.glob(f"{prefix}*"):
         pid = stage.name.rpartition("-")[2]
         if not pid.isdigit() or stage in _OPEN:
             continue
@@ -113,16 +124,14 @@ def _move_into(stage: Path, target: Path, last: str) -> None:
 
 def replace_file(path: Path, content: bytes) -> None:
     """Give a file new content, flushed to disk: a crash leaves the old or the new one."""
-    stage = path.parent / f"{STAGE}{path.name}-{os.getpid()}"
-    shutil.rmtree(stage, ignore_errors=True)
-    stage.mkdir()
+    stage = open_stage(path.parent, STAGE)
     try:
         (stage / path.name).write_bytes(content)
         flush(stage)
         os.replace(stage / path.name, path)
         _flush_directory(path.parent)
     finally:
-        shutil.rmtree(stage, ignore_errors=True)
+        close_stage(stage)
 
 
 def replace_directory(stage: Path, target: Path, since: float = math.inf) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ftplug import structure
 from ftplug.base import Base
-from ftplug.errors import MethodError
+from ftplug.errors import MethodError, one_line
 from ftplug.fingerprint import fingerprint
 from ftplug.plan import Plan, persistent_buffers
 
@@ -90,9 +90,7 @@ class OriginalValues:
                     ignore_mismatched_sizes=True,
                 )
         except (OSError, ValueError) as error:
-            raise MethodError(
-                f"cannot read the base again: {' '.join(str(error).split())}"
-            ) from error
+            raise MethodError(f"cannot read the base again: {one_line(error)}") from error
         prefix = next(name for name, module in model.named_modules() if module is inner)
         prefix = f"{prefix}." if prefix else ""
         values = {f"{prefix}{name}": p.detach() for name, p in again.named_parameters()}

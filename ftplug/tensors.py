@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ftplug.attachment import require_attachment
-from ftplug.errors import ArtifactError
+from ftplug.errors import ArtifactError, one_line
 from ftplug.plan import saved_tensors
 
 if TYPE_CHECKING:
@@ -74,8 +74,3 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         return dict(load_file(path))
     except (OSError, SafetensorError) as error:
         raise ArtifactError(f"{path}: not readable: {one_line(error)}") from error
-
-
-def one_line(error: Exception) -> str:
-    """Return an error's message without line breaks."""
-    return " ".join(str(error).split())

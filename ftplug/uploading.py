@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,7 @@ from transformers.utils.hub import PushInProgress, hf_api
 from ftplug.card import CARD, CURVE
 from ftplug.context import logger
 from ftplug.errors import FtplugError
+from ftplug.files import close_stage, open_stage
 from ftplug.manifest import MANIFEST, read_manifest
 from ftplug.registry import registry
 
@@ -101,7 +101,7 @@ class UploadMixin:
         except FtplugError as error:
             logger.warning("%s was not uploaded, training goes on: %s", title, error)
         finally:
-            shutil.rmtree(frozen, ignore_errors=True)
+            close_stage(frozen)
 
     def _upload_checkpoint(self, checkpoint: Path, title: str) -> Any:
         last = self.args.hub_strategy == HubStrategy.CHECKPOINT
@@ -145,10 +145,7 @@ def _frozen(output_dir: Path) -> Path:
 
     Files are replaced by renaming, so a hard link keeps the old content and costs nothing.
     """
-    for left in output_dir.glob(f"{UPLOAD}*"):  # by a process that was killed
-        if not _is_alive(left.name.split("-")[1]):
-            shutil.rmtree(left, ignore_errors=True)
-    frozen = Path(tempfile.mkdtemp(prefix=f"{UPLOAD}{os.getpid()}-", dir=output_dir))
+    frozen = open_stage(output_dir, UPLOAD)
     for name in (MANIFEST, CARD, CURVE, *read_manifest(output_dir).files):
         if (source := output_dir / name).is_file():
             (frozen / name).parent.mkdir(parents=True, exist_ok=True)
@@ -157,9 +154,3 @@ def _frozen(output_dir: Path) -> Path:
             except OSError:  # a file system without hard links
                 shutil.copyfile(source, frozen / name)
     return frozen
-
-
-def _is_alive(pid: str) -> bool:
-    import psutil
-
-    return not pid.isdigit() or psutil.pid_exists(int(pid))

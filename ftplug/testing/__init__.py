@@ -15,8 +15,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ftplug.lazy import lazy_names
 
 if TYPE_CHECKING:
     from ftplug.testing.case import Case
@@ -27,7 +28,4 @@ _HOME = {"Case": "case", "MethodContract": "contract"}
 __all__ = ["Case", "MethodContract"]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(importlib.import_module(f"ftplug.testing.{_HOME[name]}"), name)
-    raise AttributeError(f"module 'ftplug.testing' has no attribute {name!r}")
+__getattr__, __dir__ = lazy_names(__name__, _HOME)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ftplug.attachment import require_attachment
-from ftplug.errors import MethodError
+from ftplug.errors import MethodError, one_line
 from ftplug.plan import saved_tensors
 from ftplug.tensors import read_tensors
 from ftplug_plugins.peft_keys import ADAPTER, layout, of_base, tied, whole_modules
@@ -162,7 +162,7 @@ def merge(model: nn.Module, method: str = "merge") -> None:
         for _, layer in targets:
             layer.merge(safe_merge=True)
     except (NotImplementedError, ValueError, TypeError, RuntimeError) as error:
-        reason = " ".join(str(error).split()) or "its layers have no merge"
+        reason = one_line(error) or "its layers have no merge"
         for _, layer in targets:
             if layer.merged:
                 layer.unmerge()

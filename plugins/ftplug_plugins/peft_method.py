@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from ftplug import Method, MethodError, hookimpl
+from ftplug.errors import one_line
 from ftplug_plugins import peft_files
 from ftplug_plugins.peft_keys import ADAPTER
 from ftplug_plugins.peft_targets import choose_targets
@@ -160,7 +161,7 @@ def translated(name: str, model: nn.Module) -> Iterator[None]:
     except (*refusals, NotImplementedError, RuntimeError) as error:
         if weightless and not isinstance(error, refusals) and "meta" in str(error).lower():
             raise
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error) or type(error).__name__
         raise MethodError(f"{name}: {type(model).__name__}: {reason}") from error
 
 

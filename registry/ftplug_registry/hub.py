@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ftplug import __version__
-from ftplug.errors import FtplugError, RegistryError
+from ftplug.errors import FtplugError, RegistryError, one_line
 from ftplug_registry.credentials import own_secrets
 
 if TYPE_CHECKING:
@@ -88,19 +88,19 @@ class Hub:
                 return f"{self.api_endpoint} does not answer: try again"
             case httpx2.HTTPError() | ConnectionError():
                 return (
-                    f"{self.api_endpoint} cannot be reached ({_one_line(error)}): check the "
+                    f"{self.api_endpoint} cannot be reached ({_short(error)}): check the "
                     "network and HF_ENDPOINT"
                 )
             case RuntimeError() if isinstance(error.__cause__, Exception):
                 return self._reason(error.__cause__, repo_id)  # an upload in a thread
             case ValueError() if "metadata" in str(error) or "LFS" in str(error):
-                return _one_line(error)
+                return _short(error)
             case OSError():
-                return _one_line(error)
+                return _short(error)
         if _raised_in_client(error):
             return (
                 f"{self.api_endpoint} does not answer as a Hub does, or the settings for it are "
-                f"wrong ({type(error).__name__}: {_one_line(error)}): check HF_ENDPOINT, "
+                f"wrong ({type(error).__name__}: {_short(error)}): check HF_ENDPOINT, "
                 "HF_TOKEN and the proxy variables"
             )
         return None
@@ -110,7 +110,7 @@ class Hub:
         from huggingface_hub import errors
 
         status = error.response.status_code
-        said = _one_line(error.server_message or error.response.headers.get("X-Error-Message", ""))
+        said = _short(error.server_message or error.response.headers.get("X-Error-Message", ""))
         told = f": {said}" if said else ""
         if isinstance(error, errors.GatedRepoError):
             return f"gated: accept its conditions at {self.url(repo_id)}, then try again"
@@ -149,7 +149,7 @@ def check_repo_id(repo_id: str) -> None:
         validate_repo_id(repo_id)
         reason = "" if "/" in repo_id else "the namespace (a user or organisation) is missing"
     except HFValidationError as error:
-        reason = _one_line(error)
+        reason = _short(error)
     if reason:
         raise RegistryError(f"{repo_id!r} is not a repository id, like org/name: {reason}")
 
@@ -178,8 +178,9 @@ def status_of(error: Exception) -> int | None:
     return getattr(getattr(error, "response", None), "status_code", None)
 
 
-def _one_line(error: object) -> str:
-    text = re.sub(r"\s+", " ", str(error)).strip()
+def _short(error: object) -> str:
+    """Return one line of bounded length without a secret of this machine."""
+    text = one_line(error)
     for secret in own_secrets().values():  # whoever echoes it
         text = text.replace(secret, "…")
     return text if len(text) <= _LONGEST_MESSAGE else text[:_LONGEST_MESSAGE] + "…"

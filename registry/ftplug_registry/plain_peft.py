@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftplug.context import logger
-from ftplug.errors import ArtifactError, RegistryError
-from ftplug.tensors import one_line
+from ftplug.errors import ArtifactError, RegistryError, one_line
 
 if TYPE_CHECKING:
     from torch import nn

@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ftplug.artifact_base import base_fingerprint, base_model
 from ftplug.errors import ArtifactError
-from ftplug.loading import base_fingerprint, base_model, methods_of
+from ftplug.loading import methods_of
 from ftplug.manifest import Manifest, read_manifest
 from ftplug.registry import is_published
 from ftplug_registry.fetching import snapshot

@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from ftplug.errors import one_line
+
 MAX_BLOCK = 1 << 20  # characters
 MAX_DEPTH = 32
 RELATIONS = ("adapter", "merge", "quantized", "finetune")
@@ -32,7 +34,7 @@ def parse(readme: str) -> _Metadata:
         _check_events(block)
         loaded = yaml.load(block, Loader=_Loader)
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise ValueError(f"the metadata is not valid YAML: {reason}") from error
     if loaded is None:
         return {}
