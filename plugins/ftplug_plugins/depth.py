@@ -9,6 +9,17 @@ from ftplug.structure import pooler, require_layer_stacks, task_head
 if TYPE_CHECKING:
     from torch import nn
 
+# Where gradual unfreezing and layer-wise learning rates come from.
+ULMFIT = """
+    @inproceedings{howard2018universal,
+      title     = {Universal Language Model Fine-tuning for Text Classification},
+      author    = {Howard, Jeremy and Ruder, Sebastian},
+      booktitle = {Proceedings of the 56th Annual Meeting of the Association for
+                   Computational Linguistics},
+      year      = {2018}
+    }
+"""
+
 
 def from_the_top(model: nn.Module, method: str) -> list[list[str]]:
     """Return the names of all parameters in groups, the one nearest the output first.

@@ -14,7 +14,7 @@ from annotated_types import Ge
 
 from ftplug import LearningRate, Method, MethodError, hookimpl
 from ftplug.attachment import require_attachment
-from ftplug_plugins.depth import from_the_top
+from ftplug_plugins.depth import ULMFIT, from_the_top
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,15 +39,7 @@ class GradualUnfreezing(Method):
     name: ClassVar[str] = "gradual-unfreezing"
     kind: ClassVar = "schedule"
     paper: ClassVar[str] = "https://arxiv.org/abs/1801.06146"
-    citation: ClassVar[str] = """
-        @inproceedings{howard2018universal,
-          title     = {Universal Language Model Fine-tuning for Text Classification},
-          author    = {Howard, Jeremy and Ruder, Sebastian},
-          booktitle = {Proceedings of the 56th Annual Meeting of the Association for
-                       Computational Linguistics},
-          year      = {2018}
-        }
-    """
+    citation: ClassVar[str] = ULMFIT
     learning_rate: ClassVar[LearningRate] = LearningRate(1e-6, 5e-5, 3e-4)
 
     @hookimpl

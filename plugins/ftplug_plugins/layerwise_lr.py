@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from annotated_types import Gt, Le
 
 from ftplug import LearningRate, Method, hookimpl
-from ftplug_plugins.depth import from_the_top
+from ftplug_plugins.depth import ULMFIT, from_the_top
 from ftplug_plugins.optimizer_groups import trainer_optimizer, weight_decay
 
 if TYPE_CHECKING:
@@ -39,15 +39,7 @@ class LayerwiseLr(Method):
     name: ClassVar[str] = "layerwise-lr"
     kind: ClassVar = "optimizer"
     paper: ClassVar[str] = "https://arxiv.org/abs/1801.06146"
-    citation: ClassVar[str] = """
-        @inproceedings{howard2018universal,
-          title     = {Universal Language Model Fine-tuning for Text Classification},
-          author    = {Howard, Jeremy and Ruder, Sebastian},
-          booktitle = {Proceedings of the 56th Annual Meeting of the Association for
-                       Computational Linguistics},
-          year      = {2018}
-        }
-    """
+    citation: ClassVar[str] = ULMFIT
     learning_rate: ClassVar[LearningRate] = LearningRate(1e-6, 5e-5, 3e-4)
 
     @hookimpl

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 GROWTH = 1.01  # by how much an APOLLO update may be longer than the one before
 
 
-class LowRankAdamW(torch.optim.Optimizer):
+class LowRankAdamW(torch.optim.Optimizer, ABC):
     """AdamW; in a group with a ``rank`` a matrix's moments have rank rows or columns.
 
     For a gradient G (m, n) they are (m, rank) where m >= n, else (rank, n). Every
@@ -71,12 +72,13 @@ class LowRankAdamW(torch.optim.Optimizer):
             direction = self.lifted(group, gradient, low, direction, state)
         return direction.mul(corrected)
 
+    @abstractmethod
     def projection(
         self, group: dict[str, Any], gradient: Tensor, index: int, refresh: int
     ) -> Tensor:
         """Return a projection for a gradient (m, n): (rank, min(m, n))."""
-        raise NotImplementedError
 
+    @abstractmethod
     def lifted(
         self,
         group: dict[str, Any],
@@ -86,7 +88,6 @@ class LowRankAdamW(torch.optim.Optimizer):
         state: dict[str, Any],
     ) -> Tensor:
         """Return the (m, n) update that belongs to a direction in the low-rank space."""
-        raise NotImplementedError
 
 
 class GaLoreAdamW(LowRankAdamW):

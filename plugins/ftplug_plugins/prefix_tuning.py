@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -40,7 +41,7 @@ _CHECKPOINTING = (
 
 
 @dataclass(frozen=True, eq=False)
-class InCache(Prompted):
+class InCache(Prompted, ABC):
     """Base of the methods whose virtual tokens are keys and values in every layer's cache."""
 
     encoder_name: ClassVar[str] = "prefix_encoder"
@@ -63,13 +64,13 @@ class InCache(Prompted):
         self.place(self.build_encoder(config, model, stack, context), config, stack)
         wrap_forward(stack, begin_with_prefix)
 
+    @abstractmethod
     def prompt_config(self) -> Any:
         """Return peft's config with this method's settings."""
-        raise NotImplementedError
 
+    @abstractmethod
     def build_encoder(self, config: Any, model: nn.Module, stack: Any, context: Context) -> Any:
         """Return peft's encoder of the prefix."""
-        raise NotImplementedError
 
     def _cached_shapes(self, model: nn.Module, stack: Any) -> set[tuple[int, int]]:
         """Return heads and head_dim of what the layers cache, if a prefix fits there."""

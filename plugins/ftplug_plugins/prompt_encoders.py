@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Computed(Prompted):
+class Computed(Prompted, ABC):
     """Virtual tokens whose vectors are computed: peft's file holds the result, ours the parts.
 
     So ``PeftModel.from_pretrained`` answers the same, and training can go on from the artifact.
@@ -53,9 +54,9 @@ class Computed(Prompted):
         """Leave it to the host, whose file has the parts."""
         return {}
 
+    @abstractmethod
     def vectors(self, model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Return the computed vectors (virtual tokens, dimension) for these values of the parts."""
-        raise NotImplementedError
 
     def parts(self, model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         """Return the tensors of the encoder by their name in it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class BeforeInput(Prompted):
+class BeforeInput(Prompted, ABC):
     """Base of the methods that read virtual tokens before the input: where, and with what loss."""
 
     encoder_name: ClassVar[str] = "prompt_encoder"
@@ -53,13 +54,13 @@ class BeforeInput(Prompted):
         """Return 2 for an encoder-decoder: peft has twice the vectors and never reads the rest."""
         return 2 if is_encoder_decoder(model) else 1
 
+    @abstractmethod
     def prompt_config(self) -> Any:
         """Return peft's config with this method's settings."""
-        raise NotImplementedError
 
+    @abstractmethod
     def build_encoder(self, config: Any, model: nn.Module, stack: Any, context: Context) -> Any:
         """Return peft's encoder of the virtual tokens."""
-        raise NotImplementedError
 
     def equals_peft(self, model: nn.Module) -> bool:
         """Whether peft gives the same answers: not where it pools the last position."""

@@ -106,6 +106,13 @@ def test_identity_of_the_base(base, path, expected):
     assert (found.id, found.revision) == expected
 
 
+def test_all_files_have_the_permissions_that_the_umask_allows(base, tmp_path):
+    _, folder = artifact(base, tmp_path / "a")
+    (tmp_path / "plain").write_text("")
+    usual = (tmp_path / "plain").stat().st_mode
+    assert {path.stat().st_mode for path in folder.iterdir()} == {usual}
+
+
 # Refusals
 
 

@@ -6,9 +6,8 @@ import peft
 import pytest
 import tiny
 import torch
-from runs import losses, rows, trainer
-from torch.utils.data import DataLoader
-from transformers import default_data_collator, get_linear_schedule_with_warmup, set_seed
+from runs import by_hand, losses, rows, trainer
+from transformers import set_seed
 
 import ftplug
 
@@ -58,28 +57,13 @@ def test_twenty_steps_equal_get_peft_model_and_trainer(tmp_path, method, task):
     assert losses(ours)[-1] != pytest.approx(losses(ours)[0], abs=1e-4)
 
 
-def by_hand(model, trains):
-    """Return the losses of 20 steps in plain PyTorch over the parameters ``trains`` picks."""
-    model.train()
-    parameters = [p for n, p in model.named_parameters() if trains(n)]
+def chosen_by_hand(model, trains):
+    """Return the losses of plain PyTorch over the parameters that ``trains`` picks."""
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(trains(name))
+    parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.0, fused=True)
-    schedule = get_linear_schedule_with_warmup(optimizer, 0, STEPS)
-    data = DataLoader(rows(model), 4, collate_fn=default_data_collator)
-    found = []
-    while len(found) < STEPS:
-        for batch in data:
-            loss = model(**batch).loss
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
-            found.append(float(loss.detach()))
-            if len(found) == STEPS:
-                break
-    return found
+    return by_hand(model, optimizer, steps=STEPS)
 
 
 @pytest.mark.parametrize(
@@ -105,4 +89,4 @@ def test_twenty_steps_equal_a_hand_written_loop(tmp_path, method, settings, trai
         copy.deepcopy(base), tmp_path, save_strategy="no", train_sampling_strategy="sequential"
     )
     ftplug.attach(bound, method, **settings).train()
-    assert losses(bound) == pytest.approx(by_hand(copy.deepcopy(base), trains), abs=1e-6)
+    assert losses(bound) == pytest.approx(chosen_by_hand(copy.deepcopy(base), trains), abs=1e-6)

@@ -7,13 +7,8 @@ import tiny
 import torch
 from ftplug_plugins.l2_sp import L2Sp
 from halves import straight_and_resumed
-from runs import losses, rows, same, shake, trainer, weights
-from torch.utils.data import DataLoader
-from transformers import (
-    BertForSequenceClassification,
-    default_data_collator,
-    get_linear_schedule_with_warmup,
-)
+from runs import by_hand, losses, same, shake, trainer, weights
+from transformers import BertForSequenceClassification
 
 import ftplug
 
@@ -41,24 +36,17 @@ def test_twenty_steps_equal_a_loop_with_the_penalty_in_its_loss(tmp_path):
     model = copy.deepcopy(base).train()
     start = {name: p.detach().clone() for name, p in model.named_parameters()}
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
-    schedule = get_linear_schedule_with_warmup(optimizer, 0, 20)
-    data = DataLoader(rows(model), 4, collate_fn=default_data_collator)
-    found = []
-    while len(found) < 20:
-        for batch in data:
-            loss = model(**batch).loss
-            penalty = sum(
-                BETA / 2 * p.square().sum()
-                if "classifier" in name
-                else ALPHA / 2 * (p - start[name]).square().sum()
-                for name, p in model.named_parameters()
-            )
-            (loss + penalty).backward()
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
-            found.append(float(loss.detach()))
-    assert losses(bound) == pytest.approx(found[:20], abs=1e-5)
+
+    def penalty():
+        return sum(
+            BETA / 2 * p.square().sum()
+            if "classifier" in name
+            else ALPHA / 2 * (p - start[name]).square().sum()
+            for name, p in model.named_parameters()
+        )
+
+    found = by_hand(model, optimizer, penalty=penalty, clip=None)
+    assert losses(bound) == pytest.approx(found, abs=1e-5)
     free = trainer(copy.deepcopy(base), tmp_path, max_grad_norm=0.0, **options)
     ftplug.attach(free, "full").train()
     assert losses(bound)[-1] != pytest.approx(losses(free)[-1], abs=1e-3)

@@ -7,9 +7,7 @@ import tiny
 import torch
 from ftplug_plugins.layerwise_lr import LayerwiseLr
 from halves import straight_and_resumed
-from runs import losses, rows, same, trainer, weights
-from torch.utils.data import DataLoader
-from transformers import default_data_collator, get_linear_schedule_with_warmup
+from runs import by_hand, losses, same, trainer, weights
 
 import ftplug
 from ftplug import MethodError
@@ -69,24 +67,12 @@ def test_twenty_steps_equal_a_loop_written_by_hand(tmp_path):
     )
     ftplug.attach(bound, "layerwise-lr", decay=0.3).train()
 
-    model = copy.deepcopy(base).train()
+    model = copy.deepcopy(base)
     optimizer = torch.optim.AdamW(
         [{"params": [p], "lr": RATE * 0.3 ** depth(n)} for n, p in model.named_parameters()],
         weight_decay=0.0,
     )
-    schedule = get_linear_schedule_with_warmup(optimizer, 0, 20)
-    data = DataLoader(rows(model), 4, collate_fn=default_data_collator)
-    found = []
-    while len(found) < 20:
-        for batch in data:
-            loss = model(**batch).loss
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
-            found.append(float(loss.detach()))
-    assert losses(bound) == pytest.approx(found[:20], abs=1e-6)
+    assert losses(bound) == pytest.approx(by_hand(model, optimizer), abs=1e-6)
 
 
 def test_resumed_equals_uninterrupted(tmp_path):

@@ -8,9 +8,7 @@ import torch
 from ftplug_plugins.lora import Lora
 from ftplug_plugins.lora_plus import LoraPlus
 from halves import straight_and_resumed
-from runs import losses, rows, same, trainer, weights
-from torch.utils.data import DataLoader
-from transformers import default_data_collator, get_linear_schedule_with_warmup
+from runs import by_hand, losses, same, trainer, weights
 
 import ftplug
 from ftplug import MethodError
@@ -50,19 +48,7 @@ def test_twenty_steps_equal_a_loop_written_by_hand(tmp_path):
     optimizer = torch.optim.AdamW(
         [{"params": [p], "lr": rate_of(n)} for n, p in named.items()], weight_decay=0.0
     )
-    schedule = get_linear_schedule_with_warmup(optimizer, 0, 20)
-    data = DataLoader(rows(model), 4, collate_fn=default_data_collator)
-    found = []
-    while len(found) < 20:
-        for batch in data:
-            loss = model(**batch).loss
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(named.values(), 1.0)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
-            found.append(float(loss.detach()))
-    assert losses(bound) == pytest.approx(found[:20], abs=1e-6)
+    assert losses(bound) == pytest.approx(by_hand(model, optimizer), abs=1e-6)
     assert losses(bound)[-1] != pytest.approx(losses(bound)[0], abs=1e-3)
 
 

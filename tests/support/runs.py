@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
 import tiny
 import torch
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from torch.utils.data import DataLoader
+from transformers import (
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    default_data_collator,
+    get_linear_schedule_with_warmup,
+)
 
 from ftplug.testing.compare import shake  # noqa: F401 - tests take it from here
 
@@ -47,6 +55,35 @@ def trainer(
     data = rows(model)
     args = TrainingArguments(str(out), **(defaults | options))
     return cls(model, args, train_dataset=data, eval_dataset=data[:8], callbacks=callbacks)
+
+
+def by_hand(
+    model: Any,
+    optimizer: torch.optim.Optimizer,
+    *,
+    penalty: Callable[[], torch.Tensor | float] = lambda: 0.0,
+    clip: float | None = 1.0,
+    steps: int = 20,
+) -> list[float]:
+    """Return the losses of the steps that :func:`trainer` takes, in plain PyTorch.
+
+    ``penalty`` is added to each loss before its gradient is taken, and is not returned.
+    """
+    model.train()
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    schedule = get_linear_schedule_with_warmup(optimizer, 0, steps)
+    data = DataLoader(rows(model), 4, collate_fn=default_data_collator)
+    found: list[float] = []
+    for batch in islice(cycle(data), steps):
+        loss = model(**batch).loss
+        (loss + penalty()).backward()
+        if clip is not None:
+            torch.nn.utils.clip_grad_norm_(parameters, clip)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        found.append(float(loss.detach()))
+    return found
 
 
 class StopAt(TrainerCallback):
