@@ -112,6 +112,17 @@ class Method:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
 
+def chosen(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings worth showing to a person: those that are not empty.
+
+    None, False and empty lists ask for nothing, and peft's types have many of them.
+    """
+    nothing: tuple[Any, ...] = (None, "", [], {})
+    return {
+        n: value for n, value in settings.items() if value not in nothing and value is not False
+    }
+
+
 def _annotations(cls: type[Method]) -> dict[str, Any]:
     hints = typing.get_type_hints(cls, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}

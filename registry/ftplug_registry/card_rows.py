@@ -7,6 +7,7 @@ from typing import Any
 
 from ftplug import discovery
 from ftplug.errors import PluginError
+from ftplug.method import chosen
 from ftplug_registry.card_metadata import base_id, is_hub_id, metric_name, section
 from ftplug_registry.markdown import code, is_number, line, link, number, plain, table
 
@@ -34,8 +35,7 @@ def facts(manifest: Mapping[str, Any]) -> Iterator[Row]:
         yield "Labels", ", ".join(code(label) for label in labels[:_LABELS]) + more
     for method in manifest["methods"]:
         yield "Method", _method(method)
-        if method["settings"]:
-            settings = (code(f"{k}={_value(v)}") for k, v in method["settings"].items())
+        if settings := [code(f"{k}={_value(v)}") for k, v in chosen(method["settings"]).items()]:
             yield f"Settings of {plain(method['name'])}", ", ".join(settings)
     yield "Trained parameters", share(manifest["parameters"])
     if not manifest["train_head"]:

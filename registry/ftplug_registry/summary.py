@@ -9,6 +9,7 @@ from typing import Any
 from ftplug.errors import FtplugError
 from ftplug.loading import methods_of
 from ftplug.manifest import Manifest, read_manifest
+from ftplug.method import chosen
 from ftplug.registry import is_published
 from ftplug_registry.fetching import manifest_at
 from ftplug_registry.hub import Hub
@@ -53,7 +54,9 @@ def rows(content: dict[str, Any]) -> list[tuple[str, str]]:
     trained, total = content["parameters"]["trained"], content["parameters"]["total"]
     found = [("Artifact", content["artifact"]), ("Commit", content["sha"])]
     for method in content["methods"]:
-        settings = ", ".join(f"{name}={value}" for name, value in method["settings"].items())
+        settings = ", ".join(
+            f"{name}={value}" for name, value in chosen(method["settings"]).items()
+        )
         found.append(("Method", f"{method['name']} ({settings})" if settings else method["name"]))
         found.append(("Plugin", f"{method['distribution']} {method['version']}"))
     found += [
