@@ -39,6 +39,8 @@ def files(client, repo_id, revision=None):
 def test_what_a_run_publishes_is_an_artifact_and_its_card(how, client, hub, repo_id, tmp_path):
     trained = bound(tmp_path / "out", repo_id, client, how=how)
     trained.train()
+    (tmp_path / "out/training_args.bin").write_bytes(b"\x80\x04K\x01.")
+    (tmp_path / "out/diary.txt").write_text("what else lies in an output folder")
     info = trained.push_to_hub(license="mit", tags=["reviews"], dataset_tags="org/reviews")
     assert info.oid == client.model_info(repo_id).sha
     listed = json.loads((tmp_path / "out/ftplug.json").read_text())["files"]
