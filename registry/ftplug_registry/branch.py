@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ftplug.context import logger
 from ftplug.errors import ArtifactError, RegistryError
@@ -19,6 +20,7 @@ from ftplug_registry.inspection import Content
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo, ModelInfo
 
+_XET = threading.Lock()
 PATIENCE = 120.0  # seconds of trying while others push to the same branch
 
 
@@ -105,30 +107,28 @@ class Branch:
         title: str,
     ) -> CommitInfo:
         """Send one commit; without Xet where the server does not offer it."""
-        from huggingface_hub import CommitOperationDelete
+        from huggingface_hub import CommitOperationAdd, CommitOperationDelete
         from huggingface_hub.errors import OfflineModeIsEnabled
 
-        deletions = [CommitOperationDelete(name) for name in removed]
-
-        def create(additions: list[Any]) -> CommitInfo:
+        def create() -> CommitInfo:
+            operations = [CommitOperationAdd(name, content) for name, content in files.items()]
             return self.hub.api.create_commit(
                 self.repo_id,
-                [*additions, *deletions],
+                [*operations, *map(CommitOperationDelete, removed)],
                 commit_message=title,
                 revision=self.name,
                 parent_commit=parent,
             )
 
         try:
-            return create(additions(files))
+            return create()
         except OfflineModeIsEnabled:
             raise
         except ConnectionError as error:
-            # The client's Xet does not fall back by itself where a server has no Xet storage;
-            # open files make it use LFS.
+            # The client's Xet does not fall back by itself where a server has no Xet storage.
             logger.debug("no Xet at %s (%s): uploading by LFS", self.hub.api_endpoint, error)
-            with ExitStack() as opened:
-                return create(additions(files, opened))
+            with _without_xet():
+                return create()
 
     def _obsolete(self, head: ModelInfo, files: Mapping[str, Content]) -> tuple[str, ...]:
         """Return the files of the artifact at the head that the new one does not have."""
@@ -146,16 +146,14 @@ class Branch:
         return tuple(sorted(there & listed - set(files)))
 
 
-def additions(files: Mapping[str, Content], opened: ExitStack | None = None) -> list[Any]:
-    """Return new operations: the client marks those that it has sent."""
-    from huggingface_hub import CommitOperationAdd
+@contextmanager
+def _without_xet() -> Iterator[None]:
+    """Let the client upload by LFS within the block; one thread at a time, as it is a global."""
+    from huggingface_hub import constants
 
-    return [
-        CommitOperationAdd(
-            name,
-            opened.enter_context(content.open("rb"))
-            if opened and isinstance(content, Path)
-            else content,
-        )
-        for name, content in sorted(files.items())
-    ]
+    with _XET:
+        before, constants.HF_HUB_DISABLE_XET = constants.HF_HUB_DISABLE_XET, True
+        try:
+            yield
+        finally:
+            constants.HF_HUB_DISABLE_XET = before

@@ -354,7 +354,7 @@ def test_eight_pushers_lose_nothing(client, hub, saved, repo_id, tmp_path):
 
 
 @pytest.mark.parametrize("xet", [True, False])
-def test_large_files_go_by_lfs_with_and_without_xet(xet, saved, tmp_path):
+def test_large_files_go_by_lfs_with_and_without_xet(xet, saved, tmp_path, capfd):
     """Of a server without Xet storage the client's Xet asks in vain: push falls back."""
     import hub as hubs
 
@@ -364,6 +364,7 @@ def test_large_files_go_by_lfs_with_and_without_xet(xet, saved, tmp_path):
     ):
         hub = Hub(server.endpoint, server.token("local"))
         push(saved / "lora", "local/large", hub=hub)
+        assert "adapter_model.safetensors: 100%" in capfd.readouterr().err  # its progress
         tree = {item.path: item for item in api.list_repo_tree("local/large")}
         weights = tree["adapter_model.safetensors"]
         assert weights.lfs.sha256 == read_manifest(saved / "lora").files[weights.path]["sha256"]
