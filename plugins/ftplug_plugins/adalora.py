@@ -74,6 +74,10 @@ class AdaLora(PeftMethod):
                 "steps to prune in: lower them or train longer"
             )
 
+    def shareable(self) -> bool:
+        """Not: peft's allocator ranks every layer."""
+        return False
+
     def inject(self, config: Any, model: nn.Module) -> None:
         """Build the layers, make room for the allocator's memory and add the penalty."""
         super().inject(config, model)

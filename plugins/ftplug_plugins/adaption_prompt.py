@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ftplug import MethodError, hookimpl, structure
 from ftplug_plugins import peft_files
+from ftplug_plugins.peft_beside import refuse_second
 from ftplug_plugins.peft_keys import ADAPTER
-from ftplug_plugins.peft_method import ConfigFields, refuse_second, translated
+from ftplug_plugins.peft_method import ConfigFields, translated
 
 if TYPE_CHECKING:
     import torch

@@ -118,6 +118,10 @@ class Lora(PeftMethod):
         """Whether A and B start from the base's weights, which peft would change."""
         return str(self.init_lora_weights).startswith(("pissa", "olora"))
 
+    def shareable(self) -> bool:
+        """Not where a variant keeps more on its layers than A and B."""
+        return not (self.from_base or self.alora_invocation_tokens)
+
     def config(self, model: nn.Module, context: Context) -> Any:
         """Return the same settings as peft's own config."""
         import peft

@@ -50,6 +50,8 @@ def save(
     without a word. ``computed`` names buffers that peft itself computes from the base: the host
     keeps their exact values beside its files. ``config`` is written in place of the model's own.
     """
+    if getattr(config_of(model), "ftplug_beside", None):
+        return ()  # two methods: peft would read one config
     keys, modules = layout(model, tensors)
     keys = {n: key for n, key in keys.items() if not _is_any(n, computed)}
     inside = tuple(f"{module}." for module in modules)

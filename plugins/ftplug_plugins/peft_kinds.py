@@ -52,7 +52,7 @@ def _random_values(config: Any, model: nn.Module) -> Iterator[None]:
     with torch.device("cpu"):
         for module, key, parameter in swapped:
             values = torch.randn(parameter.shape).to(parameter.dtype)
-            module._parameters[key] = nn.Parameter(values)
+            module._parameters[key] = nn.Parameter(values, parameter.requires_grad)
         yield
     for module, key, parameter in swapped:  # peft has frozen the stand-in
         parameter.requires_grad_(module._parameters[key].requires_grad)
@@ -95,7 +95,7 @@ class Shira(FromValues):
     def inject(self, config: Any, model: nn.Module) -> None:
         """Build the layers and register their indices."""
         super().inject(config, model)
-        for _, layer in peft_files.tuner_layers(model):
+        for layer in self.own_layers(model):
             layer.shira_indices = _buffers(layer.shira_indices)
 
 
@@ -114,7 +114,7 @@ class Osf(PeftMethod):
     def inject(self, config: Any, model: nn.Module) -> None:
         """Build the layers; each attaches its gradient hooks again where a copy has lost them."""
         super().inject(config, model)
-        for _, layer in peft_files.tuner_layers(model):
+        for layer in self.own_layers(model):
             wrap_forward(layer, _with_hooks)
 
 
@@ -151,8 +151,12 @@ class Adamss(FromValues):
                 "no checkpoint holds: leave it off, or use adalora"
             )
         super().inject(config, model)
-        for _, layer in peft_files.tuner_layers(model):
+        for layer in self.own_layers(model):
             layer.scatter_index = _buffers(layer.scatter_index)
+
+    def shareable(self) -> bool:
+        """Not: what shapes an artifact has stands in peft's file."""
+        return False
 
     @hookimpl
     def load_artifact(self, model: nn.Module, directory: Path) -> Mapping[str, torch.Tensor]:

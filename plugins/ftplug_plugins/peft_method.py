@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from ftplug import Method, MethodError, hookimpl
 from ftplug.errors import one_line
-from ftplug_plugins import peft_files
+from ftplug_plugins import peft_beside, peft_files
 from ftplug_plugins.peft_keys import ADAPTER
 from ftplug_plugins.peft_targets import choose_targets
 
@@ -71,12 +71,11 @@ class PeftMethod(ConfigFields):
     @hookimpl
     def prepare_model(self, model: nn.Module, context: Context) -> None:
         """Let peft put its layers beside or in place of the target modules."""
-        refuse_second(self.name, model)
         with translated(self.name, model), _quiet():
             config = self.config(model, context)
             choose_targets(config, model)
-            self.inject(config, model)
-        note_trainable(config, model)
+            with peft_beside.beside(self.name, config, model, shareable=self.shareable()):
+                self.inject(config, model)
 
     def config(self, model: nn.Module, context: Context) -> Any:
         """Return the settings as peft's config."""
@@ -96,10 +95,22 @@ class PeftMethod(ConfigFields):
             for name in self.saved_buffers:
                 make_persistent(getattr(module, name, None))
 
+    def shareable(self) -> bool:
+        """Whether its layers can stand beside those of another method."""
+        return True
+
+    def own_layers(self, model: nn.Module) -> list[Any]:
+        """Return the layers that this method put into the model."""
+        import peft
+        from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING as TUNERS
+
+        own = TUNERS[peft.PeftType(self.peft_type)].tuner_layer_cls
+        return [layer for _, layer in peft_files.tuner_layers(model) if isinstance(layer, own)]
+
     @hookimpl
     def select_trainable(self, model: nn.Module) -> Iterable[str]:
         """Select what peft trains."""
-        return cast("Iterable[str]", peft_files.config_of(model).ftplug_trainable)
+        return peft_beside.trainable(model)
 
     @hookimpl
     def save_artifact(
@@ -122,20 +133,6 @@ class PeftMethod(ConfigFields):
     def merge_model(self, model: nn.Module) -> None:
         """Fold each layer into the one it wraps, where peft can."""
         peft_files.merge(model, self.name)
-
-
-def refuse_second(name: str, model: nn.Module) -> None:
-    """Refuse a model that another method of peft has changed: their layers would nest."""
-    if hasattr(model, "peft_config"):
-        present = peft_files.config_of(model).peft_type.value.lower().replace("_", "-")
-        raise MethodError(
-            f"{name}: the model has peft's {present} already: one run takes one method of peft"
-        )
-
-
-def note_trainable(config: Any, model: nn.Module) -> None:
-    """Remember on peft's config what it lets train, before the host overwrites it."""
-    config.ftplug_trainable = [n for n, p in model.named_parameters() if p.requires_grad]
 
 
 def make_persistent(buffers: Any) -> None:

@@ -22,6 +22,10 @@ class Poly(PeftMethod):
     With one task, the default, there is nothing to route and no column is needed.
     """
 
+    def shareable(self) -> bool:
+        """Not: every layer of peft is handed the task."""
+        return False
+
     def inject(self, config: Any, model: nn.Module) -> None:
         """Build the layers and hand them the task of every row."""
         super().inject(config, model)

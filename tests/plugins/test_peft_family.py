@@ -363,11 +363,6 @@ def test_a_copy_of_osf_still_projects_its_gradients():
     assert five_steps(model) == five_steps(twin)
 
 
-def test_two_methods_of_peft_do_not_nest():
-    with pytest.raises(MethodError, match="vera: the model has peft's ia3 already"):
-        ftplug.apply(tiny.bert(), "ia3", "vera", **{"vera.r": 8})
-
-
 def test_it_composes_with_other_kinds_of_methods(tmp_path):
     base = tiny.bert()
     model = shake(ftplug.apply(copy.deepcopy(base), "ia3", "bottleneck"))
