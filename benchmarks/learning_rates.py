@@ -45,7 +45,7 @@ RUNS = (
 )
 FACTORS = (1 / 3, 1, 3)
 FALLBACK = 1e-3  # for a method that suggests none
-COLUMNS = ("method", "rates tried: validation accuracy", "chosen", "held out", "trained", "train s")
+COLUMNS = ("method", "rates tried: validation accuracy", "chosen", "held out", "trained")
 
 
 def demo(run: str, rate: float, seed: int) -> dict[str, Any]:
@@ -73,14 +73,14 @@ def rates(run: str) -> list[float]:
 def row(run: str, results: Sequence[dict[str, Any]]) -> str:
     """Return a line of the table."""
     if failed := [found["error"] for found in results if "error" in found]:
-        return f"| `{run}` | {failed[0]} | | | | |"
+        return f"| `{run}` | {failed[0]} | | | |"
     best = max(results, key=lambda found: found["validation_accuracy"])
     tried = ", ".join(
         f"{found['learning_rate']:.2g}: {found['validation_accuracy']:.3f}" for found in results
     )
     return (
         f"| `{run}` | {tried} | {best['learning_rate']:.2g} | {best['accuracy']:.3f} "
-        f"| {best['trained_parameters']:,} | {best['seconds']:.0f} |"
+        f"| {best['trained_parameters']:,} |"
     )
 
 

@@ -8,7 +8,7 @@ import tempfile
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -188,3 +188,31 @@ class _Given(discovery.Entry):
     def load(self) -> type[Method]:
         """Return the class."""
         return self.cls
+
+
+PARTNERS: Mapping[str, Mapping[str, Any]] = {
+    "bottleneck": {"reduction_factor": 4},
+    "lora": {"r": 4},
+}
+
+
+class Composed(Case):
+    """The same method with an adapter and a regulariser behind it: bottleneck, or LoRA, and L2-SP.
+
+    They fit all families of models.
+    """
+
+    @classmethod
+    def of(cls, case: Case) -> Composed:
+        """Return the composition of a case."""
+        return cls(**{f.name: getattr(case, f.name) for f in fields(case)})
+
+    def __str__(self) -> str:
+        return f"{self.host.names} on {self.family}"
+
+    def methods(self) -> list[Method]:
+        """Return fresh instances: the partners are named last."""
+        own = super().methods()
+        partner = next(name for name in PARTNERS if name not in {m.name for m in own})
+        regulariser = [] if self.configured.name == "l2-sp" else resolve(["l2-sp"], {})
+        return [*own, *resolve([partner], PARTNERS[partner]), *regulariser]

@@ -17,6 +17,7 @@ except ImportError as error:
     raise FtplugError("MethodContract needs pytest: pip install 'ftplug[testing]'") from error
 
 
+ONCE = ("test_two_processes_agree", "test_composes")  # on the first family it fits
 DDP = "ddp: trains in two processes (DistributedDataParallel on the CPU)"
 
 
@@ -27,7 +28,7 @@ class MethodContract:
             method = "my-method"
 
     A failing test is called ``TestMyMethod::test_resume_is_bit_equal[llama]``. The two-process
-    test runs on the first family; ``pytest -m 'not ddp'`` leaves it out.
+    test, which ``pytest -m 'not ddp'`` leaves out, and the composition run on the first family.
     """
 
     method: ClassVar[str | type[Method] | Method]
@@ -65,7 +66,7 @@ class MethodContract:
         if test == "test_what_does_not_fit_is_refused":
             return list(cls.unfit)
         fitting = [family for family in cls.families if family not in cls.unfit]
-        return fitting[:1] if test == "test_two_processes_agree" else fitting
+        return fitting[:1] if test in ONCE else fitting
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """Run each test once per family."""
@@ -158,6 +159,10 @@ class MethodContract:
     def test_a_deepcopy_is_independent(self, case: Case) -> None:
         """In both directions."""
         checks.a_deepcopy_is_independent(case)
+
+    def test_composes(self, case: Case) -> None:
+        """With an adapter and a regulariser behind it."""
+        checks.composes(case)
 
     def test_two_processes_agree(self, case: Case) -> None:
         """To the last bit, and everything trains there too."""

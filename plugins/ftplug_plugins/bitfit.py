@@ -38,7 +38,7 @@ class BitFit(Method):
           year      = {2022}
         }
     """
-    learning_rate: ClassVar[LearningRate] = LearningRate(1e-4, 1e-3, 1e-2)
+    learning_rate: ClassVar[LearningRate] = LearningRate(1e-4, 3e-3, 1e-2)
 
     @hookimpl
     def select_trainable(self, model: nn.Module) -> list[str]:

@@ -31,7 +31,7 @@ class LayerNorm(Method):
           year      = {2024}
         }
     """
-    learning_rate: ClassVar[LearningRate] = LearningRate(1e-4, 1e-3, 1e-2)
+    learning_rate: ClassVar[LearningRate] = LearningRate(1e-4, 3e-3, 1e-2)
 
     @hookimpl
     def select_trainable(self, model: nn.Module) -> Iterable[str]:

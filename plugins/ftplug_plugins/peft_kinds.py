@@ -10,7 +10,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ftplug import MethodError, hookimpl
+from ftplug.artifact import WEIGHTS
 from ftplug.inplace import wrap_forward
+from ftplug.tensors import read_tensors
 from ftplug_plugins import peft_files
 from ftplug_plugins.peft_keys import ADAPTER
 from ftplug_plugins.peft_method import PeftMethod, is_weightless
@@ -154,16 +156,14 @@ class Adamss(FromValues):
         for layer in self.own_layers(model):
             layer.scatter_index = _buffers(layer.scatter_index)
 
-    def shareable(self) -> bool:
-        """Not: what shapes an artifact has stands in peft's file."""
-        return False
-
     @hookimpl
     def load_artifact(self, model: nn.Module, directory: Path) -> Mapping[str, torch.Tensor]:
         """Read the tensors; a weightless copy takes their shapes, which depend on the base."""
         tensors = super().load_artifact(model, directory)
         if is_weightless(model):
-            _take_shapes(model, tensors)
+            beside = directory / WEIGHTS  # the host's file holds all where peft's would hold half
+            known = tensors or (read_tensors(beside) if beside.is_file() else {})
+            _take_shapes(model, known)
         return tensors
 
 

@@ -308,6 +308,15 @@ class Hoards(Scale):
 
 
 @dataclass(frozen=True, eq=False)
+class StopsTheOthers(Scale):
+    @hookimpl
+    def on_gradients(self, model):
+        for name, parameter in model.named_parameters():
+            if not name.endswith(".scale") and "classifier" not in name:
+                parameter.grad = None
+
+
+@dataclass(frozen=True, eq=False)
 class RefusesAtLength(Scale):
     @hookimpl
     def prepare_model(self, model):
@@ -341,6 +350,7 @@ CATCHES = [
     ("merged_equals_the_forward", ForgetsTheBias, "merged answers differ by"),
     ("merged_equals_the_forward", LeavesTheVectors, r"not a plain one \(bert\S+scale\)"),
     ("a_deepcopy_is_independent", HoldsAClosure, "deepcopy"),
+    ("composes", StopsTheOthers, r"adapter\S+ \(\d+ in all\) may train but has the same value"),
 ]
 
 
@@ -348,7 +358,8 @@ CATCHES = [
 def test_the_check_catches_it(check, method, message):
     with pytest.raises(AssertionError, match=message) as caught:
         getattr(checks, check)(Case(method))
-    assert str(caught.value).startswith("scale on bert: ")
+    together = "scale + bottleneck + l2-sp" if check == "composes" else "scale"
+    assert str(caught.value).startswith(f"{together} on bert: ")
 
 
 def test_every_check_catches_something():

@@ -29,6 +29,10 @@ PAIRS = {
         "trainable-tokens.token_indices": tuple(range(3, 40)),
         "lora.target_modules": ("query",),
     },
+    "adamss, lora": {
+        "adamss.target_modules": ("query",),
+        "lora.target_modules": ("value",),
+    },
     "vera, oft": {
         "vera.r": 4,
         "vera.target_modules": ("query",),

@@ -19,6 +19,7 @@ from transformers import AutoTokenizer, BertForSequenceClassification, TrainerCa
 import ftplug
 from ftplug import discovery
 from ftplug.card import card_files
+from ftplug.host import Host, resolve
 from ftplug.manifest import read_manifest
 
 SHA, DATA_SHA = "a" * 40, "b" * 40
@@ -92,6 +93,17 @@ def test_the_metadata(made):
     assert data.datasets == ["org/Reviews"]
     assert data.tags == ["ftplug", "ftplug:lora"]
     assert data.metrics == ["accuracy"]
+
+
+def test_a_composition_is_described_as_one(made):
+    methods = resolve(["lora", "bitfit", "l2-sp"], {"lora.r": 4, "bitfit.modules": ["query"]})
+    card = rendered(manifest_of(made[0], methods=Host(methods).spec()))
+    assert card.data.tags == ["ftplug", "ftplug:lora", "ftplug:bitfit", "ftplug:l2-sp"]
+    for method in methods:
+        assert method.paper in card.text
+        assert re.search(r"@\w+{\S+,", method.citation)[0] in card.text
+    assert re.search(r"Settings of lora \| `r=4`", card.text)
+    assert re.search(r"Settings of bitfit \| `modules=.*query", card.text)
 
 
 def test_the_model_index_comes_back_as_results(made):

@@ -14,6 +14,7 @@ from ftplug.testing.checks.model import (
     start_equals_the_base,
 )
 from ftplug.testing.checks.training import (
+    composes,
     every_tensor_gets_a_gradient,
     every_tensor_is_in_the_optimizer,
     every_tensor_moves,
@@ -28,6 +29,7 @@ from ftplug.testing.checks.training import (
 __all__ = [
     "a_deepcopy_is_independent",
     "a_loaded_artifact_gives_equal_logits",
+    "composes",
     "disabled_is_the_base",
     "every_tensor_gets_a_gradient",
     "every_tensor_is_in_the_optimizer",

@@ -105,13 +105,13 @@ def merged_equals_the_forward(case: Case) -> None:
     try:
         merge(model)
     except MethodError as error:
-        assert not _is_mergeable(case), f"{case}: it should merge, but was refused: {error}"
+        assert not is_mergeable(case), f"{case}: it should merge, but was refused: {error}"
         assert "\n" not in str(error), f"{case}: the refusal has several lines: {error}"
         assert difference(before, weights(model)) is None and attachment_of(model), (
             f"{case}: the refusal to merge left a changed model"
         )
         return
-    assert _is_mergeable(case), f"{case}: declared not mergeable, but it was merged"
+    assert is_mergeable(case), f"{case}: declared not mergeable, but it was merged"
     base = weights(case.base())
     strange = sorted(weights(model).keys() ^ base.keys())
     assert not strange and not any(map(is_wrapped, model.modules())), (
@@ -142,7 +142,7 @@ def a_deepcopy_is_independent(case: Case) -> None:
     )
 
 
-def _is_mergeable(case: Case) -> bool:
+def is_mergeable(case: Case) -> bool:
     """Whether all methods can be folded in: declared, or by what they implement."""
     if case.mergeable is not None:
         return case.mergeable if isinstance(case.mergeable, bool) else case.family in case.mergeable

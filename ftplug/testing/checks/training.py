@@ -9,7 +9,8 @@ import torch
 from ftplug.attachment import require_attachment
 from ftplug.host import Host
 from ftplug.plan import scheduled
-from ftplug.testing.case import Case
+from ftplug.testing.case import Case, Composed
+from ftplug.testing.checks.model import a_loaded_artifact_gives_equal_logits
 from ftplug.testing.compare import difference, logits, weights
 from ftplug.testing.run import CHECKPOINT, STEPS
 
@@ -132,6 +133,14 @@ def the_best_model_is_restored(case: Case) -> None:
         f"{case}: the tensors of the best checkpoint are back, but not its answers: something that "
         "the forward uses is an attribute and no tensor; make it a persistent buffer"
     )
+
+
+def composes(case: Case) -> None:
+    """Beside an adapter and a regulariser it trains, resumes and is saved and loaded as one."""
+    together = Composed.of(case)
+    every_tensor_moves(together)
+    resume_is_bit_equal(together)
+    a_loaded_artifact_gives_equal_logits(together)
 
 
 def optimizer_state_is_bounded(case: Case) -> None:

@@ -1,0 +1,36 @@
+"""The README's table of methods and tasks is what the contract says, of what is installed."""
+
+from importlib.metadata import version
+
+import pytest
+from contract_table import CHECKS, README, TASKS, case_of, read, render, table_in
+from contracts import built_in, contract
+
+from ftplug.testing.checks.model import is_mergeable
+
+RENEW = "stale: python tests/support/contract_table.py"
+FOUND = read()
+FAMILIES = ("bert", "llama", "t5", "vit")  # the contract's own
+
+
+def test_the_readme_holds_the_table():
+    assert table_in(README.read_text(encoding="utf-8")) == render(FOUND["methods"]), RENEW
+
+
+def test_it_names_every_method_and_task_of_what_is_installed():
+    assert list(FOUND["methods"]) == built_in(), RENEW
+    assert all(list(tasks) == list(TASKS) for tasks in FOUND["methods"].values())
+    assert FOUND["versions"] == {n: version(n) for n in ("peft", "transformers")}, RENEW
+
+
+@pytest.mark.parametrize("name", built_in())
+def test_it_says_what_the_contract_tests(name):
+    declared = contract(name)
+    for task, family in TASKS.items():
+        if family not in declared.get("families", FAMILIES):
+            continue
+        found = FOUND["methods"][name][task]
+        assert ("refused" in found) == (family in declared.get("unfit", {})), RENEW
+        if "refused" not in found:
+            merges = is_mergeable(case_of(name, family))
+            assert found == dict.fromkeys(CHECKS, True) | {"merge": merges}, RENEW
