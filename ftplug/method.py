@@ -106,10 +106,16 @@ class Method:
             for name, hint in _annotations(cls).items()
         ]
 
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """Return the default of every setting that has one, as a JSON value."""
+        fields = [field for field in dataclasses.fields(cls) if not _required(field)]
+        return _as_json({field.name: _default(field) for field in fields})
+
     def settings(self) -> dict[str, Any]:
         """Return all settings as JSON values: what the manifest and the checkpoint record."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+        return _as_json(values)
 
 
 def chosen(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,6 +127,10 @@ def chosen(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {
         n: value for n, value in settings.items() if value not in nothing and value is not False
     }
+
+
+def _as_json(settings: dict[str, Any]) -> dict[str, Any]:
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()}
 
 
 def _annotations(cls: type[Method]) -> dict[str, Any]:

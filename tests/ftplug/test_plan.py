@@ -5,12 +5,14 @@ from dataclasses import dataclass
 import pytest
 import tiny
 import torch
+from ftplug_plugins.lora import Lora
 from torch import nn
 
 import ftplug
 from ftplug import Method, MethodError, hookimpl
 from ftplug.attachment import attachment_of, require_attachment
 from ftplug.base import inspect_base
+from ftplug.host import Host
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,6 +178,16 @@ def test_the_same_methods_are_adopted_and_others_refused():
         ftplug.apply(model, "lora", r=8)
     with pytest.raises(MethodError, match="already carries lora"):
         ftplug.apply(model, "full")
+
+
+def test_a_setting_that_a_record_lacks_had_its_default():
+    host, other = Host([Lora(r=4)]), Host([Lora(r=4, lora_dropout=0.1)])
+    [entry] = host.spec()
+    del entry["settings"]["lora_dropout"]
+    assert host.same_methods([entry])
+    assert not other.same_methods([entry])
+    assert not host.same_methods([])
+    assert not host.same_methods([entry, entry])
 
 
 def test_a_strangers_peft_model_is_refused():
