@@ -81,6 +81,9 @@ class Lora(PeftMethod):
         dict[str, Any] | None, "Settings of peft's BdLoraConfig: block-diagonal A or B."
     ] = None
     ensure_weight_tying: Annotated[bool, "Tie the adapters of tied embeddings."] = False
+    fused: Annotated[
+        bool, "Train layer and update as one function, where they are plain; False: peft's forward."
+    ] = True
 
     name: ClassVar[str] = "lora"
     peft_type: ClassVar[str] = "LORA"
@@ -127,6 +130,7 @@ class Lora(PeftMethod):
         import peft
 
         chosen = self.chosen()
+        del chosen["fused"]  # ours
         for name in ("target_modules", "exclude_modules", "alora_invocation_tokens",
                      "target_parameters"):  # fmt: skip
             chosen[name] = chosen[name] or None
@@ -148,6 +152,10 @@ class Lora(PeftMethod):
                 super().inject(config, model)
         else:
             super().inject(config, model)
+        if self.fused:
+            from ftplug_plugins.fused_lora import fuse
+
+            fuse(model)
         if self.alora_invocation_tokens:
             lora_activated.activate(model)
 
