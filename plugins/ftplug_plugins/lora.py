@@ -41,6 +41,9 @@ class Lora(PeftMethod):
     the base: peft then subtracts them from its weights, here W stays and the start is subtracted
     from the update, ``W x + (lora_alpha / r) (B A - B0 A0) x``. So step 0 and ``ftplug.disabled``
     equal the base, and peft reads the artifact as plain LoRA of rank 2 r, as its own conversion.
+
+    Plain LoRA beside a plain linear layer trains as one autograd function, equal to peft's forward
+    but for rounding; ``fused=False``, any variant, and every call without gradients run peft's.
     """
 
     r: Annotated[int, Ge(1), "Rank of the update."] = 8
