@@ -12,9 +12,10 @@ from ftplug.attachment import require_attachment, unwrapped
 from ftplug.author import checked_author, merged_author
 from ftplug.card import CARD, CURVE, bare_card, card_files, is_generated
 from ftplug.context import logger
+from ftplug.digests import FileEntry, file_entry
 from ftplug.errors import ArtifactError, PluginError
 from ftplug.facts import json_values
-from ftplug.files import FileEntry, file_entry, replace_file, staged, stated
+from ftplug.files import finish_interrupted, replace_file, staged, stated
 from ftplug.manifest import MANIFEST, Manifest, describe, read_manifest
 from ftplug.tensors import gathered_tensors, write_tensors
 
@@ -46,6 +47,7 @@ def save(
     target = Path(directory)
     said = checked_author(author or {})
     tensors = gathered_tensors(inner, state_dict)
+    finish_interrupted(target)
     earlier = _earlier(target)
     obsolete = _weights(earlier) | ({CURVE} if _has_generated_card(target) else set())
     with stated(target), staged(target, last=MANIFEST, obsolete=obsolete) as stage:

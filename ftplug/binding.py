@@ -18,6 +18,7 @@ from ftplug.errors import MethodError
 from ftplug.host import Host, MethodLike, resolve
 from ftplug.loading import continue_from
 from ftplug.plan import Plan, scheduled, set_trainable
+from ftplug.resuming import save_between_steps
 from ftplug.trainer import SavingTrainer, TrainerMixin, check_transformers
 
 if TYPE_CHECKING:
@@ -210,6 +211,7 @@ def bind(trainer: Trainer, callback: FTPlugCallback) -> None:
     trainer.__class__ = metaclass(cls.__name__, (TrainerMixin, *behind), names)
     trainer.ftplug = callback  # type: ignore[attr-defined]
     callback._trainer = weakref.ref(trainer)
+    save_between_steps(trainer)
 
 
 def trainer_in_construction(callback: FTPlugCallback) -> Trainer:

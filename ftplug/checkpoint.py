@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftplug.attachment import require_attachment
-from ftplug.errors import ArtifactError, MethodError
-from ftplug.files import file_entry
+from ftplug.context import logger
+from ftplug.digests import FileEntry, check_files, file_entry
+from ftplug.errors import ArtifactError, MethodError, one_line
+from ftplug.files import STAGE
 from ftplug.fingerprint import Fingerprint
 from ftplug.manifest import Manifest, describe, read_manifest
 from ftplug.tensors import (
@@ -24,6 +28,9 @@ if TYPE_CHECKING:
 
 STATE = "ftplug_state.json"
 STATE_WEIGHTS = "ftplug_state.safetensors"
+SEAL = "ftplug_files.json"  # size and digest of every file, the Trainer's included
+CHECKPOINT_STAGE = f"{STAGE}checkpoint"  # where a run writes one before it gets its name
+TRAINER_STATE = "trainer_state.json"
 
 
 def write_checkpoint(
@@ -59,6 +66,87 @@ def read_checkpoint(model: nn.Module, directory: Path) -> None:
     tensors = read_tensors(directory / STATE_WEIGHTS)
     check_tensors(model, tensors, directory)
     copy_tensors(model, tensors)
+
+
+def seal(directory: Path) -> None:
+    """List the files of a checkpoint that is written completely.
+
+    All of them: torch reads an optimizer file with a flipped bit without a word, and the Trainer
+    starts a new optimizer where the file is gone. Only the Trainer's state, a text that people
+    edit, may change.
+    """
+    paths = sorted(path for path in directory.rglob("*") if path.is_file())
+    files = {path.relative_to(directory).as_posix(): file_entry(path) for path in paths}
+    listed = {name: entry for name, entry in files.items() if name not in (SEAL, TRAINER_STATE)}
+    (directory / SEAL).write_text(json.dumps(listed, indent=2) + "\n", encoding="utf-8")
+
+
+def check_complete(directory: Path) -> None:
+    """Raise an ArtifactError that says what a checkpoint lacks, or which file is damaged."""
+    if not (directory / STATE).is_file():
+        raise ArtifactError(f"{directory}: no {STATE}: written without ftplug, or incomplete")
+    manifest = read_manifest(directory, STATE)
+    files: Mapping[str, FileEntry] = manifest.files
+    if (directory / SEAL).is_file():
+        files = _sealed(directory / SEAL)
+    check_files(directory, files, way_out="incomplete")
+    _check_trainer_state(directory)
+
+
+def _check_trainer_state(directory: Path) -> None:
+    path = directory / TRAINER_STATE
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtifactError(f"{directory}: {TRAINER_STATE} is missing: incomplete") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ArtifactError(f"{path}: not readable as JSON: {one_line(error)}") from None
+    if not isinstance(state, dict):
+        raise ArtifactError(f"{path}: a JSON object is expected")
+
+
+def _sealed(path: Path) -> dict[str, FileEntry]:
+    import pydantic
+
+    try:
+        return pydantic.TypeAdapter(dict[str, FileEntry]).validate_json(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{path}: no list of files: {one_line(error)}") from None
+
+
+def resumable(checkpoint: Path, *, fall_back: bool = False) -> Path:
+    """Return a checkpoint that is complete, or say what is wrong and which earlier one is.
+
+    With ``fall_back`` that earlier one is returned, with a warning.
+    """
+    try:
+        check_complete(checkpoint)
+        return checkpoint
+    except ArtifactError as error:
+        earlier = _last_complete_before(checkpoint)
+        if earlier is None:
+            raise ArtifactError(f"{error}: no earlier one is complete: start anew") from error
+        if not fall_back:
+            raise ArtifactError(
+                f"{error}: resume {earlier}, the last complete one before it"
+            ) from error
+        logger.warning("%s: resuming %s, the last complete one before it", error, earlier)
+        return earlier
+
+
+def _last_complete_before(checkpoint: Path) -> Path | None:
+    others = {_step(path): path for path in checkpoint.parent.glob("checkpoint-*")}
+    for step in sorted((n for n in others if 0 <= n < _step(checkpoint)), reverse=True):
+        with suppress(ArtifactError):
+            check_complete(others[step])
+            return others[step]
+    return None
+
+
+def _step(checkpoint: Path) -> int:
+    """Return the step in a checkpoint's name; -1 where there is none."""
+    number = checkpoint.name.removeprefix("checkpoint-")
+    return int(number) if number.isdecimal() else -1
 
 
 def require_same_base(model: nn.Module, manifest: Manifest, directory: Path) -> None:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
+import errno
 import itertools
-import math
+import json
 import os
 import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
-
-from annotated_types import Ge, Len
-from typing_extensions import TypedDict  # pydantic needs it before Python 3.12
 
 from ftplug.errors import ArtifactError
 
 STAGE = "_ftplug_staging-"  # the Trainer's uploads skip names that start with an underscore
+COMMITTED = "_ftplug_committed-"  # complete: to be moved into the folder around it
+JOURNAL = "_ftplug_journal.json"  # how a committed folder is moved
 _OPEN: set[Path] = set()  # stages that threads of this process are writing
 _NUMBERS = itertools.count()
 
@@ -27,29 +25,76 @@ def staged(target: Path, last: str, obsolete: Collection[str] = ()) -> Iterator[
     """Yield a folder to fill; on success it is flushed to disk and takes its place as ``target``.
 
     On an error ``target`` stays as it was. Where it exists already (a Trainer's output folder, a
-    mount) the stage lies inside it, and its file ``last`` goes first and comes last: as long as
-    that file is there, everything that belongs to it is. Files named in ``obsolete`` go with it.
+    mount) the stage lies inside it. Its file ``last`` goes first and comes last: as long as that
+    file is there, everything that belongs to it is. Files named in ``obsolete`` go with it. What a
+    crash leaves half moved is finished by the next reader or writer (:func:`finish_interrupted`).
     """
     exists = target.exists()
     around = target if exists else target.parent
     around.mkdir(parents=True, exist_ok=True)
+    finish_interrupted(around)
     stage = open_stage(around, STAGE)
+    committed = stage.with_name(stage.name.replace(STAGE, COMMITTED, 1))
+    _OPEN.add(committed)
     try:
         yield stage
         _give_usual_permissions(stage)
-        flush(stage)
         if exists:
             _check_places(stage, target)
-            (target / last).unlink(missing_ok=True)
-            for name in obsolete:
-                if not (stage / name).exists():
-                    (target / name).unlink(missing_ok=True)
-            _move_into(stage, target, last)
+            _write_journal(stage, last, obsolete)
+            flush(stage)
+            stage.rename(committed)  # from here on it is the new one
+            flush_directory(around)
+            _move_out(committed)
         else:
+            flush(stage)
             stage.rename(target)
-        _flush_directory(around)
+            flush_directory(around)
     finally:
         close_stage(stage)
+        _OPEN.discard(committed)
+
+
+def finish_interrupted(target: Path) -> None:
+    """Move in what a killed process had written completely, but not yet moved, into a folder."""
+    for committed in _abandoned(target, COMMITTED):
+        with stated(target):
+            _check_inside(committed, target)
+            _move_out(committed)
+
+
+def _check_inside(committed: Path, target: Path) -> None:
+    """Refuse a folder from elsewhere that would have files outside it removed or written."""
+    names = [path.relative_to(committed).as_posix() for path in committed.rglob("*")]
+    if (committed / JOURNAL).is_file():
+        try:
+            said = json.loads((committed / JOURNAL).read_text(encoding="utf-8"))
+            names += [said["last"], *said["obsolete"]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ArtifactError(
+                f"{committed}: not a save that was interrupted: remove it"
+            ) from error
+    for name in names:
+        if not (target / str(name)).parent.resolve().is_relative_to(target.resolve()):
+            raise ArtifactError(f"{committed}: {name!r} leads out of {target}: remove it")
+
+
+def _write_journal(stage: Path, last: str, obsolete: Collection[str]) -> None:
+    gone = [name for name in (last, *obsolete) if not (stage / name).exists()]
+    (stage / JOURNAL).write_text(json.dumps({"last": last, "obsolete": gone}), encoding="utf-8")
+
+
+def _move_out(committed: Path) -> None:
+    """Move a committed folder's files into the folder around it; safe to begin anew."""
+    target, journal = committed.parent, committed / JOURNAL
+    if journal.is_file():  # otherwise all was moved, and only its removal was interrupted
+        said = json.loads(journal.read_text(encoding="utf-8"))
+        if (committed / said["last"]).exists():
+            (target / said["last"]).unlink(missing_ok=True)
+        for name in said["obsolete"]:
+            (target / name).unlink(missing_ok=True)
+        _move_into(committed, target, said["last"])
+    shutil.rmtree(committed)
 
 
 def open_stage(around: Path, prefix: str) -> Path:
@@ -75,24 +120,37 @@ def stated(target: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        raise ArtifactError(f"cannot write {target}: {error}") from error
+        raise ArtifactError(f"cannot write {target}: {error}: {_way_out(error)}") from error
     except RuntimeError as error:
         if "PytorchStreamWriter" not in str(error) and "inline_container" not in str(error):
             raise
         reason = str(error).partition("\n")[0]  # torch.save on a full disk
-        raise ArtifactError(f"cannot write {target}: {reason}") from error
+        raise ArtifactError(f"cannot write {target}: {reason}: {_way_out(error)}") from error
+
+
+def _way_out(error: Exception) -> str:
+    if isinstance(error, FileExistsError):
+        return "then save again"
+    shut = getattr(error, "errno", None) in (errno.EROFS, errno.EACCES, errno.EPERM)
+    cure = "make it writable" if shut else "make room there"
+    return f"{cure} or choose another folder; what was complete there still is"
 
 
 def _remove_abandoned(around: Path, prefix: str) -> None:
-    """Remove what killed processes left in a folder; one may have had this process's number."""
-    import psutil
+    for stage in _abandoned(around, prefix):
+        shutil.rmtree(stage, ignore_errors=True)
 
+
+def _abandoned(around: Path, prefix: str) -> Iterator[Path]:
+    """Yield what killed processes left in a folder; one may have had this process's number."""
     for stage in around.glob(f"{prefix}*"):
         pid = stage.name.rpartition("-")[2]
         if not pid.isdigit() or stage in _OPEN:
             continue
+        import psutil
+
         if int(pid) == os.getpid() or not psutil.pid_exists(int(pid)):
-            shutil.rmtree(stage, ignore_errors=True)
+            yield stage
 
 
 def _check_places(stage: Path, target: Path) -> None:
@@ -114,12 +172,14 @@ def _give_usual_permissions(stage: Path) -> None:
 
 def _move_into(stage: Path, target: Path, last: str) -> None:
     for path in sorted(stage.rglob("*"), key=lambda path: (path.name == last, path)):
+        if path.name == JOURNAL:
+            continue
         destination = target / path.relative_to(stage)
         if path.is_dir():
             destination.mkdir(exist_ok=True)
         else:
             os.replace(path, destination)
-    _flush_directory(target)
+    flush_directory(target)
 
 
 def replace_file(path: Path, content: bytes) -> None:
@@ -129,29 +189,9 @@ def replace_file(path: Path, content: bytes) -> None:
         (stage / path.name).write_bytes(content)
         flush(stage)
         os.replace(stage / path.name, path)
-        _flush_directory(path.parent)
+        flush_directory(path.parent)
     finally:
         close_stage(stage)
-
-
-def replace_directory(stage: Path, target: Path, since: float = math.inf) -> None:
-    """Flush ``stage`` and give it the name ``target``, whatever was there before.
-
-    What was written into ``target`` after ``since`` (seconds since the epoch) comes along.
-    """
-    for path in target.glob("*") if target.is_dir() else ():
-        if path.stat().st_mtime >= since and not (stage / path.name).exists():
-            path.rename(stage / path.name)
-    flush(stage)
-    if target.exists():
-        old = stage.with_name(f"{stage.name}-old")
-        shutil.rmtree(old, ignore_errors=True)
-        target.rename(old)
-        stage.rename(target)
-        shutil.rmtree(old)
-    else:
-        stage.rename(target)
-    _flush_directory(target.parent)
 
 
 def flush(directory: Path) -> None:
@@ -160,31 +200,14 @@ def flush(directory: Path) -> None:
         if path.is_file():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
-    _flush_directory(directory)
+    flush_directory(directory)
 
 
-def _flush_directory(directory: Path) -> None:
+def flush_directory(directory: Path) -> None:
+    """Force the names in a directory to disk, where the system can do that."""
     if hasattr(os, "O_DIRECTORY"):
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-def sha256(path: Path) -> str:
-    """Return the hex digest of a file, read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-class FileEntry(TypedDict):
-    """Size in bytes and sha256 of a file."""
-
-    size: Annotated[int, Ge(0)]
-    sha256: Annotated[str, Len(64, 64)]
-
-
-def file_entry(path: Path) -> FileEntry:
-    """Return size and digest of a file, as the manifest lists it."""
-    return {"size": path.stat().st_size, "sha256": sha256(path)}

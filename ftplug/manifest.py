@@ -15,9 +15,10 @@ from typing_extensions import TypedDict  # pydantic needs it before Python 3.12
 from ftplug import structure
 from ftplug.attachment import require_attachment
 from ftplug.author import Author
+from ftplug.digests import FileEntry, check_files
 from ftplug.errors import ArtifactError
 from ftplug.facts import json_values
-from ftplug.files import FileEntry, sha256
+from ftplug.files import finish_interrupted
 from ftplug.fingerprint import Fingerprint
 
 if TYPE_CHECKING:
@@ -124,18 +125,7 @@ class Manifest:
 
     def verify_files(self, directory: Path) -> None:
         """Check presence, size and sha256 of every listed file."""
-        for name, expected in self.files.items():
-            path = directory / name
-            if not path.is_file():
-                raise ArtifactError(f"{directory}: {name} is missing: copy or pull it again")
-            size = path.stat().st_size
-            if size != expected["size"]:
-                raise ArtifactError(
-                    f"{path}: {size} bytes, but the manifest says {expected['size']}: "
-                    "truncated or altered"
-                )
-            if sha256(path) != expected["sha256"]:
-                raise ArtifactError(f"{path}: sha256 differs from the manifest's: altered")
+        check_files(directory, self.files, way_out="copy or pull it again")
 
 
 def describe(
@@ -197,6 +187,8 @@ def read_manifest(directory: Path, name: str = MANIFEST) -> Manifest:
     path = directory / name
     if not directory.is_dir():
         raise ArtifactError(f"{directory}: no such folder")
+    if not path.is_file():
+        finish_interrupted(directory)
     if not path.is_file():
         raise ArtifactError(f"{directory}: no {name}: not an ftplug artifact, or an incomplete one")
     if (size := path.stat().st_size) > LARGEST:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from ftplug.errors import ArtifactError, RegistryError
+from ftplug.files import finish_interrupted
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,7 +50,9 @@ def artifact_folder(
     """Return the folder of an artifact: a local one as it is, ``org/name`` pulled and verified."""
     if is_published(artifact, revision):
         return registry().pull(str(artifact), revision, allow_pickle=allow_pickle)
-    return Path(artifact)
+    folder = Path(artifact)
+    finish_interrupted(folder)
+    return folder
 
 
 def is_published(artifact: str | os.PathLike[str], revision: str | None = None) -> bool:

@@ -1,4 +1,4 @@
-"""The bound Trainer: with ``uploading``, all private API of ``transformers.Trainer`` we touch.
+"""The bound Trainer: with ``resuming`` and ``uploading``, all private Trainer API that we touch.
 
 The binding puts ``TrainerMixin`` in front of a Trainer's own class and ``SavingTrainer`` behind it,
 so that TRL's, sentence-transformers' and Seq2Seq trainers keep their own behaviour. ``TESTED`` says
@@ -17,17 +17,25 @@ from typing import TYPE_CHECKING, Any, cast
 import transformers
 from packaging.version import Version
 from transformers import Trainer, TrainerState, TrainingArguments
-from transformers.trainer_utils import rotate_checkpoints
 
 from ftplug import facts
 from ftplug.artifact import annotate, save
 from ftplug.attachment import Attachment, require_attachment, unwrapped
 from ftplug.author import author_from_card, merged_author
-from ftplug.checkpoint import STATE, read_checkpoint, write_checkpoint
+from ftplug.checkpoint import (
+    CHECKPOINT_STAGE,
+    STATE,
+    read_checkpoint,
+    seal,
+    write_checkpoint,
+)
 from ftplug.errors import ArtifactError, MethodError
-from ftplug.files import STAGE, replace_directory, stated
+from ftplug.files import stated
 from ftplug.manifest import MANIFEST
 from ftplug.plan import set_trainable
+from ftplug.resuming import ResumeMixin, has_own_format
+from ftplug.rotation import move_old_checkpoints
+from ftplug.swapping import replace_directory
 from ftplug.uploading import UploadMixin
 
 if TYPE_CHECKING:
@@ -49,7 +57,7 @@ def check_transformers() -> None:
         )
 
 
-class TrainerMixin(UploadMixin):
+class TrainerMixin(ResumeMixin, UploadMixin):
     """What a bound Trainer does differently; everything else is the Trainer's own class."""
 
     ftplug: FTPlugCallback
@@ -97,7 +105,7 @@ class TrainerMixin(UploadMixin):
             return
         directory, training = Path(self.args.output_dir or "."), None
         if not (directory / MANIFEST).is_file():
-            if _has_own_format(self):  # gathering the tensors takes all processes
+            if has_own_format(self):  # gathering the tensors takes all processes
                 raise ArtifactError(f"{directory} holds no artifact: call save_model() first")
             self._save(str(directory))  # type: ignore[attr-defined]
         elif self.ftplug.saved == (directory.resolve(), self.state.global_step):
@@ -110,7 +118,7 @@ class TrainerMixin(UploadMixin):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Write the checkpoint aside and rename it: it exists complete or not at all."""
-        if _has_own_format(self):
+        if has_own_format(self):
             super()._save_checkpoint(model, trial)  # type: ignore[misc]
             return
         run_dir = Path(self._get_output_dir(trial))
@@ -123,15 +131,11 @@ class TrainerMixin(UploadMixin):
                 write_checkpoint(unwrapped(self.model), stage / name)
             self._name_best_checkpoint(stage / name, run_dir / name)
             _give_final_name(self, stage / name, run_dir / name)
+            if self.args.should_save:
+                limit, best = self.args.save_total_limit, self.state.best_model_checkpoint
+                move_old_checkpoints(run_dir, stage, limit, best, run_dir / name)
         if self.args.push_to_hub:
             self._push_from_checkpoint(str(run_dir / name))
-        if self.args.should_save:
-            rotate_checkpoints(
-                output_dir=str(run_dir),
-                save_total_limit=self.args.save_total_limit,
-                best_model_checkpoint=self.state.best_model_checkpoint,
-                use_mtime=True,
-            )
 
     def _name_best_checkpoint(self, staged: Path, final: Path) -> None:
         """The Trainer noted the staged path as the best checkpoint: note the final one."""
@@ -149,14 +153,14 @@ class TrainerMixin(UploadMixin):
         self, resume_from_checkpoint: str, model: nn.Module | None = None
     ) -> None:
         """Resume: the same method and settings, or a refusal."""
-        if _has_own_format(self):
+        if has_own_format(self):
             super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
         else:
             read_checkpoint(unwrapped(model or self.model), Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
         """Load the best checkpoint's tensors."""
-        if _has_own_format(self):
+        if has_own_format(self):
             super()._load_best_model()  # type: ignore[misc]
         elif self.state.best_model_checkpoint is None:
             raise ArtifactError("no best checkpoint was recorded in this run")
@@ -238,11 +242,6 @@ def _check_optimizer(
         )
 
 
-def _has_own_format(trainer: Any) -> bool:
-    """FSDP and DeepSpeed write sharded checkpoints of their own."""
-    return bool(trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled)
-
-
 def _give_final_name(trainer: Any, stage: Path, final: Path) -> None:
     """Rename the staged checkpoint once all processes have written their part.
 
@@ -251,6 +250,7 @@ def _give_final_name(trainer: Any, stage: Path, final: Path) -> None:
     trainer.accelerator.wait_for_everyone()
     since = trainer.ftplug.staged_at
     if trainer.args.should_save:
+        seal(stage)
         replace_directory(stage, final, since)
     trainer.accelerator.wait_for_everyone()
     if trainer.args.local_process_index == 0 and stage.is_dir():
@@ -260,7 +260,7 @@ def _give_final_name(trainer: Any, stage: Path, final: Path) -> None:
 @contextmanager
 def _staging(trainer: Any, run_dir: Path) -> Iterator[Path]:
     """Redirect the Trainer's checkpoint into a folder aside, the same one on every process."""
-    stage = run_dir / f"{STAGE}checkpoint"
+    stage = run_dir / CHECKPOINT_STAGE
     callback: FTPlugCallback = trainer.ftplug
     with stated(run_dir):
         if trainer.args.should_save:

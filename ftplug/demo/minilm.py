@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ftplug.demo.data import LABELS
+from ftplug.digests import sha256
 from ftplug.errors import ArtifactError, FtplugError
-from ftplug.files import sha256
 from ftplug.quiet import quiet
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ftplug.card import CARD, CURVE, is_generated
 from ftplug.errors import ArtifactError, RegistryError
-from ftplug.files import staged, stated
+from ftplug.files import finish_interrupted, staged, stated
 from ftplug.manifest import MANIFEST, Manifest, read_manifest
 
 
@@ -31,6 +31,7 @@ def copy_to_folder(
     Where ``target`` holds this very artifact it is made sound again, and an edited card stays.
     """
     obsolete, kept = set[str](), set[str]()
+    finish_interrupted(target)
     if (target / MANIFEST).is_file():
         if _holds(target, folder):
             kept = _edited_card(target)

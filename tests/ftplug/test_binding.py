@@ -142,7 +142,7 @@ def test_a_checkpoint_holds_what_may_train_and_no_more(base, tmp_path, method):
     bound = run(base, tmp_path, method, max_steps=1, save_steps=1)
     folder = tmp_path / "checkpoint-1"
     assert {path.name for path in folder.iterdir()} == {
-        "ftplug_state.json", "ftplug_state.safetensors",
+        "ftplug_state.json", "ftplug_state.safetensors", "ftplug_files.json",
         "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json",
     }  # fmt: skip
     trained = bound.ftplug.attached.plan.trained_count(bound.model)
