@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test peers lint format clean
+.PHONY: demo test soak peers lint format clean
 
 demo: .venv/installed
 	$(BIN)/ftplug demo
@@ -11,6 +11,10 @@ demo: .venv/installed
 test: .venv/installed .venv/peers lint
 	rm -f .coverage .coverage.*
 	$(BIN)/python -m pytest --numprocesses 2 --cov --cov-report=term
+
+# Kills training runs at random moments and resumes them: minutes; `make test` has a short version.
+soak: .venv/installed
+	$(BIN)/python tests/soak/kill_and_resume.py
 
 lint: .venv/installed
 	$(BIN)/ruff check .
