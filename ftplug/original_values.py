@@ -51,16 +51,27 @@ class OriginalValues:
     @contextmanager
     def put_back(self, model: nn.Module) -> Iterator[None]:
         """Give the tensors of ``model`` their original values within the block."""
+        import torch
+
         self._complete(model)
         live: dict[str, Tensor] = dict(model.named_parameters()) | dict(persistent_buffers(model))
         trained = {name: live[name].data for name in self.kept}
         for name, value in self.kept.items():
             live[name].data = value.to(live[name].device, live[name].dtype)
+        torch.clear_autocast_cache()  # it holds casts of the values that just went
         try:
             yield
         finally:
             for name, value in trained.items():
                 live[name].data = value
+            torch.clear_autocast_cache()
+
+    def keep(self, model: nn.Module) -> None:
+        """Keep the values, where they are, of a model that has not trained yet: read often."""
+        live: dict[str, Tensor] = dict(model.named_parameters()) | dict(persistent_buffers(model))
+        names = (*self.kept, *self.elsewhere)
+        self.kept = {name: live[name].detach().clone() for name in names}
+        self.elsewhere = {}
 
     def on_device_of(self, model: nn.Module) -> dict[str, Tensor]:
         """Return the values, kept from now on where the tensors of ``model`` are: read often."""

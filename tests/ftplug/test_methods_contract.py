@@ -81,6 +81,21 @@ def test_disabled_nests(method):
     assert torch.equal(logits(model), trained)
 
 
+def test_disabled_is_the_base_within_autocast_too():
+    base, model = prepared("full", "bert")
+    shake(model)
+    with torch.autocast("cpu", torch.bfloat16):  # which keeps casts of the weights that it met
+        expected, trained = model_logits(base), model_logits(model)
+        with ftplug.disabled(model):
+            assert torch.equal(model_logits(model), expected)
+        assert torch.equal(model_logits(model), trained)
+    assert not torch.equal(trained, expected)
+
+
+def model_logits(model):
+    return model(**tiny.inputs(model)).logits.detach()
+
+
 def test_disabled_draws_nothing_from_the_users_generator(tmp_path):
     from transformers import BertForSequenceClassification
 
