@@ -26,8 +26,9 @@ def from_the_top(model: nn.Module, method: str) -> list[list[str]]:
 
     The head with what else lies above the layers (pooler, final norm); then one group per layer,
     the top one first; last the embeddings with what else lies below, an output head tied to them
-    included. An encoder and its decoder are counted from their own tops, side by side. For
-    BERT-base that makes 14 groups.
+    included. An encoder and its decoder are counted from their own tops, side by side. A pooler
+    without a head goes with the top layer: what reads the encoder may not use it. For BERT-base
+    with a head that makes 14 groups.
     """
     stacks = require_layer_stacks(model, method)
     deepest = max(len(stack.layers) for stack in stacks)
@@ -51,6 +52,8 @@ def from_the_top(model: nn.Module, method: str) -> list[list[str]]:
             above.append(name)
         else:
             below.append(name)
+    if set(above) <= set(pooler(model)):
+        layers[0], above = above + layers[0], []
     return [group for group in (above, *layers, below) if group]
 
 

@@ -59,6 +59,12 @@ def test_groups_run_from_the_head_to_the_embeddings(make, top, bottom):
     )
 
 
+def test_a_pooler_without_a_head_waits_for_no_layer():
+    groups = from_the_top(tiny.bert("Model"), "test")
+    assert len(groups) == tiny.LAYERS + 1
+    assert {"pooler.dense.weight", "encoder.layer.1.output.dense.weight"} <= set(groups[0])
+
+
 def test_each_group_moves_from_its_own_step_on(tmp_path):
     model = tiny.bert()
     groups = from_the_top(model, "test")
