@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ftplug import facts, history, structure
+from ftplug import facts, history, structure, trl
 from ftplug.attachment import Attachment, attachment_of, prepare, require_attachment, unwrapped
 from ftplug.author import Author
 from ftplug.context import Context, logger
@@ -70,6 +70,7 @@ class FTPlugCallback(TrainerCallback):
         self.lr = lr
         self.start_from = start_from
         self._trainer: weakref.ref[Trainer] | None = None
+        self.reference: trl.Reference | None = None  # what a preference trainer compares with
         self.clock = facts.Clock()
         self.author: Author = {}  # what the script told create_model_card
         self.saved: tuple[Path, int] | None = None  # where the last artifact went, at which step
@@ -101,6 +102,8 @@ class FTPlugCallback(TrainerCallback):
                 "FTPlugCallback was added after the Trainer was built, when its optimizer may not "
                 f"see new parameters: use ftplug.attach(trainer, {self.methods[0].name!r})"
             )
+        if self.reference is not None:
+            trl.require_reference(self.trainer, self.reference)
         self.clock.start()
 
     def on_step_begin(
@@ -172,6 +175,7 @@ class FTPlugCallback(TrainerCallback):
                     "already (optimizers=, or a train() before): leave it out, or pass "
                     "optimizer_cls_and_kwargs= instead"
                 )
+            trl.refuse_bypassed_head(trainer, model, plan)
 
         adopted = attachment_of(model) is not None
         attached = prepare(model, self.methods, context, train_head=self.train_head, accept=accept)
@@ -201,7 +205,13 @@ def bind(trainer: Trainer, callback: FTPlugCallback) -> None:
             "lr= has no effect: this Trainer has an optimizer already (optimizers=, or a train() "
             "before): set the rate there"
         )
-    callback.prepare(trainer, cast("nn.Module", trainer.model))
+    model = cast("nn.Module", trainer.model)
+    trained_before = attachment_of(model) is not None or callback.start_from is not None
+    holds_base = trl.holds_base(trainer)
+    callback.prepare(trainer, model)
+    callback.reference = trl.give_reference(
+        trainer, trained_before=trained_before, holds_base=holds_base
+    )
     _set_learning_rate(trainer.args, callback)
     cls = type(trainer)
     # Same name and module: reports and model cards print them.

@@ -11,19 +11,47 @@ WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "and", "is", "was", "good", 
 
 def encoder(folder: Path) -> Path:
     """Save a tiny BERT encoder (no head) and a word-level tokenizer."""
-    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(
+    template = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
+    _save_tokenizer(
+        folder,
+        WORDS,
+        template,
         pad_token="[PAD]",
         unk_token="[UNK]",
         cls_token="[CLS]",
         sep_token="[SEP]",
-        model_max_length=64,
-    ).save_pretrained(folder)
+    )
     tiny.bert("Model", dropout=0.1).save_pretrained(folder)
     return folder
+
+
+def language_model(folder: Path) -> Path:
+    """Save a tiny Llama and a word-level tokenizer."""
+    words = ["<pad>", "<s>", "</s>", "[UNK]", *WORDS[4:]]
+    special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "[UNK]"}
+    _save_tokenizer(folder, words, None, **special)
+    tiny.llama().save_pretrained(folder)
+    return folder
+
+
+def translator(folder: Path) -> Path:
+    """Save a tiny T5 and a word-level tokenizer."""
+    words = ["<pad>", "</s>", "[UNK]", *WORDS[4:]]
+    template = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    special = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "[UNK]"}
+    _save_tokenizer(folder, words, template, **special)
+    tiny.t5().save_pretrained(folder)
+    return folder
+
+
+def _save_tokenizer(folder: Path, words: list[str], template: object, **special: str) -> None:
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    if template is not None:
+        tokenizer.post_processor = template
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, model_max_length=64, **special
+    ).save_pretrained(folder)
