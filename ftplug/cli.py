@@ -119,6 +119,13 @@ def _shown(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
+class _FromScript(BaseException):
+    """Carries what a script raised past typer, which would print "Aborted!" for a Ctrl-C."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
 @app.command(context_settings={"allow_interspersed_args": False})
 def run(
     command: Annotated[list[str], typer.Argument(help="SCRIPT ARGS… (or MODULE ARGS… with -m).")],
@@ -158,7 +165,12 @@ def run(
         raise FtplugError("run: name a --method (ftplug methods lists them) or an artifact --from")
     chosen = configured(method, settings) if method else methods_from(start_from or "")
     launch = Launch(chosen, train_head, _learning_rate(lr), start_from, dry_run, report)
-    launch.run(command, module=module)
+    try:
+        launch.run(command, module=module)
+    except (SystemExit, FtplugError):
+        raise
+    except BaseException as error:
+        raise _FromScript(error) from error
 
 
 @app.command()
@@ -281,10 +293,17 @@ def _add_plugin_commands() -> None:
 
 
 def main() -> None:
-    """Run the command line: 0 done, 1 a stated failure in one line on stderr, 2 wrong usage."""
+    """Run the command line: 0 done, 1 a stated failure in one line on stderr, 2 wrong usage.
+
+    What a script raises under ``ftplug run`` is raised: Python ends as it does for the script.
+    """
     try:
         _add_plugin_commands()
         app()
+        return
     except FtplugError as error:
         typer.echo(f"ftplug: {printable(str(error))}", err=True)
         sys.exit(1)
+    except _FromScript as wrapped:
+        raised = wrapped.error
+    raise raised

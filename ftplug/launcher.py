@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import runpy
+import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +26,9 @@ from ftplug.fingerprint import sample
 from ftplug.loading import manifest_of, methods_of
 from ftplug.method import Method
 from ftplug.registry import artifact_folder
+
+# What starts training scripts as processes of their own, which know nothing of this one.
+_LAUNCHERS = ("accelerate.commands.launch", "torch.distributed.run")
 
 LearningRateChoice = float | Literal["suggested"] | None
 
@@ -55,7 +61,8 @@ class Launch:
         defaults.append(Callback)
         sys.excepthook = _print_from_script
         try:
-            _run_as_main(command, module=module)
+            with _refused_launchers(command[0]):
+                _run_as_main(command, module=module)
             self._require_a_trainer(command[0])
         except SystemExit as done:
             if not done.code:
@@ -161,13 +168,46 @@ def _run_as_main(command: Sequence[str], *, module: bool) -> None:
         if not script.is_file():
             raise FtplugError(f"no script at {name}: ftplug run … -- SCRIPT ARGS (or -m MODULE)")
         sys.path[0] = str(script.resolve().parent)
-        runpy.run_path(name, run_name="__main__")
+        runpy.run_path(os.path.abspath(name), run_name="__main__")  # as __file__ is to python
     except ImportError as error:
         if module and name.partition(".")[0] in str(error) and "No module named" in str(error):
             raise FtplugError(f"no module named {name}: {error}") from error
         raise
     finally:
         sys.path[0], sys.argv = path, argv
+
+
+@contextmanager
+def _refused_launchers(name: str) -> Iterator[None]:
+    """Refuse a script that starts its training as another process: no method would reach it."""
+    start = subprocess.Popen.__init__
+
+    @functools.wraps(start)
+    def start_unless_launcher(self: Any, *args: Any, **kwargs: Any) -> None:
+        if launcher := _launcher_that_calls():
+            raise MethodError(
+                f"{name} starts its training in another process ({launcher}), which no method "
+                "would reach: run the training script itself (for `trl sft …` it is -m -- "
+                "trl.scripts.sft …), or, on several processes, `accelerate launch -m ftplug run … "
+                "-- SCRIPT …`"
+            )
+        start(self, *args, **kwargs)
+
+    subprocess.Popen.__init__ = start_unless_launcher  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        subprocess.Popen.__init__ = start  # type: ignore[method-assign]
+
+
+def _launcher_that_calls() -> str | None:
+    frame = sys._getframe(1)
+    while frame is not None:
+        known = frame.f_globals.get("__spec__")  # run with -m, a module is called __main__
+        if known is not None and known.name in _LAUNCHERS:
+            return str(known.name)
+        frame = frame.f_back  # type: ignore[assignment]
+    return None
 
 
 def _print_from_script(

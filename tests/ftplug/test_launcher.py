@@ -2,6 +2,8 @@
 
 import gc
 import json
+import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -187,3 +189,88 @@ def test_a_failing_script_shows_its_own_traceback(tmp_path):
     assert done.stderr.startswith("Traceback (most recent call last):\n")
     assert done.stderr.count("  File ") == 2
     assert done.stderr.endswith("ZeroDivisionError: division by zero\n")
+
+
+def test_file_is_absolute_as_python_makes_it(tmp_path, monkeypatch):
+    (tmp_path / "moves.py").write_text(
+        "import os, runpy\nos.chdir('/')\nassert os.path.isfile(__file__), __file__\n"
+        f"runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
+    )
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        Launch([Lora()]).run(["moves.py", "--out", str(tmp_path / "out")])
+    assert not ended.value.code
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments"),
+    [
+        (
+            "accelerate.commands.launch",
+            ["--cpu", "--num_processes", "1", "--mixed_precision", "no"],
+        ),
+        ("torch.distributed.run", ["--nproc_per_node", "1"]),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_a_launcher_of_other_processes_is_refused_before_they_train(
+    tmp_path, module, arguments, monkeypatch
+):
+    monkeypatch.setattr("os.environ", os.environ.copy())
+    command = [module, *arguments, str(SCRIPT), "--out", str(tmp_path / "out")]
+    start, report = subprocess.Popen.__init__, tmp_path / "report.json"
+    with pytest.raises(ftplug.MethodError, match=rf"another process \({module}\).*-m ftplug run"):
+        Launch([Lora()], report=report).run(command, module=True)
+    assert not (tmp_path / "out").exists()
+    assert json.loads(report.read_text())["runs"] == []
+    assert subprocess.Popen.__init__ is start
+
+
+def test_a_script_may_start_other_processes(tmp_path):
+    (tmp_path / "asks.py").write_text(
+        "import runpy, subprocess, sys\n"
+        "assert subprocess.check_output([sys.executable, '-c', 'print(1)']) == b'1\\n'\n"
+        f"runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
+    )
+    with pytest.raises(SystemExit) as ended:
+        Launch([Lora()]).run([str(tmp_path / "asks.py"), "--out", str(tmp_path)])
+    assert not ended.value.code
+
+
+ENDS = {
+    "a KeyboardInterrupt": ("os.kill(os.getpid(), signal.SIGINT)", -signal.SIGINT),
+    "a SIGTERM": ("os.kill(os.getpid(), signal.SIGTERM)", -signal.SIGTERM),
+    "an EOFError": ("raise EOFError('no more')", 1),
+    "a text": ("sys.exit('bad data')", 1),
+    "a code": ("sys.exit(3)", 3),
+}
+
+
+# One process that has imported everything, and a fork of it for each script.
+FORKS = """
+import json, os, sys
+import ftplug.cli, ftplug.launcher
+ends = {}
+for script in sys.argv[1:]:
+    child = os.fork()
+    if not child:
+        os.dup2(os.open(script + ".stderr", os.O_CREAT | os.O_WRONLY), 2)
+        sys.argv = ["ftplug", "run", "--method", "lora", "--", script]
+        ftplug.cli.main()
+        sys.exit()
+    ends[script] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+print(json.dumps(ends))
+"""
+
+
+def test_a_script_ends_as_it_does_under_python(tmp_path, subtests):
+    scripts = {name: tmp_path / f"{name}.py" for name in ENDS}
+    for name, (line, _) in ENDS.items():
+        scripts[name].write_text(f"import os, signal, sys\n{line}\n")
+    command = [sys.executable, "-c", FORKS, *scripts.values()]
+    ends = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    for name, (_, code) in ENDS.items():
+        plain = subprocess.run([sys.executable, scripts[name]], capture_output=True, text=True)
+        with subtests.test(name):
+            assert ends[str(scripts[name])] == plain.returncode == code
+            assert Path(f"{scripts[name]}.stderr").read_text() == plain.stderr
