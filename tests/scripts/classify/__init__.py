@@ -1,0 +1,1 @@
+"""A package with relative imports, started with ``python -m classify``."""
