@@ -179,12 +179,14 @@ def write_inputs(root: Path) -> Path:
     def text(words: int = 5) -> str:
         return " ".join(draw.choices(folders.WORDS[4:], k=words))
 
-    pairs = [{"prompt": text(), "chosen": text(), "rejected": text()} for _ in range(16)]
+    pairs = [
+        {"prompt": text(), "chosen": f" {text()}", "rejected": f" {text()}"} for _ in range(16)
+    ]
     tables = {
         "texts": [{"text": text(8)} for _ in range(16)],
         "pairs": pairs,
         "marked": [
-            {"prompt": text(), "completion": text(), "label": n % 2 == 0} for n in range(16)
+            {"prompt": text(), "completion": f" {text()}", "label": n % 2 == 0} for n in range(16)
         ],
         "labelled": [{"text": text(8), "label": n % 2} for n in range(16)],
     }
