@@ -21,9 +21,13 @@ RANKS = 2
 START_SECONDS, RUN_SECONDS = 180, 60  # importing torch and transformers takes a while
 
 
-def ranks_agree(case: Case) -> None:
-    """Under two-process DDP both processes end with the same bits, and what may train moved."""
-    first, second = processes().train(case)
+def ranks_agree(case: Case, **options: Any) -> Outcome:
+    """Under two-process DDP both processes end with the same bits, and what may train moved.
+
+    A run that both resume from its first checkpoint ends with these bits as well. ``options`` are
+    more arguments of the Trainer. Returns what the first process ended with.
+    """
+    first, second = processes().train(case, **options)
     for name, digest in first.digests.items():
         assert second.digests.get(name) == digest, (
             f"{case}: {name} differs between two DDP processes: draw random numbers from "
@@ -33,23 +37,34 @@ def ranks_agree(case: Case) -> None:
         assert case.may_stand_still(name, first.original.get(name)), (
             f"{case}: {name} may train but did not move under two-process DDP"
         )
+    for rank, outcome in enumerate((first, second)):
+        for name, digest in outcome.digests.items():
+            assert outcome.resumed.get(name) == digest, (
+                f"{case}: {name} differs on rank {rank} after resuming under two-process DDP: what "
+                "a step depends on must be in the saved tensors, or follow from (seed, step)"
+            )
+    return first
 
 
 class Processes:
-    """The warm pair. ``train`` runs a case on both."""
+    """The warm pair. ``train`` runs a case on both, ``do`` anything else."""
 
     def __init__(self) -> None:
         self.workers: list[tuple[Any, Connection]] = []
 
-    def train(self, case: Case) -> list[Outcome]:
+    def train(self, case: Case, **options: Any) -> list[Outcome]:
         """Train the case on both processes and return what each ended with."""
+        with tempfile.TemporaryDirectory(prefix="ftplug-ddp-") as folder:
+            return self.do(Job.of(case, Path(folder), **options), f"{case}: under two-process DDP")
+
+    def do(self, job: Any, what: str) -> list[Any]:
+        """Call ``job.do()`` on both processes and return the answers; ``job`` can be pickled."""
         try:
             if not self.workers:
                 self._start()
-            with tempfile.TemporaryDirectory(prefix="ftplug-ddp-") as folder:
-                for _, connection in self.workers:
-                    connection.send(Job.of(case, Path(folder)))
-                return self._answers(RUN_SECONDS, f"{case}: under two-process DDP")
+            for _, connection in self.workers:
+                connection.send(job)
+            return self._answers(RUN_SECONDS, what)
         except BaseException:
             self.stop()
             raise

@@ -19,16 +19,20 @@ from typing import Any
 from ftplug.method import Method
 from ftplug.testing.case import Case
 from ftplug.testing.compare import base_model
-from ftplug.testing.run import STEPS, train
+from ftplug.testing.run import CHECKPOINT, STEPS, Run, train
 
 COLLECTIVE_SECONDS = 60  # then gloo gives up
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one process ended with: a digest of each tensor, and what moved and was active."""
+    """What one process ended with: a digest of each tensor, and what moved and was active.
+
+    ``resumed`` are the digests after resuming at the first checkpoint.
+    """
 
     digests: Mapping[str, str]
+    resumed: Mapping[str, str]
     moved: frozenset[str]
     active: frozenset[str]
     original: Mapping[str, str]
@@ -62,29 +66,45 @@ class Source:
 
 @dataclass(frozen=True)
 class Job:
-    """A case as another process can build it."""
+    """A case as another process can build it; ``options`` are arguments of its Trainer."""
 
     methods: list[tuple[Source, dict[str, Any]]]
     family: str
     learning_rate: float
     folder: Path
+    options: Mapping[str, Any]
 
     @classmethod
-    def of(cls, case: Case, folder: Path) -> Job:
+    def of(cls, case: Case, folder: Path, **options: Any) -> Job:
         """Return the job of a case."""
         methods = [(Source.of(type(m)), m.settings()) for m in case.methods()]
-        return cls(methods, case.family, case.learning_rate, folder)
+        return cls(methods, case.family, case.learning_rate, folder, options)
 
     def do(self) -> Outcome:
-        """Train, as one of the processes."""
-        methods = [source.load().configure(settings) for source, settings in self.methods]
-        model = base_model(self.family, dropout=0.1)
-        run = train(model, methods, self.folder, learning_rate=self.learning_rate)
-        last = run.weights[STEPS]
-        digests = {n: hashlib.sha256(t.numpy().tobytes()).hexdigest() for n, t in last.items()}
+        """Train, and resume from the first checkpoint, as one of the processes."""
+        run = self.train()
+        resumed = self.train(self.folder / f"checkpoint-{CHECKPOINT}")
         may_train = set(run.attached.plan.may_train)
         active = frozenset(run.ever_active & may_train)
-        return Outcome(digests, frozenset(run.moved), active, run.original)
+        return Outcome(digests(run), digests(resumed), frozenset(run.moved), active, run.original)
+
+    def train(self, resume_from: Path | None = None) -> Run:
+        """Train a fresh model with fresh methods."""
+        methods = [source.load().configure(settings) for source, settings in self.methods]
+        return train(
+            base_model(self.family, dropout=0.1),
+            methods,
+            self.folder,
+            learning_rate=self.learning_rate,
+            resume_from=resume_from,
+            **self.options,
+        )
+
+
+def digests(run: Run) -> dict[str, str]:
+    """Return a digest of each tensor after the last step."""
+    last = run.weights[STEPS]
+    return {name: hashlib.sha256(t.numpy().tobytes()).hexdigest() for name, t in last.items()}
 
 
 def work(rank: int, ranks: int, meeting: Path, connection: Connection) -> None:

@@ -60,10 +60,14 @@ def train(
     *,
     learning_rate: float,
     resume_from: Path | None = None,
+    **options: Any,
 ) -> Run:
-    """Train a tiny model with the methods attached, from the start or from a checkpoint."""
+    """Train a tiny model with the methods attached, from the start or from a checkpoint.
+
+    ``options`` are more of the Trainer's arguments.
+    """
     before = {id(parameter): name for name, parameter in model.named_parameters()}
-    trainer = tiny_trainer(model, folder, learning_rate=learning_rate)
+    trainer = tiny_trainer(model, folder, learning_rate=learning_rate, **options)
     attach(trainer, *methods)
     names = {name: before[id(p)] for name, p in model.named_parameters() if id(p) in before}
     run = Run(model, names, folder)

@@ -440,6 +440,7 @@ def test_processes_that_disagree_fail_or_hang_are_caught(monkeypatch):
     for method, message in (
         (DiffersByProcess, "classifier.weight differs between two DDP processes"),
         (StandsStillThere, "classifier.weight may train but did not move"),
+        (HasAGenerator, "scale differs on rank 0 after resuming under two-process DDP"),
         (FailsOnOne, "rank 1 failed: MethodError: scale: not on this one"),
     ):
         with pytest.raises(AssertionError, match=message):
