@@ -1,6 +1,6 @@
 """Changing what a module computes without replacing the module.
 
-The wrapped forward lives in a subclass made for this one module, not in an instance attribute: a
+The wrapped forward lives in a subclass made for such modules, not in an instance attribute: a
 deepcopy, a DataParallel replica and an FSDP shard then all run their own weights. (A closure over
 the original bound method would keep running the original's.)
 """
@@ -11,6 +11,7 @@ import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 from ftplug.errors import MethodError
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 _ENABLED = "_ftplug_enabled"
 _INNER = "_ftplug_inner_forward"  # on a wrapping class: the attribute for what stood there
+_CLASSES: WeakValueDictionary[tuple[type, int], type] = WeakValueDictionary()
 
 Around = Callable[..., Any]
 
@@ -43,9 +45,14 @@ def wrap_forward(module: nn.Module, around: Around) -> None:
             return inner(*args, **kwargs)
         return around(self, inner, *args, **kwargs)
 
-    # Same name and module: transformers looks behaviour up by the printed class.
-    body = {"forward": forward, "__module__": cls.__module__, "__qualname__": cls.__qualname__}
-    module.__class__ = type(cls.__name__, (cls,), body | {_INNER: own})
+    # One class for all that is wrapped alike: FSDP finds a model's layers by the class of one.
+    wrapping = _CLASSES.get((cls, id(around)))
+    if wrapping is None:
+        # Same name and module: transformers looks behaviour up by the printed class.
+        body = {"forward": forward, "__module__": cls.__module__, "__qualname__": cls.__qualname__}
+        wrapping = type(cls.__name__, (cls,), body | {_INNER: own})
+        _CLASSES[cls, id(around)] = wrapping  # it holds ``around``: no other has its id meanwhile
+    module.__class__ = wrapping
     module.__dict__[_ENABLED] = True
 
 

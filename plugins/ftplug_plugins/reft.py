@@ -81,12 +81,15 @@ class Reft(Method):
                 f"reft: positions={self.positions}: the end of a prompt is not where the training "
                 "text ends: use the first tokens (f3) or all with a language model"
             )
+        around = partial(_around, counts=counts)  # one for all: a class of layers stays one
         for stack in self._stacks(model):
             for index in self.layers or range(len(stack.layers)):
                 layer = stack.layers[index]
                 width = next(read for read, _ in linear_layers(layer).values())
-                layer.add_module("reft", self._edit(width, beside=layer))
-                wrap_forward(layer, partial(_around, index=index, counts=counts))
+                reft = self._edit(width, beside=layer)
+                reft.index = index
+                layer.add_module("reft", reft)
+                wrap_forward(layer, around)
 
     @hookimpl
     def select_trainable(self, model: nn.Module) -> Iterable[str]:
@@ -112,7 +115,7 @@ class Reft(Method):
                 )
         return stacks
 
-    def _edit(self, width: int, *, beside: nn.Module) -> nn.Module:
+    def _edit(self, width: int, *, beside: nn.Module) -> Any:
         """Return V, W and b on the device of ``beside``, in float32 or better."""
         import torch
         from torch import nn
@@ -165,16 +168,15 @@ def edit(reft: Any, hidden_states: Tensor) -> Tensor:
 
 
 def _around(
-    layer: nn.Module,
+    layer: Any,
     forward: Any,
     *args: Any,
-    index: int,
     counts: tuple[int, int] | None,
     **kwargs: Any,
 ) -> Any:
     """Run the layer and edit the hidden states it gives, alone or first in a tuple."""
     if counts:  # before the layer adds to the cache
-        places, there = first_and_last(arguments(layer, args, kwargs), index, *counts)
+        places, there = first_and_last(arguments(layer, args, kwargs), layer.reft.index, *counts)
     output = forward(*args, **kwargs)
     h = output[0] if isinstance(output, tuple) else output  # (batch, length, width)
     if counts:

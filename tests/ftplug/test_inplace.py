@@ -99,3 +99,20 @@ def test_transformers_still_finds_what_it_keys_by_class():
     wrap_forward(model.bert, lambda module, forward, *args, **kwargs: forward(*args, **kwargs))
     out = model(**tiny.inputs(model), output_hidden_states=True)
     assert len(out.hidden_states) == tiny.LAYERS + 1
+
+
+def nothing_more(module, forward, *args, **kwargs):
+    return forward(*args, **kwargs)
+
+
+def test_layers_wrapped_alike_stay_of_one_class():
+    """FSDP takes the class of the first layer it finds for the class of all."""
+    first, second, other = (wrapped_linear() for _ in range(3))
+    assert type(first) is type(second)
+    unwrap_forward(other)
+    assert type(other) is nn.Linear
+    wrap_forward(other, nothing_more)
+    assert type(other) is not type(first)
+    x = torch.randn(2, 3)
+    for layer, added in ((first, 1), (second, 1), (other, 0)):
+        assert torch.equal(layer(x), nn.functional.linear(x, layer.weight, layer.bias) + added)
