@@ -17,6 +17,7 @@ from ftplug.errors import ArtifactError, PluginError
 from ftplug.facts import json_values
 from ftplug.files import finish_interrupted, replace_file, staged, stated
 from ftplug.manifest import MANIFEST, Manifest, describe, read_manifest
+from ftplug.sharding import is_sharded
 from ftplug.tensors import gathered_tensors, write_tensors
 
 if TYPE_CHECKING:
@@ -40,13 +41,17 @@ def save(
     run's facts are known already. ``author`` adds what only the author knows (:class:`Author`);
     what was said of an earlier artifact in the same folder still holds. ``processing_class`` (the
     tokenizer) is saved with it; ``state_dict`` holds gathered tensors where the model's own are
-    sharded. Returns the folder.
+    sharded: without them all processes must call, and the first writes. Returns the folder.
     """
+    import torch
+
     attached = require_attachment(model)
     inner = unwrapped(model)
     target = Path(directory)
     said = checked_author(author or {})
     tensors = gathered_tensors(inner, state_dict)
+    if not state_dict and is_sharded(inner) and torch.distributed.get_rank() != 0:
+        return target
     finish_interrupted(target)
     earlier = _earlier(target)
     obsolete = _weights(earlier) | ({CURVE} if _has_generated_card(target) else set())

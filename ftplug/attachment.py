@@ -17,6 +17,7 @@ from ftplug.host import Host, MethodLike, resolve
 from ftplug.inplace import forwards_disabled, is_wrapped
 from ftplug.original_values import OriginalValues
 from ftplug.plan import Plan, make_plan, set_trainable
+from ftplug.sharding import is_sharded
 
 if TYPE_CHECKING:
     from torch import nn
@@ -114,6 +115,11 @@ def prepare(
                 f"{host.names}: merge it, or load a fresh base"
             )
         return found
+    if is_sharded(model):
+        raise MethodError(
+            f"{host.names}: the model is sharded over processes already: apply methods first, and "
+            "let the Trainer shard it (fsdp=True)"
+        )
     base = inspect_base(model, fresh)
     _rehearse(model, host, base, context, train_head, accept)
     plan = _changed(model, host, base, context, train_head)
@@ -190,8 +196,11 @@ def weightless_copy(model: nn.Module) -> nn.Module:
 def _save_pretrained(self: nn.Module, save_directory: str, **kwargs: Any) -> None:
     """Write the artifact: what ``save_pretrained`` means for a model with a method attached."""
     from ftplug.artifact import save
+    from ftplug.tensors import gathered_tensors
 
     if not kwargs.get("is_main_process", True):
+        if kwargs.get("state_dict") is None and is_sharded(self):
+            gathered_tensors(self)  # the main process waits for these
         return
     save(self, save_directory, state_dict=kwargs.get("state_dict"))
     if kwargs.get("push_to_hub"):

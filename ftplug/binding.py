@@ -17,7 +17,8 @@ from ftplug.context import Context, logger
 from ftplug.errors import MethodError
 from ftplug.host import Host, MethodLike, resolve
 from ftplug.loading import continue_from
-from ftplug.plan import Plan, scheduled, set_trainable
+from ftplug.plan import Plan, drop_gradients, scheduled, set_trainable
+from ftplug.processes import check_launch, waits_for_every_gradient
 from ftplug.resuming import save_between_steps
 from ftplug.trainer import SavingTrainer, TrainerMixin, check_transformers
 
@@ -76,6 +77,7 @@ class FTPlugCallback(TrainerCallback):
         self.saved: tuple[Path, int] | None = None  # where the last artifact went, at which step
         self.stage: Path | None = None  # where a checkpoint is being written
         self.staged_at = math.inf  # since when, by the file system's clock; the writer knows
+        self.masked: set[str] | None = None  # what trains, where all must get a gradient
 
     @property
     def trainer(self) -> Trainer | None:
@@ -116,7 +118,15 @@ class FTPlugCallback(TrainerCallback):
             active = scheduled(
                 model, attached.host, attached.plan, state.global_step, state.max_steps
             )
-            set_trainable(model, active)
+            if waits_for_every_gradient(getattr(self.trainer, "model_wrapped", None)):
+                self.masked = active
+            else:
+                set_trainable(model, active)
+
+    def drop_idle_gradients(self) -> None:
+        """Take back, before clipping, the gradients of what is not scheduled in this step."""
+        if self.masked is not None:
+            drop_gradients(self._model(), self.masked)
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -152,6 +162,7 @@ class FTPlugCallback(TrainerCallback):
     ) -> None:
         """Leave every may-train parameter trainable, whatever the last step's schedule was."""
         self.clock.stop()
+        self.masked = None
         set_trainable(self._model(), set(self.attached.plan.may_train))
         self.attached.training = facts.training_facts(self.trainer, self.clock)
 
@@ -167,6 +178,7 @@ class FTPlugCallback(TrainerCallback):
         )
 
         def accept(host: Host, plan: Plan) -> None:
+            check_launch(trainer, host)
             added = next((name for name in plan.may_train if name in plan.added), None)
             # A bound Trainer drops its optimizer itself when model_init builds a new model.
             if trainer.optimizer is not None and added and not isinstance(trainer, TrainerMixin):

@@ -12,7 +12,6 @@ from ftplug.attachment import require_attachment
 from ftplug.context import logger
 from ftplug.digests import FileEntry, check_files, file_entry
 from ftplug.errors import ArtifactError, MethodError, one_line
-from ftplug.files import STAGE
 from ftplug.fingerprint import Fingerprint
 from ftplug.manifest import Manifest, describe, read_manifest
 from ftplug.tensors import (
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 STATE = "ftplug_state.json"
 STATE_WEIGHTS = "ftplug_state.safetensors"
 SEAL = "ftplug_files.json"  # size and digest of every file, the Trainer's included
-CHECKPOINT_STAGE = f"{STAGE}checkpoint"  # where a run writes one before it gets its name
 TRAINER_STATE = "trainer_state.json"
 
 

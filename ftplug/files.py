@@ -99,7 +99,7 @@ def _move_out(committed: Path) -> None:
 
 def open_stage(around: Path, prefix: str) -> Path:
     """Make a folder of this thread's own to write into; what killed processes left is removed."""
-    _remove_abandoned(around, prefix)
+    remove_abandoned(around, prefix)
     stage = around / f"{prefix}{next(_NUMBERS)}-{os.getpid()}"
     _OPEN.add(stage)
     stage.mkdir()
@@ -136,7 +136,8 @@ def _way_out(error: Exception) -> str:
     return f"{cure} or choose another folder; what was complete there still is"
 
 
-def _remove_abandoned(around: Path, prefix: str) -> None:
+def remove_abandoned(around: Path, prefix: str) -> None:
+    """Remove the stages that killed processes left in a folder."""
     for stage in _abandoned(around, prefix):
         shutil.rmtree(stage, ignore_errors=True)
 

@@ -26,6 +26,7 @@ from ftplug.fingerprint import sample
 from ftplug.loading import manifest_of, methods_of
 from ftplug.method import Method
 from ftplug.registry import artifact_folder
+from ftplug.sharding import local_parameters
 
 # What starts training scripts as processes of their own, which know nothing of this one.
 _LAUNCHERS = ("accelerate.commands.launch", "torch.distributed.run")
@@ -145,7 +146,7 @@ class LaunchedCallback(FTPlugCallback):
         }
 
     def _samples(self) -> dict[str, Any]:
-        live = dict(self._model().named_parameters())
+        live = local_parameters(self._model())  # of shards, this process's own
         return {name: sample(live[name]) for name in self.attached.plan.may_train}
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ftplug.attachment import detach, require_attachment, unwrapped
 from ftplug.errors import ArtifactError, MethodError
+from ftplug.sharding import is_sharded
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,6 +25,11 @@ def merge(model: nn.Module) -> nn.Module:
     """
     inner = unwrapped(model)
     attached = require_attachment(inner)
+    if is_sharded(inner):
+        raise MethodError(
+            f"{attached.host.names}: this process holds shards alone, and weights are folded in "
+            "whole: save the artifact, then: ftplug merge DIR --to FOLDER"
+        )
     for method in attached.host.methods:
         changes_structure = method.kind == "structure"
         if changes_structure and not attached.host.implements_for(method, "merge_model"):

@@ -43,7 +43,8 @@ class Method:
 
     Fields are validated strictly on construction: type, range (``annotated_types`` such as
     ``Ge(1)`` in the annotation) and ``Literal`` choices. ``paper`` is a link and ``citation`` its
-    BibTeX entry, however indented: model cards print them.
+    BibTeX entry, however indented: model cards print them. ``needs_whole_tensors`` says, where so,
+    why a method cannot train on shards (FSDP): its refusal.
     """
 
     name: ClassVar[str] = ""
@@ -51,6 +52,7 @@ class Method:
     paper: ClassVar[str] = ""
     citation: ClassVar[str | None] = None
     learning_rate: ClassVar[LearningRate | None] = None
+    needs_whole_tensors: ClassVar[str] = ""
     hook_api: ClassVar[int] = HOOK_API
 
     def __post_init__(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from ftplug.base import Base
 from ftplug.errors import MethodError, one_line
 from ftplug.fingerprint import fingerprint
 from ftplug.plan import Plan, persistent_buffers
+from ftplug.sharding import lend, reshard, shard_as
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -54,17 +55,15 @@ class OriginalValues:
         import torch
 
         self._complete(model)
+        reshard(model)
         live: dict[str, Tensor] = dict(model.named_parameters()) | dict(persistent_buffers(model))
-        trained = {name: live[name].data for name in self.kept}
-        for name, value in self.kept.items():
-            live[name].data = value.to(live[name].device, live[name].dtype)
-        torch.clear_autocast_cache()  # it holds casts of the values that just went
-        try:
-            yield
-        finally:
-            for name, value in trained.items():
-                live[name].data = value
+        with ExitStack() as trained:
+            trained.callback(torch.clear_autocast_cache)  # it holds casts of what goes
+            for name, value in self.kept.items():
+                trained.callback(lend(live[name], value))
+            trained.callback(reshard, model)  # first: a forward may have left whole ones in place
             torch.clear_autocast_cache()
+            yield
 
     def keep(self, model: nn.Module) -> None:
         """Keep the values, where they are, of a model that has not trained yet: read often."""
@@ -76,8 +75,9 @@ class OriginalValues:
     def on_device_of(self, model: nn.Module) -> dict[str, Tensor]:
         """Return the values, kept from now on where the tensors of ``model`` are: read often."""
         self._complete(model)
+        reshard(model)
         live: dict[str, Tensor] = dict(model.named_parameters()) | dict(persistent_buffers(model))
-        self.kept = {name: value.to(live[name].device) for name, value in self.kept.items()}
+        self.kept = {name: shard_as(value, live[name]) for name, value in self.kept.items()}
         return self.kept
 
     def _complete(self, model: nn.Module) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ftplug.errors import MethodError
+from ftplug.sharding import reshard
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -112,15 +113,24 @@ def persistent_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 def saved_tensors(model: nn.Module, plan: Plan) -> dict[str, Tensor]:
     """Return the live tensors of ``plan.saved``, without building a full state dict."""
+    reshard(model)
     live: dict[str, Tensor] = dict(model.named_parameters()) | dict(persistent_buffers(model))
     return {name: live[name].detach() for name in plan.saved}
 
 
 def set_trainable(model: nn.Module, names: frozenset[str] | set[str]) -> None:
     """Let exactly the named parameters require gradients."""
+    reshard(model)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad != (name in names):
             parameter.requires_grad_(name in names)
+            parameter.grad = None
+
+
+def drop_gradients(model: nn.Module, but: set[str]) -> None:
+    """Forget the gradients of all parameters but the named ones: the optimizer skips those."""
+    for name, parameter in model.named_parameters():
+        if name not in but:
             parameter.grad = None
 
 

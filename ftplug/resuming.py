@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,10 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_jit_checkpoint import JITCheckpointCallback
 from transformers.trainer_utils import SaveStrategy, get_last_checkpoint
 
-from ftplug.checkpoint import CHECKPOINT_STAGE, resumable
+from ftplug.checkpoint import resumable
 from ftplug.claim import claimed
+from ftplug.files import STAGE, remove_abandoned
+from ftplug.processes import together
 
 
 class ResumeMixin:
@@ -32,12 +33,15 @@ class ResumeMixin:
         given = dict(zip(("resume_from_checkpoint", "trial"), args, strict=False)) | kwargs
         asked = given.get("resume_from_checkpoint")
         if asked and not has_own_format(self):
-            found = _checkpoint(asked, Path(self.args.output_dir or "."))
+            with together("looking for the checkpoint"):
+                found = _checkpoint(asked, Path(self.args.output_dir or "."))
             if args:
                 args = (found, *args[1:])
             else:
                 kwargs["resume_from_checkpoint"] = found
-        with self._claim(given.get("trial")):
+        with ExitStack() as stack:
+            with together("claiming the output folder"):
+                stack.enter_context(self._claim(given.get("trial")))
             return super().train(*args, **kwargs)  # type: ignore[misc]
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
@@ -55,13 +59,13 @@ class ResumeMixin:
             yield
             return
         with claimed(output_dir := Path(self.args.output_dir or ".")):
-            shutil.rmtree(output_dir / CHECKPOINT_STAGE, ignore_errors=True)  # a killed run's
+            remove_abandoned(output_dir, STAGE)
             yield
 
 
 def has_own_format(trainer: Any) -> bool:
-    """FSDP and DeepSpeed write sharded checkpoints of their own."""
-    return bool(trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled)
+    """DeepSpeed writes sharded checkpoints of its own."""
+    return bool(trainer.is_deepspeed_enabled)
 
 
 def _checkpoint(asked: Any, output_dir: Path) -> Any:

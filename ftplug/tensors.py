@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ftplug.attachment import require_attachment
 from ftplug.errors import ArtifactError, one_line
 from ftplug.plan import saved_tensors
+from ftplug.sharding import shard_as, whole
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -17,13 +18,16 @@ if TYPE_CHECKING:
 def gathered_tensors(
     model: nn.Module, state_dict: Mapping[str, Tensor] | None = None
 ) -> dict[str, Tensor]:
-    """Return the tensors to save: the model's own, or gathered ones where they are sharded."""
+    """Return the tensors to save: the ones given, or the model's own.
+
+    Shards are gathered, for which all processes must call.
+    """
     plan = require_attachment(model).plan
     if state_dict:
         if lost := [name for name in plan.saved if name not in state_dict]:
             raise ArtifactError(f"the state_dict given lacks {lost[0]} ({len(lost)} in all)")
         return {name: state_dict[name] for name in plan.saved}
-    return saved_tensors(model, plan)
+    return {name: whole(tensor) for name, tensor in saved_tensors(model, plan).items()}
 
 
 def check_tensors(model: nn.Module, tensors: Mapping[str, Tensor], where: Path) -> None:
@@ -55,7 +59,7 @@ def copy_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     live = saved_tensors(model, require_attachment(model).plan)
     with torch.no_grad():
         for name, tensor in tensors.items():
-            live[name].copy_(tensor)
+            live[name].copy_(shard_as(tensor, live[name]))
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -8,38 +8,42 @@ for which versions of transformers the private names hold.
 from __future__ import annotations
 
 import inspect
-import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
 import transformers
+from accelerate.utils import broadcast_object_list
 from packaging.version import Version
 from transformers import Trainer, TrainerState, TrainingArguments
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
 from ftplug import facts
 from ftplug.artifact import annotate, save
 from ftplug.attachment import Attachment, require_attachment, unwrapped
 from ftplug.author import author_from_card, merged_author
 from ftplug.checkpoint import (
-    CHECKPOINT_STAGE,
     STATE,
     read_checkpoint,
     seal,
     write_checkpoint,
 )
 from ftplug.errors import ArtifactError, MethodError
-from ftplug.files import stated
+from ftplug.files import STAGE, close_stage, open_stage, stated
 from ftplug.manifest import MANIFEST
 from ftplug.plan import set_trainable
+from ftplug.processes import check_shardable, together
 from ftplug.resuming import ResumeMixin, has_own_format
 from ftplug.rotation import move_old_checkpoints
+from ftplug.sharding import is_sharded, load_optimizer_state, optimizer_state
 from ftplug.swapping import replace_directory
+from ftplug.tensors import gathered_tensors
 from ftplug.uploading import UploadMixin
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
     from ftplug.binding import FTPlugCallback
@@ -74,6 +78,8 @@ class TrainerMixin(ResumeMixin, UploadMixin):
         model = unwrapped(self.model)
         attached = require_attachment(model)
         set_trainable(model, set(attached.plan.may_train))
+        if self.is_fsdp_enabled:  # type: ignore[attr-defined]
+            check_shardable(model, attached.plan, attached.host.names)
         if self.optimizer is None and attached.host.implements("build_optimizer"):
             self.optimizer = _method_optimizer(model, attached, self.args)
         optimizer: torch.optim.Optimizer = super().create_optimizer(  # type: ignore[misc]
@@ -81,6 +87,12 @@ class TrainerMixin(ResumeMixin, UploadMixin):
         )
         _check_optimizer(model, attached, optimizer)
         return optimizer
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Take back the gradients that were computed for the sake of other processes alone."""
+        loss: torch.Tensor = super().training_step(*args, **kwargs)  # type: ignore[misc]
+        self.ftplug.drop_idle_gradients()
+        return loss
 
     def call_model_init(self, *args: Any, **kwargs: Any) -> nn.Module:
         """Prepare the model that ``model_init`` builds anew for each ``train()`` or trial."""
@@ -105,7 +117,8 @@ class TrainerMixin(ResumeMixin, UploadMixin):
             return
         directory, training = Path(self.args.output_dir or "."), None
         if not (directory / MANIFEST).is_file():
-            if has_own_format(self):  # gathering the tensors takes all processes
+            # Gathering the tensors takes all processes.
+            if self.is_deepspeed_enabled or is_sharded(self.model):  # type: ignore[attr-defined]
                 raise ArtifactError(f"{directory} holds no artifact: call save_model() first")
             self._save(str(directory))  # type: ignore[attr-defined]
         elif self.ftplug.saved == (directory.resolve(), self.state.global_step):
@@ -124,16 +137,20 @@ class TrainerMixin(ResumeMixin, UploadMixin):
         run_dir = Path(self._get_output_dir(trial))
         name = f"checkpoint-{self.state.global_step}"
         with _staging(self, run_dir) as stage:
-            super()._save_checkpoint(model, trial)  # type: ignore[misc]
-            if self.args.should_save and not (stage / name / STATE).is_file():
+            with together("saving a checkpoint"):
+                super()._save_checkpoint(model, trial)  # type: ignore[misc]
+            if _lacks_state(self, stage / name):
                 # The class saves in a way of its own; resuming needs ours as well.
-                (stage / name).mkdir(exist_ok=True)
-                write_checkpoint(unwrapped(self.model), stage / name)
+                tensors = gathered_tensors(unwrapped(self.model))
+                if self.args.should_save:
+                    (stage / name).mkdir(exist_ok=True)
+                    write_checkpoint(unwrapped(self.model), stage / name, tensors)
             self._name_best_checkpoint(stage / name, run_dir / name)
             _give_final_name(self, stage / name, run_dir / name)
-            if self.args.should_save:
-                limit, best = self.args.save_total_limit, self.state.best_model_checkpoint
-                move_old_checkpoints(run_dir, stage, limit, best, run_dir / name)
+            with together("removing old checkpoints"):
+                if self.args.should_save:
+                    limit, best = self.args.save_total_limit, self.state.best_model_checkpoint
+                    move_old_checkpoints(run_dir, stage, limit, best, run_dir / name)
         if self.args.push_to_hub:
             self._push_from_checkpoint(str(run_dir / name))
 
@@ -147,7 +164,8 @@ class TrainerMixin(ResumeMixin, UploadMixin):
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Upload the artifact as it is now, once the checkpoint has its final name."""
         if self.ftplug.stage is None:
-            self.upload_from_checkpoint(Path(checkpoint_folder), self._save)  # type: ignore[attr-defined]
+            save = partial(self.save_model, _internal_call=True)  # type: ignore[attr-defined]
+            self.upload_from_checkpoint(Path(checkpoint_folder), save)
 
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None
@@ -155,7 +173,8 @@ class TrainerMixin(ResumeMixin, UploadMixin):
         """Resume: the same method and settings, or a refusal."""
         if has_own_format(self):
             super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
-        else:
+            return
+        with together("resuming"):
             read_checkpoint(unwrapped(model or self.model), Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
@@ -165,7 +184,8 @@ class TrainerMixin(ResumeMixin, UploadMixin):
         elif self.state.best_model_checkpoint is None:
             raise ArtifactError("no best checkpoint was recorded in this run")
         else:
-            read_checkpoint(unwrapped(self.model), Path(self.state.best_model_checkpoint))
+            with together("loading the best model"):
+                read_checkpoint(unwrapped(self.model), Path(self.state.best_model_checkpoint))
             best = self.state.best_global_step or 0
             self.ftplug.clock.restored = (best, len(self.state.log_history))
 
@@ -177,6 +197,43 @@ class SavingTrainer(Trainer):
     """
 
     ftplug: FTPlugCallback
+    lr_scheduler: Any
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Gather what is saved where it is sharded: the Trainer gathers the base too, or nothing.
+
+        All processes must call.
+        """
+        # A script may call this on the main process alone; while a checkpoint is saved all do.
+        with nullcontext() if self.ftplug.stage is None else together("saving a checkpoint"):
+            if not self.is_fsdp_enabled:
+                super().save_model(output_dir, _internal_call)
+                return
+            self._save(output_dir, gathered_tensors(unwrapped(cast("nn.Module", self.model))))
+        if self.args.push_to_hub and not _internal_call:
+            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """Write whole tensors: any number of processes, and a schedule, can go on from them."""
+        with together("saving the optimizer's state"):
+            if not self.is_fsdp_enabled:
+                super()._save_optimizer_and_scheduler(output_dir)
+                return
+            state = optimizer_state(self.optimizer)
+            if self.args.should_save:
+                torch.save(state, Path(output_dir) / OPTIMIZER_NAME)
+                torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Read them back."""
+        if not self.is_fsdp_enabled or checkpoint is None:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        files = [Path(checkpoint) / name for name in (OPTIMIZER_NAME, SCHEDULER_NAME)]
+        if all(file.is_file() for file in files):  # not so with save_only_model
+            state, schedule = (torch.load(f, map_location="cpu", weights_only=True) for f in files)
+            load_optimizer_state(self.optimizer, state)
+            self.lr_scheduler.load_state_dict(schedule)
 
     def _save(
         self, output_dir: str | None = None, state_dict: Mapping[str, torch.Tensor] | None = None
@@ -242,37 +299,50 @@ def _check_optimizer(
         )
 
 
+def _lacks_state(trainer: Any, directory: Path) -> bool:
+    """Whether the checkpoint's writer has not written our files; where sharded, all must know."""
+    lacks = trainer.args.should_save and not (directory / STATE).is_file()
+    return bool(broadcast_object_list([lacks])[0]) if trainer.is_fsdp_enabled else lacks
+
+
 def _give_final_name(trainer: Any, stage: Path, final: Path) -> None:
     """Rename the staged checkpoint once all processes have written their part.
 
     Where nodes share no disk, each has a part of its own: its first process renames that one.
     """
-    trainer.accelerator.wait_for_everyone()
     since = trainer.ftplug.staged_at
-    if trainer.args.should_save:
-        seal(stage)
-        replace_directory(stage, final, since)
-    trainer.accelerator.wait_for_everyone()
-    if trainer.args.local_process_index == 0 and stage.is_dir():
-        replace_directory(stage, final, since)
+    with together("naming a checkpoint"):
+        if trainer.args.should_save:
+            seal(stage)
+            replace_directory(stage, final, since)
+    with together("naming a checkpoint"):
+        if trainer.args.local_process_index == 0 and stage.is_dir():
+            replace_directory(stage, final, since)
 
 
 @contextmanager
 def _staging(trainer: Any, run_dir: Path) -> Iterator[Path]:
-    """Redirect the Trainer's checkpoint into a folder aside, the same one on every process."""
-    stage = run_dir / CHECKPOINT_STAGE
+    """Redirect the Trainer's checkpoint into a folder aside, the same one on every process.
+
+    Its name is the first process's own: another run in the same folder has another.
+    """
     callback: FTPlugCallback = trainer.ftplug
     with stated(run_dir):
-        if trainer.args.should_save:
-            shutil.rmtree(stage, ignore_errors=True)
-            stage.mkdir(parents=True)
-            callback.staged_at = stage.stat().st_mtime
-        trainer.accelerator.wait_for_everyone()
+        name = None
+        with together(f"writing to {run_dir}"):
+            if trainer.args.process_index == 0:
+                run_dir.mkdir(parents=True, exist_ok=True)
+                name = open_stage(run_dir, STAGE).name
+        stage = run_dir / str(broadcast_object_list([name])[0])
+        with together(f"writing to {run_dir}"):
+            if trainer.args.should_save:
+                stage.mkdir(parents=True, exist_ok=True)
+                callback.staged_at = stage.stat().st_mtime
         callback.stage = stage
         try:
             yield stage
         finally:
             callback.stage = None
-            if trainer.args.should_save:
-                shutil.rmtree(stage, ignore_errors=True)
+            if trainer.args.local_process_index == 0:
+                close_stage(stage)
         trainer.accelerator.wait_for_everyone()

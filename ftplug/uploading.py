@@ -69,15 +69,14 @@ class UploadMixin:
     def upload_from_checkpoint(self, checkpoint: Path, save: Callable[[str], None]) -> None:
         """Upload the artifact as it is now, in the background, as ``hub_strategy`` says.
 
-        ``save`` writes it into a folder. ``hub_strategy="checkpoint"`` asks for the optimizer state
-        as well: the checkpoint then goes along as the Trainer sends it.
+        ``save`` writes it into a folder; all processes call it. ``hub_strategy="checkpoint"`` asks
+        for the optimizer state as well: the checkpoint then goes along as the Trainer sends it.
         """
         trainer: Any = self
         if self.args.hub_strategy == HubStrategy.END:
             return
         output_dir = str(self.args.output_dir)
-        if self.args.should_save:
-            save(output_dir)
+        save(output_dir)
         if not trainer.is_world_process_zero():
             return
         busy = self.push_in_progress is not None and not self.push_in_progress.is_done()

@@ -45,6 +45,7 @@ class AdaLora(PeftMethod):
     adds it in evaluation as well.
     """
 
+    needs_whole_tensors: ClassVar[str] = "its penalty and its allocator read whole matrices"
     total_step: ClassVar[int | None]
     tinit: ClassVar[int]
     tfinal: ClassVar[int]

@@ -39,6 +39,7 @@ class Apollo(Method):
 
     name: ClassVar[str] = "apollo"
     kind: ClassVar = "optimizer"
+    needs_whole_tensors: ClassVar[str] = "it projects whole gradients"
     paper: ClassVar[str] = "https://arxiv.org/abs/2412.05270"
     citation: ClassVar[str] = """
         @inproceedings{zhu2025apollo,

@@ -32,6 +32,7 @@ class Galore(Method):
 
     name: ClassVar[str] = "galore"
     kind: ClassVar = "optimizer"
+    needs_whole_tensors: ClassVar[str] = "it decomposes whole gradients"
     paper: ClassVar[str] = "https://arxiv.org/abs/2403.03507"
     citation: ClassVar[str] = """
         @inproceedings{zhao2024galore,
