@@ -10,6 +10,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+import ranks
 import script
 import tiny
 import torch
@@ -274,3 +275,38 @@ def test_a_script_ends_as_it_does_under_python(tmp_path, subtests):
         with subtests.test(name):
             assert ends[str(scripts[name])] == plain.returncode == code
             assert Path(f"{scripts[name]}.stderr").read_text() == plain.stderr
+
+
+def on_two(launcher, *arguments):
+    command = [sys.executable, "-m", *launcher, "-m", "ftplug", "run", *map(str, arguments)]
+    # It must end, whatever one of the two runs into.
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.ddp
+def test_accelerate_launch_trains_what_two_processes_train(tmp_path):
+    """``--cpu`` would start a single process, or need MPI; the README's torchrun is run there."""
+    launcher = ["accelerate.commands.launch", "--num_processes", "2", "--multi_gpu"]
+    launcher += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    method = ["--method", "lora", "--set", "r=4", "--report", tmp_path / "report.json"]
+    done = on_two(launcher, *method, "--", SCRIPT, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "report.json").read_text())["runs"][0]["tensors"]["moved"] == 10
+    training = json.loads((tmp_path / "out/ftplug.json").read_text())["training"]
+    assert training["hyperparameters"]["processes"] == 2
+    ranks.both(ranks.launched, methods={"lora": {"r": 4}}, script=SCRIPT, out=tmp_path / "again")
+    artifacts = [weights(ftplug.load(tiny.bert(), tmp_path / name)) for name in ("out", "again")]
+    assert same(*artifacts)
+
+
+@pytest.mark.ddp
+def test_two_processes_that_refuse_end_at_once(tmp_path):
+    (tmp_path / "out").mkdir()
+    misfit = ["--method", "lora", "--set", "target_modules=nothing"]
+    torchrun = ["torch.distributed.run", "--nproc_per_node", "2"]
+    done = on_two(torchrun, *misfit, "--", SCRIPT, "--out", tmp_path / "out")
+    assert done.returncode == 1
+    said = [line for line in done.stderr.splitlines() if line.startswith("ftplug: ")]
+    assert len(said) in (1, 2)  # the launcher may end the second before it has spoken
+    assert "nothing" in said[0]
+    assert list((tmp_path / "out").iterdir()) == []

@@ -25,6 +25,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", required=True)
     parser.add_argument("--exit", type=int, default=0)
+    parser.add_argument("--fsdp", action="store_true")
     options = parser.parse_args()
     model = tiny.bert()
     args = TrainingArguments(
@@ -36,6 +37,8 @@ def main():
         use_cpu=not torch.cuda.is_available(),  # two processes then talk over gloo
         report_to=[],
         disable_tqdm=True,
+        fsdp=options.fsdp or None,
+        fsdp_config={"transformer_layer_cls_to_wrap": ["BertLayer"]} if options.fsdp else None,
     )
     trainer = Trainer(model, args, train_dataset=Rows(model))
     trainer.train()
