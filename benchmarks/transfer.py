@@ -2,17 +2,17 @@
 
 ``ftplug push`` does what ``HfApi.upload_folder`` does, and checks and composes besides; ``pull``
 what ``snapshot_download`` does, and verifies. Both talk to one embedded Hub on loopback: A B A B …,
-medians and the median of the paired ratios.
+medians, and the median of the paired ratios with its 95 % interval.
 """
 
 from __future__ import annotations
 
-import statistics
+import itertools
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pairs
 from ftplug_registry import Hub, pull, push
 from ftplug_registry.local_hub import loopback_allowed
 from ftplug_registry.server.accounts import Account
@@ -75,19 +75,10 @@ def downloads(hub: Hub, root: Path) -> tuple[Callable[[int], None], Callable[[in
 
 
 def compare(a: str, b: str, first: Callable[[int], None], second: Callable[[int], None]) -> None:
-    """Run both in turn and print what they took."""
-    times: list[tuple[float, float]] = []
-    for run in range(PAIRS + 1):
-        pair = []
-        for action in (first, second):
-            start = time.perf_counter()
-            action(run)
-            pair.append(time.perf_counter() - start)
-        times.append((pair[0], pair[1]))
-    times = times[1:]  # the first pair warms up
-    ours, theirs = (1000 * statistics.median(column) for column in zip(*times, strict=True))
-    ratio = statistics.median(x / y for x, y in times)
-    print(f"{a} {ours:.1f} ms, {b} {theirs:.1f} ms: ratio {ratio:.2f}")
+    """Run both in turn, each run with a number of its own, and print what they took."""
+    ours, theirs = itertools.count(), itertools.count()
+    found = pairs.interleave(lambda: first(next(ours)), lambda: second(next(theirs)), PAIRS)
+    print(f"{a} {1000 * found.median_a:.1f} ms, {b} {1000 * found.median_b:.1f} ms: ratio {found}")
 
 
 if __name__ == "__main__":
