@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         ArtifactError,
         FtplugError,
         MethodError,
+        NonFiniteError,
         PluginError,
         RegistryError,
     )
@@ -43,6 +44,7 @@ _HOME = {
     "FtplugError": "errors",
     "PluginError": "errors",
     "MethodError": "errors",
+    "NonFiniteError": "errors",
     "ArtifactError": "errors",
     "RegistryError": "errors",
 }
@@ -54,6 +56,7 @@ __all__ = [
     "LearningRate",
     "Method",
     "MethodError",
+    "NonFiniteError",
     "PluginError",
     "RegistryError",
     "apply",

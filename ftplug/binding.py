@@ -11,15 +11,18 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ftplug import facts, history, structure, trl
+from ftplug.activation_checkpointing import keep_gradients
 from ftplug.attachment import Attachment, attachment_of, prepare, require_attachment, unwrapped
 from ftplug.author import Author
 from ftplug.context import Context, logger
 from ftplug.errors import MethodError
 from ftplug.host import Host, MethodLike, resolve
 from ftplug.loading import continue_from
+from ftplug.numerics import Losses, Movement
 from ftplug.plan import Plan, drop_gradients, scheduled, set_trainable
 from ftplug.processes import check_launch, waits_for_every_gradient
 from ftplug.resuming import save_between_steps
+from ftplug.stepping import gradients_in_parts
 from ftplug.trainer import SavingTrainer, TrainerMixin, check_transformers
 
 if TYPE_CHECKING:
@@ -35,14 +38,18 @@ def attach(
     *methods: MethodLike,
     train_head: bool = True,
     lr: float | Literal["suggested"] | None = None,
+    check_finite: bool = True,
     **settings: Any,
 ) -> Trainer:
     """Switch the method of a Trainer that exists already, before its first ``train()``.
 
     ``attach(trainer, "lora", r=8)``. ``lr="suggested"`` sets the method's own learning rate, a
-    number sets that one; otherwise the Trainer's stays. Returns the same Trainer.
+    number sets that one; otherwise the Trainer's stays. A loss or gradient that is NaN or infinite
+    stops the run, unless ``check_finite=False``. Returns the same Trainer.
     """
-    callback = FTPlugCallback(*methods, train_head=train_head, lr=lr, **settings)
+    callback = FTPlugCallback(
+        *methods, train_head=train_head, lr=lr, check_finite=check_finite, **settings
+    )
     bind(trainer, callback)
     trainer.add_callback(callback)
     return trainer
@@ -61,6 +68,7 @@ class FTPlugCallback(TrainerCallback):
         train_head: bool = True,
         lr: float | Literal["suggested"] | None = None,
         start_from: str | os.PathLike[str] | None = None,
+        check_finite: bool = True,
         **settings: Any,
     ) -> None:
         number = isinstance(lr, int | float) and 0 < lr < float("inf")
@@ -70,6 +78,9 @@ class FTPlugCallback(TrainerCallback):
         self.train_head = train_head
         self.lr = lr
         self.start_from = start_from
+        self.check_finite = check_finite
+        self.losses = Losses()  # of the optimizer step under way
+        self.movement = Movement(())
         self._trainer: weakref.ref[Trainer] | None = None
         self.reference: trl.Reference | None = None  # what a preference trainer compares with
         self.clock = facts.Clock()
@@ -107,6 +118,11 @@ class FTPlugCallback(TrainerCallback):
         if self.reference is not None:
             trl.require_reference(self.trainer, self.reference)
         self.clock.start()
+        keep_gradients(self._model())
+        self.losses = Losses()
+        self.movement = Movement(
+            () if gradients_in_parts(self.trainer) else self.attached.plan.may_train
+        )
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -135,6 +151,26 @@ class FTPlugCallback(TrainerCallback):
         host = self.attached.host
         if host.implements("on_gradients"):
             host.call("on_gradients", model=self._model(), step=state.global_step)
+        if self.movement.watching:
+            self.movement.before_step(dict(self._model().named_parameters()))
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """See what the optimizer moved, in the first few steps."""
+        if self.movement.watching:
+            optimizer = kwargs["optimizer"]
+            skipped = getattr(optimizer, "step_was_skipped", False)
+            rate = 0.0 if skipped else max(float(group["lr"]) for group in optimizer.param_groups)
+            live = dict(self._model().named_parameters())
+            self.movement.after_step(live, rate, self.masked)
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Warn, after the first logging period, of tensors that should have moved and did not."""
+        if "loss" in (kwargs.get("logs") or {}) and self.movement.steps:
+            self._warn_of_still()
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -163,6 +199,7 @@ class FTPlugCallback(TrainerCallback):
         """Leave every may-train parameter trainable, whatever the last step's schedule was."""
         self.clock.stop()
         self.masked = None
+        self._warn_of_still()
         set_trainable(self._model(), set(self.attached.plan.may_train))
         self.attached.training = facts.training_facts(self.trainer, self.clock)
 
@@ -196,6 +233,11 @@ class FTPlugCallback(TrainerCallback):
         elif self.start_from is not None:
             continue_from(unwrapped(model), self.start_from)
         return attached
+
+    def _warn_of_still(self) -> None:
+        if self.movement.still:
+            dtypes = {name: p.dtype for name, p in self._model().named_parameters()}
+            self.movement.warn(self.attached.host.names, dtypes)
 
     def _model(self) -> nn.Module:
         assert self.trainer is not None

@@ -151,6 +151,9 @@ def run(
     train_head: Annotated[
         bool, typer.Option(help="Train the task head and everything not in the base checkpoint.")
     ] = True,
+    check_finite: Annotated[
+        bool, typer.Option(help="Stop at a loss or gradient that is NaN or infinite.")
+    ] = True,
     module: Annotated[bool, typer.Option("-m", "--module", help="Run a module.")] = False,
 ) -> None:
     """Run a Trainer script unmodified, with another fine-tuning method.
@@ -164,7 +167,9 @@ def run(
     if not method and start_from is None:
         raise FtplugError("run: name a --method (ftplug methods lists them) or an artifact --from")
     chosen = configured(method, settings) if method else methods_from(start_from or "")
-    launch = Launch(chosen, train_head, _learning_rate(lr), start_from, dry_run, report)
+    launch = Launch(
+        chosen, train_head, _learning_rate(lr), start_from, dry_run, report, check_finite
+    )
     try:
         launch.run(command, module=module)
     except (SystemExit, FtplugError):

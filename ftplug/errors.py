@@ -17,6 +17,10 @@ class ArtifactError(FtplugError):
     """A checkpoint or artifact is incomplete, altered, of an unknown schema or another base."""
 
 
+class NonFiniteError(FtplugError):
+    """A loss or gradient is NaN or infinite: training on would ruin what was learned."""
+
+
 class MissingMethodError(PluginError, ArtifactError):
     """An artifact needs a method whose plugin is not installed here, or not in a usable version."""
 

@@ -44,6 +44,7 @@ class Launch:
     start_from: str | None = None
     dry_run: bool = False
     report: Path | None = None
+    check_finite: bool = True
     callbacks: list[LaunchedCallback] = field(default_factory=list)
 
     def run(self, command: Sequence[str], *, module: bool = False) -> None:
@@ -90,6 +91,7 @@ class LaunchedCallback(FTPlugCallback):
             train_head=launch.train_head,
             lr=launch.lr,
             start_from=launch.start_from,
+            check_finite=launch.check_finite,
         )
         self.dry_run = launch.dry_run
         self.before: dict[str, Any] = {}

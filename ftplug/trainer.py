@@ -1,4 +1,4 @@
-"""The bound Trainer: with ``resuming`` and ``uploading``, all private Trainer API that we touch.
+"""The bound Trainer: all private Trainer API we touch, with ``stepping`` and its like.
 
 The binding puts ``TrainerMixin`` in front of a Trainer's own class and ``SavingTrainer`` behind it,
 so that TRL's, sentence-transformers' and Seq2Seq trainers keep their own behaviour. ``TESTED`` says
@@ -39,6 +39,7 @@ from ftplug.processes import check_shardable, together
 from ftplug.resuming import ResumeMixin, has_own_format
 from ftplug.rotation import move_old_checkpoints
 from ftplug.sharding import is_sharded, load_optimizer_state, optimizer_state
+from ftplug.stepping import StepMixin, SteppingTrainer
 from ftplug.swapping import replace_directory
 from ftplug.tensors import gathered_tensors
 from ftplug.uploading import UploadMixin
@@ -61,7 +62,7 @@ def check_transformers() -> None:
         )
 
 
-class TrainerMixin(ResumeMixin, UploadMixin):
+class TrainerMixin(StepMixin, ResumeMixin, UploadMixin):
     """What a bound Trainer does differently; everything else is the Trainer's own class."""
 
     ftplug: FTPlugCallback
@@ -87,12 +88,6 @@ class TrainerMixin(ResumeMixin, UploadMixin):
         )
         _check_optimizer(model, attached, optimizer)
         return optimizer
-
-    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Take back the gradients that were computed for the sake of other processes alone."""
-        loss: torch.Tensor = super().training_step(*args, **kwargs)  # type: ignore[misc]
-        self.ftplug.drop_idle_gradients()
-        return loss
 
     def call_model_init(self, *args: Any, **kwargs: Any) -> nn.Module:
         """Prepare the model that ``model_init`` builds anew for each ``train()`` or trial."""
@@ -190,7 +185,7 @@ class TrainerMixin(ResumeMixin, UploadMixin):
             self.ftplug.clock.restored = (best, len(self.state.log_history))
 
 
-class SavingTrainer(Trainer):
+class SavingTrainer(SteppingTrainer):
     """Stands behind the user's class and before the Trainer: what ``super()._save()`` reaches.
 
     So a subclass that saves a little more still does.

@@ -1,0 +1,90 @@
+"""What a bound Trainer does in each step: no number that is none reaches the optimizer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from transformers import Trainer
+
+from ftplug.attachment import require_attachment, unwrapped
+from ftplug.numerics import require_finite_gradients
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from ftplug.binding import FTPlugCallback
+
+
+class StepMixin:
+    """In front of the Trainer's own class: what holds however that takes its steps."""
+
+    ftplug: FTPlugCallback
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Keep the loss, and take back gradients that were computed for other processes alone."""
+        loss: torch.Tensor = super().training_step(*args, **kwargs)  # type: ignore[misc]
+        self.ftplug.drop_idle_gradients()
+        if self.ftplug.check_finite:
+            self.ftplug.losses.add(loss)
+        return loss
+
+    def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
+        """Stop a run whose loss or gradients are no numbers, before the optimizer takes them."""
+        norm = super()._get_grad_norm(*args, **kwargs)  # type: ignore[misc]
+        _require_finite(self, norm)
+        return norm
+
+
+class SteppingTrainer(Trainer):
+    """Behind the Trainer's own class: a class that clips in a way of its own keeps it."""
+
+    ftplug: FTPlugCallback
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        """Clip in the two parts that clipping has: after it a NaN is in all gradients."""
+        norm = _checked_norm(self, model)
+        if norm is None:
+            return super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
+        clip_grads_with_norm_(model.parameters(), self.args.max_grad_norm, norm)
+        return norm
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """Return the norm where nothing is clipped: the Trainer's would clip to infinity."""
+        if grad_norm is None:
+            grad_norm = _checked_norm(self, model)
+        return super()._get_grad_norm(model, grad_norm)  # type: ignore[no-untyped-call]
+
+
+def gradients_in_parts(trainer: Any) -> bool:
+    """Whether each process holds a part of every gradient, or an engine holds them."""
+    return bool(trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled)
+
+
+def _require_finite(trainer: Any, norm: Any) -> None:
+    """Raise on a loss or gradient that is no number; a GradScaler skips such gradients itself."""
+    callback: FTPlugCallback = trainer.ftplug
+    if not callback.check_finite:
+        return
+    step = trainer.state.global_step + 1
+    callback.losses.require_finite(step)
+    if trainer.accelerator.scaler is None:
+        model = unwrapped(trainer.model)
+        may_train = require_attachment(model).plan.may_train
+        require_finite_gradients(model, may_train, norm, step)
+
+
+def _checked_norm(trainer: Any, model: nn.Module) -> torch.Tensor | None:
+    """Return the norm of all gradients, which are as the backward pass left them, or raise.
+
+    None where it is not for us to compute: gradients in shards, or in an engine of their own.
+    """
+    kind = trainer.accelerator.distributed_type.value
+    plain = kind == "NO" or kind.startswith("MULTI_")
+    if not plain or not trainer.ftplug.check_finite or trainer._has_mixed_mesh_grads(model):
+        return None
+    trainer.accelerator.unscale_gradients()
+    norm = get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+    _require_finite(trainer, norm)
+    return norm
