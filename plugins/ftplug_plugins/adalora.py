@@ -22,6 +22,7 @@ from ftplug_plugins.peft_method import PeftMethod
 if TYPE_CHECKING:
     import torch
     from torch import nn
+    from transformers import TrainingArguments
 
     from ftplug.context import Context
 
@@ -65,7 +66,9 @@ class AdaLora(PeftMethod):
             )
         self.check_schedule(known)
         total = known or self.tinit + self.tfinal + 1
-        return self.config_class()(**self.chosen() | {"total_step": total})
+        config = self.config_class()(**self.chosen() | {"total_step": total})
+        config.ftplug_share = _share(context.args)
+        return config
 
     def check_schedule(self, total: int | None) -> None:
         """Refuse a schedule that leaves no step to prune in."""
@@ -241,5 +244,19 @@ def _with_penalty(model: Any, forward: Any, *args: Any, **kwargs: Any) -> Any:
             product = p @ p.T if ".lora_A." in name else p.T @ p
             identity = torch.eye(*product.shape, dtype=product.dtype, device=product.device)
             penalties.append(torch.norm(product - identity, p="fro"))
+    if kwargs.get("num_items_in_batch") is not None:
+        weight *= peft_files.config_of(model).ftplug_share
     output.loss = output.loss + weight * sum(penalties) / len(penalties)
     return output
+
+
+def _share(args: TrainingArguments | None) -> float:
+    """Return which part of a step's penalty one forward pass adds, if the loss counts items.
+
+    A loss that is divided by the items of the whole step is summed, over the batches that are
+    accumulated and over processes: the penalty would be there as often.
+    """
+    if args is None:
+        return 1.0
+    processes = args.world_size if args.average_tokens_across_devices else 1
+    return 1.0 / (args.gradient_accumulation_steps * processes)
