@@ -50,6 +50,9 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
     if not isinstance(model, nn.Module):
         raise MethodError(f"a model is expected, not {model!r}")
+    # Asked several times a step, and accelerate walks through all modules for compiled ones.
+    if _ATTRIBUTE in model.__dict__ and "_orig_mod" not in model.__dict__:
+        return model
     inner: nn.Module = extract_model_from_parallel(model, keep_torch_compile=False)
     return inner
 
