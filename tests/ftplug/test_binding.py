@@ -571,3 +571,23 @@ def test_an_interrupted_run_resumes_where_it_stopped(base, tmp_path):
     resumed.train(resume_from_checkpoint=True)
     assert losses(straight)[10:] == losses(resumed)[10:]
     assert same(weights(straight.model), weights(resumed.model))
+
+
+def test_a_batch_size_that_is_found_by_retrying_trains_from_the_start(base, tmp_path):
+    class OutOfMemoryOnce(Trainer):
+        tried = 0
+
+        def training_step(self, *args, **kwargs):
+            self.tried += 1
+            if self.tried == 1:
+                raise RuntimeError("CUDA out of memory.")
+            return super().training_step(*args, **kwargs)
+
+    options = {"save_strategy": "no", "auto_find_batch_size": True, "max_steps": 3}
+    bound = trainer(copy.deepcopy(base), tmp_path, cls=OutOfMemoryOnce, **options)
+    ftplug.attach(bound, "lora", r=4)
+    before = weights(bound.model)
+    bound.train()
+    assert bound.state.global_step == 3
+    moved = {n for n, v in weights(bound.model).items() if not torch.equal(v, before[n])}
+    assert moved == set(bound.ftplug.attached.plan.may_train)

@@ -316,3 +316,14 @@ def test_a_selection_of_what_others_added_alone_is_refused(order):
     with pytest.raises(MethodError, match="biases: selects nothing of LlamaForCausalLM itself"):
         ftplug.apply(tiny.llama(), *order)
     ftplug.apply(tiny.bert(), *order)
+
+
+def test_statistics_that_move_although_frozen_are_saved(tmp_path):
+    """A frozen BatchNorm still counts; its buffers belong to the trained model."""
+    model = tiny.bert()
+    model.norm = torch.nn.BatchNorm1d(4)
+    model = ftplug.apply(model, "lora")
+    model.norm.train()(torch.randn(8, 4))
+    assert {"norm.running_mean", "norm.running_var"} <= set(
+        ftplug.attachment.require_attachment(model).plan.saved
+    )
