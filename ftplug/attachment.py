@@ -152,7 +152,9 @@ def _changed(model: nn.Module, host: Host, base: Base, context: Context, train_h
     original = dict(model.named_parameters())
     with _drawn_under(context.seed, model):
         host.call("prepare_model", model=model, context=context)
-    return make_plan(model, host, base, original, train_head=train_head)
+    plan = make_plan(model, host, base, original, train_head=train_head)
+    host.call("finish_model", model=model, may_train=frozenset(plan.may_train), context=context)
+    return plan
 
 
 def _rehearse(

@@ -50,6 +50,15 @@ class HookSpecs:
         """
 
     @hookspec
+    def finish_model(self, model: nn.Module, may_train: frozenset[str], context: Context) -> None:
+        """Act on the model as all methods leave it, once it is known what may train.
+
+        Called once, after every ``select_trainable``. Wrap forwards, or raise
+        :class:`ftplug.MethodError` where what the other methods chose does not fit; add no
+        parameters.
+        """
+
+    @hookspec
     def schedule_trainable(
         self, model: nn.Module, step: int, total_steps: int
     ) -> Iterable[str] | None:

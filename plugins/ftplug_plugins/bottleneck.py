@@ -24,6 +24,14 @@ from ftplug.structure import (
     require_layer_stacks,
     require_output_projections,
 )
+from ftplug_plugins.trunk_cache import (
+    DEFAULT_BYTES,
+    Cache,
+    CacheBytes,
+    CacheDtype,
+    CacheStorage,
+    CachesTrunk,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -32,7 +40,7 @@ Site = tuple["nn.Module", int, Callable[..., Any]]  # module to wrap, its width,
 
 
 @dataclass(frozen=True, eq=False)
-class Bottleneck(Method):
+class Bottleneck(CachesTrunk, Method):
     """Add ``scaling * up(act(down(x)))`` to what the sub-layers compute; train down and up alone.
 
     down is (m, hidden_size) and up (hidden_size, m), both with bias; m is hidden_size divided by
@@ -40,7 +48,8 @@ class Bottleneck(Method):
     down is drawn (the papers' small random up makes it nearly so); down moves from step 2 on.
 
     Dropout, the residual addition and a LayerNorm behind it come after the adapter. In a decoder
-    cross-attention is an attention of its own and gets its own adapter.
+    cross-attention is an attention of its own and gets its own adapter. ``cache`` needs ``layers``:
+    what lies below the lowest adapter then runs once per example.
     """
 
     reduction_factor: Annotated[int, Ge(1), "Hidden size divided by the adapter's width."] = 16
@@ -53,8 +62,13 @@ class Bottleneck(Method):
         int | None, Ge(1), "How many top layers of each stack get adapters; None: all."
     ] = None
     scaling: Annotated[float, Gt(0), "Factor on the adapter's output; He et al. use 4."] = 1.0
+    cache: Cache = False
+    cache_dtype: CacheDtype = "auto"
+    cache_bytes: CacheBytes = DEFAULT_BYTES
+    cache_storage: CacheStorage = "memory"
 
     name: ClassVar[str] = "bottleneck"
+    frozen_layers: ClassVar[str] = "restrict the adapters to the top ones, e.g. layers=2"
     paper: ClassVar[str] = "https://arxiv.org/abs/1902.00751"
     citation: ClassVar[str] = """
         @inproceedings{houlsby2019parameter,

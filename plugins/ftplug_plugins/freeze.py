@@ -14,18 +14,31 @@ from annotated_types import Ge
 
 from ftplug import LearningRate, Method, MethodError, hookimpl
 from ftplug.inplace import wrap_forward
+from ftplug.method import Kind
 from ftplug.structure import backbone_prefix, pooler, require_layer_stacks
+from ftplug_plugins.trunk_cache import (
+    DEFAULT_BYTES,
+    Cache,
+    CacheBytes,
+    CacheDtype,
+    CacheStorage,
+    CachesTrunk,
+)
+from ftplug_plugins.trunk_pass import TRUNK, unwrap
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from ftplug.context import Context
+
 
 @dataclass(frozen=True, eq=False)
-class Freeze(Method):
+class Freeze(CachesTrunk, Method):
     """Train the head, the pooler and the top layers, or what glob patterns name.
 
     ``layers=0`` trains head and pooler only. ``train`` replaces layers and pooler by patterns such
     as ``*.LayerNorm.*``; the head still trains (``train_head=False`` switches that off).
+    ``cache`` runs the frozen layers once per example instead of once per epoch.
     """
 
     layers: Annotated[int, Ge(0), "How many top layers train besides head and pooler."] = 2
@@ -33,9 +46,14 @@ class Freeze(Method):
         tuple[str, ...], "Glob patterns of parameter names to train instead of layers and pooler."
     ] = ()
     frozen_eval: Annotated[bool, "Keep what does not train in eval mode: no dropout."] = False
+    cache: Cache = False
+    cache_dtype: CacheDtype = "auto"
+    cache_bytes: CacheBytes = DEFAULT_BYTES
+    cache_storage: CacheStorage = "memory"
 
     name: ClassVar[str] = "freeze"
-    kind: ClassVar = "selection"
+    kind: ClassVar[Kind] = "selection"
+    frozen_layers: ClassVar[str] = "train fewer layers"
     paper: ClassVar[str] = "https://arxiv.org/abs/1911.03090"
     citation: ClassVar[str] = """
         @article{lee2019elsa,
@@ -53,13 +71,6 @@ class Freeze(Method):
         return LearningRate(1e-5, 3e-4, 1e-3)
 
     @hookimpl
-    def prepare_model(self, model: nn.Module) -> None:
-        """Hold the frozen parts of the backbone in eval mode, if asked to."""
-        if self.frozen_eval:
-            for part in list(_frozen_parts(model, set(self.select_trainable(model)))):
-                wrap_forward(part, _in_eval_mode)
-
-    @hookimpl
     def select_trainable(self, model: nn.Module) -> Iterable[str]:
         """Select by pattern, or the pooler and the top layers of every stack."""
         names = [name for name, _ in model.named_parameters()]
@@ -74,6 +85,20 @@ class Freeze(Method):
         prefixes = [f"{prefix}." for stack in stacks for prefix, _ in stack.top(self.layers)]
         return pooler(model) + [name for name in names if name.startswith(tuple(prefixes))]
 
+    @hookimpl
+    def finish_model(self, model: nn.Module, may_train: frozenset[str], context: Context) -> None:
+        """Keep what the trunk gives, and hold the frozen parts in eval mode, as far as asked to."""
+        super().finish_model(model, may_train, context)
+        if self.frozen_eval:
+            for part in list(_frozen_parts(model, may_train)):
+                if TRUNK not in part.__dict__:  # that is in eval mode already
+                    wrap_forward(part, _in_eval_mode)
+
+    @hookimpl
+    def merge_model(self, model: nn.Module) -> None:
+        """Nothing was added; what was kept of the trunk goes."""
+        unwrap(model)
+
 
 def _matching(names: list[str], patterns: tuple[str, ...]) -> list[str]:
     for pattern in patterns:
@@ -84,7 +109,7 @@ def _matching(names: list[str], patterns: tuple[str, ...]) -> list[str]:
     return [name for name in names if any(fnmatch.fnmatchcase(name, p) for p in patterns)]
 
 
-def _frozen_parts(model: nn.Module, selected: set[str]) -> Iterator[nn.Module]:
+def _frozen_parts(model: nn.Module, selected: frozenset[str]) -> Iterator[nn.Module]:
     """Yield the largest modules of the backbone none of whose parameters is selected."""
     from torch import nn
 

@@ -14,6 +14,16 @@ from ftplug import LearningRate, MethodError, hookimpl
 from ftplug.context import Context
 from ftplug_plugins import lora_activated, lora_from_base, peft_files
 from ftplug_plugins.peft_method import PeftMethod
+from ftplug_plugins.trunk_cache import (
+    DEFAULT_BYTES,
+    SETTINGS,
+    Cache,
+    CacheBytes,
+    CacheDtype,
+    CacheStorage,
+    CachesTrunk,
+)
+from ftplug_plugins.trunk_pass import unwrap
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +40,7 @@ _CURES = {
 
 
 @dataclass(frozen=True, eq=False)
-class Lora(PeftMethod):
+class Lora(CachesTrunk, PeftMethod):
     """Replace each target ``W x`` by ``W x + (lora_alpha / r) B A x`` and train A and B alone.
 
     A is (r, in_features). B is (out_features, r) and starts at zero: step 0 equals the base model.
@@ -87,9 +97,16 @@ class Lora(PeftMethod):
     fused: Annotated[
         bool, "Train layer and update as one function, where they are plain; False: peft's forward."
     ] = True
+    cache: Cache = False
+    cache_dtype: CacheDtype = "auto"
+    cache_bytes: CacheBytes = DEFAULT_BYTES
+    cache_storage: CacheStorage = "memory"
 
     name: ClassVar[str] = "lora"
     peft_type: ClassVar[str] = "LORA"
+    frozen_layers: ClassVar[str] = (
+        "restrict LoRA to the top ones, e.g. layers_to_transform=[10, 11] of 12"
+    )
     paper: ClassVar[str] = "https://arxiv.org/abs/2106.09685"
     citation: ClassVar[str] = """
         @inproceedings{hu2022lora,
@@ -132,8 +149,8 @@ class Lora(PeftMethod):
         """Return the same settings as peft's own config."""
         import peft
 
-        chosen = self.chosen()
-        del chosen["fused"]  # ours
+        ours = (*SETTINGS, "fused")
+        chosen = {name: value for name, value in self.chosen().items() if name not in ours}
         for name in ("target_modules", "exclude_modules", "alora_invocation_tokens",
                      "target_parameters"):  # fmt: skip
             chosen[name] = chosen[name] or None
@@ -177,3 +194,9 @@ class Lora(PeftMethod):
         if self.from_base:
             return lora_from_base.load(model, directory)
         return peft_files.load(model, directory)
+
+    @hookimpl
+    def merge_model(self, model: nn.Module) -> None:
+        """Fold each layer into the one it wraps; what was kept of the trunk goes."""
+        super().merge_model(model)
+        unwrap(model)

@@ -1,0 +1,99 @@
+"""Where a trunk cache keeps hidden states: a pool of token slots, the least recently used go first.
+
+A row of the pool holds one token's hidden state, so that examples of any length share it without
+gaps, and a whole batch is gathered by one indexing, whatever its padding.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any
+
+from ftplug import MethodError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+class TrunkStore:
+    """Hidden states (tokens, width) of examples by key, in at most ``limit`` bytes on the CPU.
+
+    Memory is taken as it is filled. On disk the pool is a memory-mapped file without a name in the
+    folder for temporary files (``TMPDIR``): it is gone with the process, however that ends.
+    Raises :class:`ftplug.MethodError` where the pool cannot be had.
+    """
+
+    def __init__(self, width: int, dtype: torch.dtype, limit: int, *, on_disk: bool) -> None:
+        slots = limit // (width * dtype.itemsize)
+        if slots < 2:
+            raise MethodError(f"cache_bytes={limit} holds no example: raise it")
+        self.limit = limit
+        self.evicted = 0  # examples
+        self._pool = _pool(slots, width, dtype, on_disk=on_disk)
+        self._pool[0] = 0  # what stands at padding
+        self._slots: OrderedDict[bytes, Tensor] = OrderedDict()  # the last used one last
+        self._next = 1  # the first slot that was never used
+        self._freed: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes the hidden states take."""
+        used: int = (self._next - len(self._freed)) * self._pool[0].nbytes
+        return used
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What is stored; what was computed is rounded to it."""
+        return self._pool.dtype
+
+    def find(self, key: bytes) -> Tensor | None:
+        """Return the slots of an example's tokens, in order, or None."""
+        slots = self._slots.get(key)
+        if slots is not None:
+            self._slots.move_to_end(key)
+        return slots
+
+    def read(self, slots: Tensor) -> Tensor:
+        """Return a copy (…, width) of what is in these slots; slot 0 is zero."""
+        return self._pool.index_select(0, slots.flatten()).view(*slots.shape, -1)
+
+    def put(self, key: bytes, hidden_states: Tensor) -> None:
+        """Keep (tokens, width) under a key; what is larger than the whole pool is not kept."""
+        count = len(hidden_states)
+        if key in self._slots or count >= len(self._pool):
+            return
+        while len(self._pool) - self._next + len(self._freed) < count:
+            self._freed += self._slots.popitem(last=False)[1].tolist()
+            self.evicted += 1
+        slots = self._take(count)
+        self._pool[slots] = hidden_states.to("cpu", self.dtype)
+        self._slots[key] = slots
+
+    def _take(self, count: int) -> Tensor:
+        import torch
+
+        again = min(count, len(self._freed))
+        taken = [self._freed.pop() for _ in range(again)]
+        taken += range(self._next, self._next + count - again)
+        self._next += count - again
+        return torch.tensor(taken)
+
+
+def _pool(slots: int, width: int, dtype: torch.dtype, *, on_disk: bool) -> Tensor:
+    import numpy
+    import torch
+
+    size = slots * width * dtype.itemsize
+    try:
+        if not on_disk:
+            return torch.empty(slots, width, dtype=dtype)  # pages are taken when first written
+        file: Any = tempfile.TemporaryFile(prefix="ftplug-trunk-")  # noqa: SIM115 - the map keeps it
+        mapped = numpy.memmap(file, numpy.uint8, "w+", shape=(size,))
+    except (OSError, RuntimeError, MemoryError) as error:
+        raise MethodError(f"cache_bytes={size} cannot be had: lower it ({error})") from error
+    return torch.from_numpy(mapped).view(dtype).view(slots, width)
