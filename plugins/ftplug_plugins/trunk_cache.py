@@ -200,7 +200,7 @@ def _epochs(args: Any) -> float | None:
 
 
 def _refuse_trainer(method: str, args: Any) -> None:
-    """Refuse what runs or splits the model in a way of its own."""
-    for name in ("torch_compile", "fsdp", "deepspeed"):
+    """Refuse what splits the model, and noise that a trunk in eval mode would not get."""
+    for name in ("torch_compile", "fsdp", "deepspeed", "neftune_noise_alpha"):
         if getattr(args, name, None):
             raise MethodError(f"{method}: cache=True and {name} do not combine: leave one out")

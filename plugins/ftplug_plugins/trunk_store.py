@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ftplug import MethodError
 
@@ -92,8 +92,8 @@ def _pool(slots: int, width: int, dtype: torch.dtype, *, on_disk: bool) -> Tenso
     try:
         if not on_disk:
             return torch.empty(slots, width, dtype=dtype)  # pages are taken when first written
-        file: Any = tempfile.TemporaryFile(prefix="ftplug-trunk-")  # noqa: SIM115 - the map keeps it
-        mapped = numpy.memmap(file, numpy.uint8, "w+", shape=(size,))
+        with tempfile.TemporaryFile(prefix="ftplug-trunk-") as file:
+            mapped = numpy.memmap(cast("Any", file), numpy.uint8, "w+", shape=(size,))
     except (OSError, RuntimeError, MemoryError) as error:
         raise MethodError(f"cache_bytes={size} cannot be had: lower it ({error})") from error
     return torch.from_numpy(mapped).view(dtype).view(slots, width)

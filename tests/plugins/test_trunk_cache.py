@@ -1,0 +1,520 @@
+"""The trunk cache: equal to running the frozen layers each time, and they really do not run."""
+
+import copy
+import logging
+
+import pytest
+import tiny
+import torch
+from ftplug_plugins.bitfit import BitFit
+from ftplug_plugins.bottleneck import Bottleneck
+from ftplug_plugins.freeze import Freeze
+from ftplug_plugins.l2_sp import L2Sp
+from ftplug_plugins.lora import Lora
+from ftplug_plugins.prefix_tuning import PrefixTuning
+from ftplug_plugins.prompt_tuning import PromptTuning
+from ftplug_plugins.trunk_pass import TRUNK
+from ftplug_plugins.trunk_store import TrunkStore
+from halves import straight_and_resumed
+from runs import logits, losses, rows, same, trainer, weights
+
+import ftplug
+from ftplug import MethodError
+from ftplug.structure import layer_stacks
+from ftplug.testing import MethodContract
+from ftplug.testing.compare import difference
+
+TEXT = ["bert", "bert-token", "roberta", "distilbert", "gpt2", "llama", "qwen2", "t5"]
+ONLY_HEAD = ["bert", "bert-token", "roberta", "distilbert", "vit"]  # a language model has no other
+
+
+class TestCachingFreeze(MethodContract):
+    """The contract, resume to the last bit included."""
+
+    method = "freeze"
+    settings = {"layers": 1, "cache": True}  # noqa: RUF012
+    families = ("bert", "t5")
+
+    def test_a_loaded_artifact_gives_equal_logits(self, case):
+        """To 1e-5: the loaded one has not trained and runs its trunk in the shape of the batch."""
+        ours, loaded = (dict(m.named_parameters()) for m in (case.run.model, case.loaded))
+        assert difference(ours, loaded) is None
+        assert torch.allclose(logits(case.loaded), logits(case.run.model), atol=1e-5)
+
+
+def cached(model, **settings):
+    return ftplug.apply(model, Freeze(**{"layers": 1, "cache": True, **settings}))
+
+
+def trunk(model):
+    """Return the one trunk of a model."""
+    [found] = {id(t): t for m in model.modules() if (t := m.__dict__.get(TRUNK))}.values()
+    return found
+
+
+def runs_of_the_trunk(model):
+    """Return a list that gets an entry whenever the lowest layer really computes."""
+    ran = []
+    linear = next(m for m in layer_stacks(model)[0].layers[0].modules() if hasattr(m, "weight"))
+    linear.register_forward_hook(lambda *_: ran.append(1))
+    return ran
+
+
+def sentences(count=12, longest=20, seed=0):
+    draw = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(1, longest, (count,), generator=draw)
+    return [torch.randint(3, tiny.VOCAB, (int(n),), generator=draw) for n in lengths]
+
+
+def padded(model, texts, *, more=0, side="right"):
+    """Return a batch with labels that depend on the texts alone."""
+    length = max(map(len, texts)) + more
+    ids = torch.zeros(len(texts), length, dtype=torch.long)
+    for row, text in zip(ids, texts, strict=True):
+        row[: len(text)] = text
+        if side == "left":
+            row.copy_(row.roll(length - len(text)))
+    batch = {"input_ids": ids, "attention_mask": (ids != 0).long()}
+    if model.__class__.__name__.endswith("SequenceClassification"):
+        batch["labels"] = torch.tensor([int(text[0]) % 2 for text in texts])
+    elif model.__class__.__name__.startswith("T5"):
+        batch["labels"] = torch.stack([text[:1].repeat(5) for text in texts])
+    else:
+        batch["labels"] = ids.masked_fill(ids == 0, -100)
+        if "Token" in model.__class__.__name__:
+            batch["labels"] = torch.where(ids == 0, -100, ids % 2)
+    return batch
+
+
+def batches(model, side="right"):
+    """Yield three epochs, each shuffled and padded in another way."""
+    draw = torch.Generator().manual_seed(1)
+    images = tiny.inputs(model, rows=12) if "Image" in model.__class__.__name__ else None
+    texts = sentences()
+    for epoch in range(3):
+        order = torch.randperm(12, generator=draw)
+        for part in order.split(4):
+            if images:
+                yield {name: value[part] for name, value in images.items()}
+            else:
+                yield padded(model, [texts[i] for i in part], more=epoch, side=side)
+
+
+def trained_losses(model, data):
+    """Train by hand, with dropout, under one seed."""
+    model.train()
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    found = []
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for batch in data:
+            loss = model(**batch).loss
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            found.append(float(loss.detach()))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("family", "layers"),
+    [(family, 1) for family in (*TEXT, "vit")] + [(family, 0) for family in ONLY_HEAD],
+)
+def test_losses_equal_those_of_a_trunk_that_runs(family, layers):
+    dropout = 0.0 if family == "t5" else 0.1  # T5 has one module for dropout below and above
+    base = tiny.FAMILIES[family](dropout=dropout)
+    plain = ftplug.apply(copy.deepcopy(base), Freeze(layers=layers, frozen_eval=True))
+    if family == "gpt2":
+        plain.transformer.drop.p = 0.0  # of the embeddings, but without parameters
+    caching = cached(base, layers=layers)
+    ran = runs_of_the_trunk(caching)
+    data = list(batches(base))
+    expected = trained_losses(plain, data)
+    first = trained_losses(caching, data[:3])
+    assert len(ran) > 0
+    trunk_runs = len(ran)
+    assert first == pytest.approx(expected[:3], abs=1e-5)
+    assert (trunk(caching).hits, trunk(caching).misses) == (0, 12)
+    caching = cached(tiny.FAMILIES[family](dropout=dropout), layers=layers)
+    ran = runs_of_the_trunk(caching)
+    assert trained_losses(caching, data) == pytest.approx(expected, abs=1e-5)
+    assert len(ran) == trunk_runs  # in the second and third epoch it did not run
+    assert (trunk(caching).hits, trunk(caching).misses) == (24, 12)
+    assert torch.allclose(logits(plain, data[0])[:, 0], logits(caching, data[0])[:, 0], atol=1e-5)
+
+
+@pytest.mark.parametrize(("family", "hits"), [("llama", 24), ("t5", 24), ("gpt2", 2), ("bert", 5)])
+def test_padding_in_front_counts_only_where_positions_do(family, hits):
+    base = tiny.FAMILIES[family]()
+    plain = ftplug.apply(copy.deepcopy(base), Freeze(layers=1, frozen_eval=True))
+    caching = cached(base)
+    data = list(batches(base, side="left"))
+    assert trained_losses(caching, data) == pytest.approx(trained_losses(plain, data), abs=1e-5)
+    assert (trunk(caching).hits == 24) == (hits == 24)
+
+
+@pytest.mark.parametrize(
+    ("methods", "base"),
+    [
+        ((Lora(layers_to_transform=(1,), cache=True),), (Lora(layers_to_transform=(1,)),)),
+        ((Bottleneck(layers=1, cache=True),), (Bottleneck(layers=1),)),
+        ((Freeze(layers=1, cache=True), L2Sp()), (Freeze(layers=1), L2Sp())),
+        ((Freeze(layers=0), Lora(r=4, layers_to_transform=(1,), cache=True)),
+         (Freeze(layers=0), Lora(r=4, layers_to_transform=(1,)))),
+        ((Freeze(train=("*.layer.1.*",), cache=True),), (Freeze(train=("*.layer.1.*",)),)),
+    ],
+)  # fmt: skip
+def test_methods_on_the_top_layers_have_a_trunk(methods, base):
+    plain, caching = ftplug.apply(tiny.bert(), *base), ftplug.apply(tiny.bert(), *methods)
+    data = list(batches(plain))
+    assert trained_losses(caching, data) == pytest.approx(trained_losses(plain, data), abs=1e-5)
+    assert (trunk(caching).hits, trunk(caching).depth) == (24, 1)
+
+
+@pytest.mark.parametrize(
+    ("methods", "message"),
+    [
+        ((Lora(r=4, cache=True),), r"layer\.0 trains: restrict LoRA to the top ones"),
+        ((Bottleneck(cache=True),), r"layer\.0 trains: restrict the adapters to the top ones"),
+        ((Freeze(layers=2, cache=True),), r"layer\.0 trains: train fewer layers"),
+        ((Freeze(layers=1, cache=True), BitFit()), r"embeddings\.LayerNorm\.bias trains"),
+        ((Freeze(layers=1, cache=True), PrefixTuning()), "another method changes what BertModel"),
+        ((Freeze(layers=1, cache=True), PromptTuning()), "another method changes what BertModel"),
+        ((Freeze(layers=1, cache=True), Bottleneck(layers=1, cache=True)), "a cache already"),
+        ((Freeze(layers=1, cache=True, cache_bytes=10),), None),
+        ((Freeze(layers=1, cache=True, train=("*word_embeddings*",)),), "word_embeddings.* trains"),
+    ],
+)
+def test_what_leaves_no_trunk_is_refused(methods, message):
+    model = tiny.bert()
+    if message is None:  # known once the width is
+        with pytest.raises(MethodError, match="cache_bytes=10 holds no example"):
+            ftplug.apply(model, *methods).train()(**tiny.inputs(model))
+        return
+    before = weights(model)
+    with pytest.raises(MethodError, match=message):
+        ftplug.apply(model, *methods)
+    assert same(weights(model), before)
+    assert not any(TRUNK in module.__dict__ for module in model.modules())
+
+
+@pytest.mark.parametrize(
+    ("options", "name"), [({"neftune_noise_alpha": 5.0}, "neftune"), ({"torch_compile": True}, "")]
+)
+def test_a_trainer_that_changes_the_trunk_is_refused(tmp_path, options, name):
+    with pytest.raises(MethodError, match=rf"cache=True and {name}\w+ do not combine"):
+        ftplug.attach(trainer(tiny.bert(), tmp_path, **options), "freeze", cache=True, layers=1)
+
+
+def test_a_rotary_embedding_that_remembers_is_refused():
+    rope = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
+    with pytest.raises(MethodError, match="depends on the longest row so far"):
+        cached(tiny.llama(rope_parameters=rope))
+
+
+def test_noise_in_the_trunk_is_refused():
+    model = cached(tiny.bert()).train()
+    layer = model.bert.encoder.layer[0].output
+    layer.register_forward_hook(lambda module, args, output: output + torch.randn(output.shape))
+    with pytest.raises(MethodError, match="BertModel: it answers differently each time"):
+        model(**tiny.inputs(model))
+
+
+def test_layers_that_hand_on_more_are_refused():
+    model, seen = cached(tiny.bert()).train(), []
+    model.bert.embeddings.register_forward_hook(lambda m, args, output: seen.append(output))
+    model.bert.encoder.layer[1].register_forward_hook(lambda m, args, output: output + seen[-1])
+    with pytest.raises(MethodError, match="hand on more than hidden states"):
+        model(**tiny.inputs(model, length=8))
+
+
+# What is stored
+
+
+def test_the_least_recently_used_go_first():
+    store = TrunkStore(4, torch.float32, 6 * 16, on_disk=False)  # slot 0 and five tokens
+    values = {key: torch.randn(2, 4) for key in (b"a", b"b", b"c")}
+    store.put(b"a", values[b"a"])
+    store.put(b"b", values[b"b"])
+    store.find(b"a")
+    store.put(b"c", values[b"c"])
+    assert store.find(b"b") is None
+    assert len(store) == 2
+    assert store.evicted == 1
+    for key in (b"a", b"c"):
+        assert store.read(store.find(key)).equal(values[key])
+    store.put(b"d", torch.randn(6, 4))  # never fits: nothing goes for it
+    assert store.find(b"d") is None
+    assert len(store) == 2
+    assert store.read(torch.tensor([[0, 0]])).eq(0).all()
+    assert store.nbytes <= store.limit
+
+
+def test_a_small_limit_holds_and_changes_no_loss():
+    plain = ftplug.apply(tiny.bert(), Freeze(layers=1, frozen_eval=True))
+    data = list(batches(plain))
+    limit = 60 * tiny.HIDDEN * 4  # of about 120 tokens
+    small = cached(tiny.bert(), cache_bytes=limit)
+    assert trained_losses(small, data) == pytest.approx(trained_losses(plain, data), abs=1e-5)
+    assert 0 < trunk(small).store.nbytes <= limit
+    assert trunk(small).store.evicted > 0
+    assert trunk(small).misses > 12
+
+
+@pytest.mark.parametrize("dtype", ["auto", "bfloat16"])
+def test_a_file_is_mapped_and_leaves_nothing_behind(tmp_path, monkeypatch, dtype):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    in_memory = cached(tiny.bert(), cache_dtype=dtype)
+    mapped = cached(tiny.bert(), cache_dtype=dtype, cache_storage="disk")
+    data = list(batches(in_memory))
+    assert trained_losses(mapped, data) == trained_losses(in_memory, data)
+    assert trunk(mapped).hits == 24
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bfloat16_takes_half_and_gives_the_same_at_first_sight():
+    exact, half = cached(tiny.bert()), cached(tiny.bert(), cache_dtype="bfloat16")
+    data = list(batches(exact))
+    expected, found = trained_losses(exact, data), trained_losses(half, data)
+    assert found == pytest.approx(expected, abs=0.02)
+    assert found != expected
+    assert 2 * trunk(half).store.nbytes == trunk(exact).store.nbytes
+    anew = cached(tiny.bert(), cache_dtype="bfloat16")
+    with torch.no_grad():
+        twice = [float(anew.train()(**data[0]).loss) for _ in range(2)]
+    assert twice[0] == twice[1]
+    assert trunk(anew).hits == 4
+
+
+def test_what_is_stored_depends_on_the_example_alone():
+    texts = sentences(24)
+    together, alone = cached(tiny.bert()).train(), cached(tiny.bert()).train()
+    together(**padded(together, texts, more=3))
+    for text in texts:
+        alone(**padded(alone, [text]))
+    batch = padded(together, texts)
+    with torch.no_grad():
+        first, second = together(**batch).logits, alone(**batch).logits
+    assert torch.equal(first, second)
+    assert trunk(together).hits == trunk(alone).hits == 24
+
+
+def test_token_types_and_positions_are_content():
+    model = cached(tiny.bert()).train()
+    batch = padded(model, sentences(4))
+    ones = torch.ones_like(batch["input_ids"])
+    for more in ({}, {"token_type_ids": ones}, {"position_ids": ones[:1].cumsum(-1)}):
+        plain = ftplug.apply(tiny.bert(), Freeze(layers=1))
+        for _ in range(2):
+            found, expected = model(**batch, **more).logits, logits(plain, batch | more)
+            assert torch.allclose(found, expected, atol=1e-5)
+            model.train()
+    assert (trunk(model).hits, trunk(model).misses) == (12, 12)
+
+
+def test_twins_in_a_batch_run_once():
+    model = cached(tiny.bert()).train()
+    text = sentences(1)[0]
+    model(**padded(model, [text, text, text]))
+    assert len(trunk(model).store) == 1
+
+
+# Who uses it, and who does not
+
+
+def test_evaluation_uses_it_once_the_model_has_trained():
+    model = cached(tiny.bert())
+    batch = padded(model, sentences(4))
+    expected = logits(model, batch)
+    assert trunk(model).store is None  # a model that only answers keeps nothing
+    model.train()(**batch)
+    ran = runs_of_the_trunk(model)
+    assert torch.allclose(logits(model, batch), expected, atol=1e-6)
+    assert not ran
+    other = padded(model, sentences(4, seed=1))
+    with torch.inference_mode():
+        assert torch.equal(model(**other).logits, model(**other).logits)
+    assert len(ran) > 0
+    model.train()(**other).loss.backward()  # what inference mode stored can be trained on
+
+
+@pytest.mark.parametrize(
+    "asked", [{"output_hidden_states": True}, {"output_attentions": True}, {"embeds": True}]
+)
+def test_what_asks_for_more_runs_as_ever(asked):
+    settings = {"attn_implementation": "eager"}
+    plain = ftplug.apply(tiny.bert(**settings), Freeze(layers=1))
+    model = cached(tiny.bert(**settings))
+    batch = padded(model, sentences(4))
+    model.train()(**batch)
+    held, found = len(trunk(model).store), []
+    for one in (plain, model):
+        given = dict(batch)
+        if "embeds" in asked:
+            given["inputs_embeds"] = one.bert.embeddings.word_embeddings(given.pop("input_ids"))
+        found.append(one.eval()(**given, **{k: v for k, v in asked.items() if k != "embeds"}))
+    assert torch.equal(found[0].logits, found[1].logits)
+    for name in ("hidden_states", "attentions"):
+        pairs = zip(found[0].get(name) or (), found[1].get(name) or (), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
+    assert len(trunk(model).store) == held
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "t5"])
+def test_generation_is_unchanged(family):
+    plain = ftplug.apply(tiny.FAMILIES[family](), Freeze(layers=1))
+    model = cached(tiny.FAMILIES[family]())
+    batch = padded(model, sentences(3), side="left")
+    model.train()(**batch)
+    prompt = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    settings = {"max_new_tokens": 4, "do_sample": False}
+    expected = plain.eval().generate(**prompt, **settings)
+    assert torch.equal(model.eval().generate(**prompt, **settings), expected)
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_gradients_pass_activation_checkpoints(family, reentrant):
+    gradients = []
+    for checkpointing in (True, False):
+        model = cached(tiny.FAMILIES[family]()).train()
+        if checkpointing:
+            model.activation_checkpointing_enable({"use_reentrant": reentrant})
+        for _ in range(2):
+            model(**padded(model, sentences(4))).loss.backward()
+        assert trunk(model).hits == 4
+        gradients.append({n: p.grad for n, p in model.named_parameters() if p.requires_grad})
+    assert all(torch.allclose(g, gradients[1][n], atol=1e-6) for n, g in gradients[0].items())
+
+
+def test_autocast_has_hidden_states_of_its_own():
+    model = cached(tiny.bert()).train()
+    batch = padded(model, sentences(4))
+    found = []
+    for enabled in (True, False, True, False):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled), torch.no_grad():
+            found.append(model(**batch).logits.float())
+    assert torch.equal(found[0], found[2])
+    assert torch.equal(found[1], found[3])
+    assert not torch.equal(found[0], found[1])
+    assert (trunk(model).hits, trunk(model).misses) == (8, 8)
+
+
+def test_a_changed_trunk_is_read_anew():
+    model = cached(tiny.bert()).train()
+    batch = padded(model, sentences(4))
+    before = model(**batch).logits
+    with torch.no_grad():
+        model.bert.encoder.layer[0].output.dense.weight.mul_(2)
+    plain = copy.deepcopy(model)
+    assert not torch.equal(model(**batch).logits, before)
+    assert torch.allclose(model(**batch).logits, logits(plain, batch), atol=1e-6)
+
+
+def test_disabled_does_not_ask_it():
+    base, model = tiny.bert(), cached(tiny.bert()).train()
+    batch = padded(model, sentences(4))
+    model(**batch)
+    ran = runs_of_the_trunk(model)
+    with ftplug.disabled(model):
+        assert torch.equal(logits(model, batch), logits(base, batch))
+    assert len(ran) == 1
+
+
+def test_a_copy_starts_empty():
+    model = cached(tiny.bert()).train()
+    batch = padded(model, sentences(4))
+    model(**batch)
+    twin = copy.deepcopy(model)
+    assert trunk(twin) is not trunk(model)
+    assert trunk(twin).store is None
+    twin.train()(**batch)
+    assert (trunk(twin).misses, trunk(model).misses) == (4, 4)
+
+
+def test_merging_and_saving_leave_it_out(tmp_path):
+    model = cached(tiny.bert()).train()
+    model(**padded(model, sentences(4)))
+    saved = ftplug.save(model, tmp_path / "artifact")
+    plain = ftplug.save(ftplug.apply(tiny.bert(), Freeze(layers=1)), tmp_path / "plain")
+    sizes = [(p / "ftplug.safetensors").stat().st_size for p in (saved, plain)]
+    assert sizes[0] == sizes[1]
+    loaded = ftplug.load(tiny.bert(), saved)
+    assert torch.equal(logits(loaded), logits(model))
+    assert trunk(loaded).store is None
+    ftplug.merge(model)
+    assert not any(TRUNK in module.__dict__ for module in model.modules())
+    assert type(model.bert) is type(tiny.bert().bert)
+
+
+# In a Trainer
+
+
+class Texts:
+    """Examples of different lengths; those of ``noisy`` texts differ each time."""
+
+    def __init__(self, model, *, noisy=False):
+        self.model, self.noisy, self.draw = model, noisy, torch.Generator().manual_seed(0)
+        self.texts = sentences(32)
+
+    def __len__(self):
+        return len(self.texts)
+
+    def __getitem__(self, index):
+        if not self.noisy:
+            return {"text": self.texts[index]}
+        return {"text": torch.randint(3, tiny.VOCAB, (20,), generator=self.draw)}
+
+    def collate(self, examples):
+        return padded(self.model, [example["text"] for example in examples])
+
+
+def training_on_texts(tmp_path, *, noisy=False, cache=True, **options):
+    defaults = {"num_train_epochs": 3, "max_steps": -1, "save_strategy": "no"}
+    bound = trainer(tiny.bert(), tmp_path, remove_unused_columns=False, **defaults | options)
+    bound.train_dataset = Texts(bound.model, noisy=noisy)
+    bound.data_collator = bound.train_dataset.collate
+    return ftplug.attach(bound, Freeze(layers=1, cache=cache, frozen_eval=not cache))
+
+
+def test_a_trainers_losses_are_equal(tmp_path, caplog):
+    plain, caching = (training_on_texts(tmp_path, cache=cache) for cache in (False, True))
+    plain.train()
+    caching.train()
+    assert losses(caching) == pytest.approx(losses(plain), abs=1e-5)
+    assert (trunk(caching.model).hits, trunk(caching.model).misses) == (64, 32)
+    assert "were known" not in caplog.text
+
+
+@pytest.mark.parametrize(("noisy", "epochs", "said"), [(True, 3, 64), (False, 1, 32)])
+def test_a_low_hit_rate_is_said_once(tmp_path, caplog, noisy, epochs, said):
+    with caplog.at_level(logging.WARNING, "ftplug"):
+        bound = training_on_texts(tmp_path, noisy=noisy, num_train_epochs=epochs)
+        bound.train()
+    [warning] = [r.getMessage() for r in caplog.records if "were known" in r.getMessage()]
+    assert f"freeze: cache=True: of {said} examples only 0.0% were known" in warning
+
+
+def test_resume_is_bit_equal_with_mixed_lengths(tmp_path, monkeypatch):
+    import halves
+
+    def on_texts(model, out, **options):
+        bound = trainer(model, out, remove_unused_columns=False, **options)
+        bound.train_dataset = Texts(model)
+        bound.data_collator = bound.train_dataset.collate
+        return bound
+
+    monkeypatch.setattr(halves, "trainer", on_texts)
+    straight, resumed = straight_and_resumed(
+        lambda: tiny.bert(dropout=0.1), tmp_path, Freeze(layers=1, cache=True), stop=11
+    )
+    assert same(weights(straight.model), weights(resumed.model))
+    assert trunk(resumed.model).misses > 0
+
+
+def test_rows_of_the_default_collator_are_known_again(tmp_path):
+    bound = ftplug.attach(
+        trainer(tiny.vit(), tmp_path, save_strategy="no"), "freeze", layers=1, cache=True
+    )
+    bound.train()
+    assert trunk(bound.model).misses == len(rows(bound.model))
