@@ -25,11 +25,10 @@ from ftplug.structure import (
     require_output_projections,
 )
 from ftplug_plugins.trunk_cache import (
-    DEFAULT_BYTES,
     Cache,
     CacheBytes,
     CacheDtype,
-    CacheStorage,
+    CacheOnDisk,
     CachesTrunk,
 )
 
@@ -63,9 +62,9 @@ class Bottleneck(CachesTrunk, Method):
     ] = None
     scaling: Annotated[float, Gt(0), "Factor on the adapter's output; He et al. use 4."] = 1.0
     cache: Cache = False
-    cache_dtype: CacheDtype = "auto"
-    cache_bytes: CacheBytes = DEFAULT_BYTES
-    cache_storage: CacheStorage = "memory"
+    cache_dtype: CacheDtype = None
+    cache_bytes: CacheBytes = None
+    cache_on_disk: CacheOnDisk = False
 
     name: ClassVar[str] = "bottleneck"
     frozen_layers: ClassVar[str] = "restrict the adapters to the top ones, e.g. layers=2"

@@ -17,11 +17,10 @@ from ftplug.inplace import wrap_forward
 from ftplug.method import Kind
 from ftplug.structure import backbone_prefix, pooler, require_layer_stacks
 from ftplug_plugins.trunk_cache import (
-    DEFAULT_BYTES,
     Cache,
     CacheBytes,
     CacheDtype,
-    CacheStorage,
+    CacheOnDisk,
     CachesTrunk,
 )
 from ftplug_plugins.trunk_pass import TRUNK, unwrap
@@ -47,9 +46,9 @@ class Freeze(CachesTrunk, Method):
     ] = ()
     frozen_eval: Annotated[bool, "Keep what does not train in eval mode: no dropout."] = False
     cache: Cache = False
-    cache_dtype: CacheDtype = "auto"
-    cache_bytes: CacheBytes = DEFAULT_BYTES
-    cache_storage: CacheStorage = "memory"
+    cache_dtype: CacheDtype = None
+    cache_bytes: CacheBytes = None
+    cache_on_disk: CacheOnDisk = False
 
     name: ClassVar[str] = "freeze"
     kind: ClassVar[Kind] = "selection"

@@ -15,12 +15,11 @@ from ftplug.context import Context
 from ftplug_plugins import lora_activated, lora_from_base, peft_files
 from ftplug_plugins.peft_method import PeftMethod
 from ftplug_plugins.trunk_cache import (
-    DEFAULT_BYTES,
     SETTINGS,
     Cache,
     CacheBytes,
     CacheDtype,
-    CacheStorage,
+    CacheOnDisk,
     CachesTrunk,
 )
 from ftplug_plugins.trunk_pass import unwrap
@@ -98,9 +97,9 @@ class Lora(CachesTrunk, PeftMethod):
         bool, "Train layer and update as one function, where they are plain; False: peft's forward."
     ] = True
     cache: Cache = False
-    cache_dtype: CacheDtype = "auto"
-    cache_bytes: CacheBytes = DEFAULT_BYTES
-    cache_storage: CacheStorage = "memory"
+    cache_dtype: CacheDtype = None
+    cache_bytes: CacheBytes = None
+    cache_on_disk: CacheOnDisk = False
 
     name: ClassVar[str] = "lora"
     peft_type: ClassVar[str] = "LORA"

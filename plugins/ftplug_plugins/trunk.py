@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ftplug import MethodError
+from ftplug.context import logger
 from ftplug_plugins.trunk_pass import (
     TRUNK,
     in_eval_mode,
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+_LOW = 0.25  # two epochs give 0.5
+_MANY = 10_000  # examples after which a loop of unknown length is judged
 _NO_INPUT = frozenset({"return_dict", "num_items_in_batch"})  # say nothing about hidden states
 
 
@@ -41,13 +44,14 @@ class Trunk:
     embeddings: str
     relative: bool  # padding in front changes nothing
     causal: bool
-    dtype: str
+    dtype: str | None
     limit: int
     on_disk: bool
     epochs: float | None = None  # of the run, where that is known
     steps: int = 0  # optimizer steps taken here
     hits: int = 0  # examples read while training, and found
     misses: int = 0
+    judged: bool = False
     trained: bool = False  # an artifact that only answers stores nothing
     checked: bool = False
     store: TrunkStore | None = field(default=None, repr=False)
@@ -79,6 +83,8 @@ class Trunk:
         if backbone.training:
             self.misses += len(wanted)
             self.hits += len(rows.keys) - len(wanted)
+            if self.epochs is None and self.hits + self.misses >= _MANY:
+                self.warn_if_useless()
         new = self._compute(backbone, forward, rows, list(wanted.values()))
         assert self.store is not None
         tokens = next((len(found) for found in (*slots.values(), *new.values())), 0)
@@ -105,7 +111,7 @@ class Trunk:
             output = up_to_the_cut(backbone, self, forward, batch)
             self.computed_in[rows.tag] = output.dtype
             if self.store is None:
-                dtype = output.dtype if self.dtype == "auto" else getattr(torch, self.dtype)
+                dtype = getattr(torch, self.dtype) if self.dtype else output.dtype
                 width = output.shape[-1]
                 self.store = TrunkStore(width, dtype, self.limit, on_disk=self.on_disk)
             output = output.to(self.store.dtype).to(output.dtype)
@@ -114,6 +120,18 @@ class Trunk:
                 count = len(states) if span.stop is None else int(span.stop - span.start)
                 found[rows.keys[row]] = states[:count]
         return found
+
+    def warn_if_useless(self) -> None:
+        """Say once where hardly any example was read a second time."""
+        seen = self.hits + self.misses
+        if not self.judged and seen and self.hits < _LOW * seen:
+            logger.warning(
+                "%s: cache=True: of %d examples only %.1f%% were known, %d were pushed out: with "
+                "random augmentation, less than two epochs or small cache_bytes it only costs time",
+                *(self.method, seen, 100 * self.hits / seen),
+                self.store.evicted if self.store else 0,
+            )
+        self.judged = True
 
     def _forget_other_weights(self, backbone: Any) -> None:
         """Start anew where somebody changed the trunk's weights, or moved them."""

@@ -261,11 +261,11 @@ def test_a_small_limit_holds_and_changes_no_loss():
     assert trunk(small).misses > 12
 
 
-@pytest.mark.parametrize("dtype", ["auto", "bfloat16"])
+@pytest.mark.parametrize("dtype", [None, "bfloat16"])
 def test_a_file_is_mapped_and_leaves_nothing_behind(tmp_path, monkeypatch, dtype):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     in_memory = cached(tiny.bert(), cache_dtype=dtype)
-    mapped = cached(tiny.bert(), cache_dtype=dtype, cache_storage="disk")
+    mapped = cached(tiny.bert(), cache_dtype=dtype, cache_on_disk=True)
     data = list(batches(in_memory))
     assert trained_losses(mapped, data) == trained_losses(in_memory, data)
     assert trunk(mapped).hits == 24
@@ -518,3 +518,18 @@ def test_rows_of_the_default_collator_are_known_again(tmp_path):
     )
     bound.train()
     assert trunk(bound.model).misses == len(rows(bound.model))
+
+
+def test_a_loop_by_hand_is_judged_after_many_examples(monkeypatch, caplog):
+    monkeypatch.setattr("ftplug_plugins.trunk._MANY", 8)
+    model = cached(tiny.bert()).train()
+    with caplog.at_level(logging.WARNING, "ftplug"):
+        for seed in range(4):
+            model(**padded(model, sentences(4, seed=seed)))
+    assert caplog.text.count("of 8 examples only 0.0% were known, 0 were pushed out") == 1
+
+
+def test_settings_that_ask_for_nothing_are_not_on_the_card():
+    from ftplug.method import chosen
+
+    assert not {name for name in chosen(Lora().settings()) if name.startswith("cache")}
