@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ftplug import MethodError
 from ftplug.context import logger
+from ftplug_plugins.trunk_check import check
 from ftplug_plugins.trunk_pass import (
     TRUNK,
-    in_eval_mode,
     layers,
     outside,
     trunk_in_eval_mode,
@@ -162,7 +161,7 @@ def around_backbone(backbone: Any, forward: Any, *args: Any, **kwargs: Any) -> A
         given["use_cache"] = False
     states = trunk.ask(backbone, forward, rows)
     if not trunk.checked:
-        _check(backbone, trunk, forward, given, states, rows)
+        check(backbone, trunk, forward, given, states, rows)
         trunk.checked = True
     if getattr(layers(backbone, trunk)[0], "gradient_checkpointing", False):
         states.requires_grad_(backbone.training and torch.is_grad_enabled())  # or it has no graph
@@ -205,32 +204,3 @@ def _computed_in(backbone: nn.Module) -> str:
     kind = parameter.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
     return f"{parameter.dtype} {dtype}"
-
-
-def _check(
-    backbone: Any, trunk: Trunk, forward: Any, given: Mapping[str, Any], states: Tensor, rows: Rows
-) -> None:
-    """Compare the first batch with an ordinary forward: no architecture is taken on trust."""
-    import torch
-
-    with torch.no_grad(), in_eval_mode(backbone.modules()):
-        expected, again = (forward(**given)[0].float() for _ in range(2))
-        try:
-            with trunk_in_eval_mode(backbone, trunk, states):
-                found = forward(**given)[0].float()
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            why = f"its layers need more than hidden states ({error})"
-            raise _refusal(trunk, backbone, why) from error
-    if not torch.equal(expected, again):
-        raise _refusal(trunk, backbone, "it answers differently each time")
-    exact = "float32 None" in rows.tag and trunk.store.dtype == torch.float32  # type: ignore[union-attr]
-    allowed = (1e-3 if exact else 0.1) * float(expected.abs().max())
-    for row in range(len(expected)):
-        span = rows.span(row)
-        if float((found[row, span] - expected[row, span]).abs().max()) > allowed:
-            raise _refusal(trunk, backbone, "its layers hand on more than hidden states")
-
-
-def _refusal(trunk: Trunk, backbone: Any, why: str) -> MethodError:
-    name = type(backbone).__name__
-    return MethodError(f"{trunk.method}: cache=True does not fit {name}: {why}: leave cache out")
