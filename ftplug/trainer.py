@@ -1,4 +1,4 @@
-"""The bound Trainer: all private Trainer API we touch, with ``stepping`` and its like.
+"""The bound Trainer: with ``stepping``, ``staging``, ``resuming`` and ``uploading`` all its private API we touch.
 
 The binding puts ``TrainerMixin`` in front of a Trainer's own class and ``SavingTrainer`` behind it,
 so that TRL's, sentence-transformers' and Seq2Seq trainers keep their own behaviour. ``TESTED`` says
@@ -8,39 +8,36 @@ for which versions of transformers the private names hold.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import transformers
-from accelerate.utils import broadcast_object_list
 from packaging.version import Version
 from transformers import Trainer, TrainerState, TrainingArguments
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
 from ftplug import facts
 from ftplug.artifact import annotate, save
-from ftplug.attachment import Attachment, require_attachment, unwrapped
+from ftplug.attachment import require_attachment, unwrapped
 from ftplug.author import author_from_card, merged_author
 from ftplug.checkpoint import (
-    STATE,
     read_checkpoint,
-    seal,
     write_checkpoint,
 )
 from ftplug.errors import ArtifactError, MethodError
-from ftplug.files import STAGE, close_stage, open_stage, stated
 from ftplug.manifest import MANIFEST
+from ftplug.optimizers import check_optimizer, method_optimizer
 from ftplug.plan import set_trainable
 from ftplug.processes import check_shardable, together
 from ftplug.resuming import ResumeMixin, has_own_format
 from ftplug.rotation import move_old_checkpoints
 from ftplug.sharding import is_sharded, load_optimizer_state, optimizer_state
+from ftplug.staging import give_final_name, lacks_state, staging
 from ftplug.stepping import StepMixin, SteppingTrainer
-from ftplug.swapping import replace_directory
 from ftplug.tensors import gathered_tensors
 from ftplug.uploading import UploadMixin
 
@@ -82,11 +79,11 @@ class TrainerMixin(StepMixin, ResumeMixin, UploadMixin):
         if self.is_fsdp_enabled:  # type: ignore[attr-defined]
             check_shardable(model, attached.plan, attached.host.names)
         if self.optimizer is None and attached.host.implements("build_optimizer"):
-            self.optimizer = _method_optimizer(model, attached, self.args)
+            self.optimizer = method_optimizer(model, attached, self.args)
         optimizer: torch.optim.Optimizer = super().create_optimizer(  # type: ignore[misc]
             *args, **kwargs
         )
-        _check_optimizer(model, attached, optimizer)
+        check_optimizer(model, attached, optimizer)
         return optimizer
 
     def call_model_init(self, *args: Any, **kwargs: Any) -> nn.Module:
@@ -131,17 +128,17 @@ class TrainerMixin(StepMixin, ResumeMixin, UploadMixin):
             return
         run_dir = Path(self._get_output_dir(trial))
         name = f"checkpoint-{self.state.global_step}"
-        with _staging(self, run_dir) as stage:
+        with staging(self, run_dir) as stage:
             with together("saving a checkpoint"):
                 super()._save_checkpoint(model, trial)  # type: ignore[misc]
-            if _lacks_state(self, stage / name):
+            if lacks_state(self, stage / name):
                 # The class saves in a way of its own; resuming needs ours as well.
                 tensors = gathered_tensors(unwrapped(self.model))
                 if self.args.should_save:
                     (stage / name).mkdir(exist_ok=True)
                     write_checkpoint(unwrapped(self.model), stage / name, tensors)
             self._name_best_checkpoint(stage / name, run_dir / name)
-            _give_final_name(self, stage / name, run_dir / name)
+            give_final_name(self, stage / name, run_dir / name)
             with together("removing old checkpoints"):
                 if self.args.should_save:
                     limit, best = self.args.save_total_limit, self.state.best_model_checkpoint
@@ -257,87 +254,3 @@ class SavingTrainer(SteppingTrainer):
         write_checkpoint(model, directory, state_dict)
         if tokenizer is not None:
             tokenizer.save_pretrained(str(directory))
-
-
-def _method_optimizer(
-    model: nn.Module, attached: Attachment, args: TrainingArguments
-) -> torch.optim.Optimizer | None:
-    """Return the one optimizer that a method builds, or None; two are an error."""
-    live = dict(model.named_parameters())
-    named = {name: live[name] for name in attached.plan.may_train}
-    answers = [
-        (method.name, optimizer)
-        for method, optimizer in attached.host.call_each(
-            "build_optimizer", model=model, args=args, named_parameters=named
-        )
-        if optimizer is not None
-    ]
-    if len(answers) > 1:
-        names = " and ".join(name for name, _ in answers)
-        raise MethodError(f"{names} each build an optimizer: one run takes one of them")
-    optimizer: torch.optim.Optimizer | None = answers[0][1] if answers else None
-    return optimizer
-
-
-def _check_optimizer(
-    model: nn.Module, attached: Attachment, optimizer: torch.optim.Optimizer
-) -> None:
-    """Every may-train tensor must be in the optimizer, or it would silently keep its value."""
-    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    held |= {id(p) for p in getattr(optimizer, "optimizer_dict", {})}
-    live = dict(model.named_parameters())
-    lost = [name for name in attached.plan.may_train if id(live[name]) not in held]
-    if lost:
-        raise MethodError(
-            f"the optimizer does not hold {lost[0]} ({len(lost)} of {len(attached.plan.may_train)} "
-            f"tensors of {attached.host.names} missing): it would never train"
-        )
-
-
-def _lacks_state(trainer: Any, directory: Path) -> bool:
-    """Whether the checkpoint's writer has not written our files; where sharded, all must know."""
-    lacks = trainer.args.should_save and not (directory / STATE).is_file()
-    return bool(broadcast_object_list([lacks])[0]) if trainer.is_fsdp_enabled else lacks
-
-
-def _give_final_name(trainer: Any, stage: Path, final: Path) -> None:
-    """Rename the staged checkpoint once all processes have written their part.
-
-    Where nodes share no disk, each has a part of its own: its first process renames that one.
-    """
-    since = trainer.ftplug.staged_at
-    with together("naming a checkpoint"):
-        if trainer.args.should_save:
-            seal(stage)
-            replace_directory(stage, final, since)
-    with together("naming a checkpoint"):
-        if trainer.args.local_process_index == 0 and stage.is_dir():
-            replace_directory(stage, final, since)
-
-
-@contextmanager
-def _staging(trainer: Any, run_dir: Path) -> Iterator[Path]:
-    """Redirect the Trainer's checkpoint into a folder aside, the same one on every process.
-
-    Its name is the first process's own: another run in the same folder has another.
-    """
-    callback: FTPlugCallback = trainer.ftplug
-    with stated(run_dir):
-        name = None
-        with together(f"writing to {run_dir}"):
-            if trainer.args.process_index == 0:
-                run_dir.mkdir(parents=True, exist_ok=True)
-                name = open_stage(run_dir, STAGE).name
-        stage = run_dir / str(broadcast_object_list([name])[0])
-        with together(f"writing to {run_dir}"):
-            if trainer.args.should_save:
-                stage.mkdir(parents=True, exist_ok=True)
-                callback.staged_at = stage.stat().st_mtime
-        callback.stage = stage
-        try:
-            yield stage
-        finally:
-            callback.stage = None
-            if trainer.args.local_process_index == 0:
-                close_stage(stage)
-        trainer.accelerator.wait_for_everyone()
