@@ -1,4 +1,4 @@
-"""The bound Trainer: with ``stepping``, ``staging``, ``resuming`` and ``uploading`` all its private API we touch.
+"""The bound Trainer: its private API, with ``stepping``, ``staging``, ``resuming``, ``uploading``.
 
 The binding puts ``TrainerMixin`` in front of a Trainer's own class and ``SavingTrainer`` behind it,
 so that TRL's, sentence-transformers' and Seq2Seq trainers keep their own behaviour. ``TESTED`` says
