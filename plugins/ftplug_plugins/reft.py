@@ -59,7 +59,7 @@ class Reft(Method):
           year      = {2024}
         }
     """
-    learning_rate: ClassVar[LearningRate] = LearningRate(1e-4, 1e-3, 1e-2)
+    learning_rate: ClassVar[LearningRate] = LearningRate(1e-4, 3e-3, 1e-2)
 
     def first_and_last(self) -> tuple[int, int] | None:
         """Return how many first and how many last tokens are edited; None: all."""
