@@ -39,7 +39,10 @@ class FusedLinear(LoraLinear):
 
 def _applies(layer: Any, x: Tensor) -> bool:
     """Whether this call trains one LoRA that is nothing but two matrices beside a linear layer."""
-    if not torch.is_grad_enabled() or torch.compiler.is_compiling() or _is_transformed():
+    # Reentrant checkpointing runs a layer without gradients first: both passes must agree.
+    if not (torch.is_grad_enabled() or layer.training):
+        return False
+    if torch.compiler.is_compiling() or _is_transformed():
         return False
     [adapter, *others] = layer.active_adapters or [None]
     if layer.disable_adapters or layer.merged or others or adapter in layer.lora_variant:
@@ -139,7 +142,7 @@ class LinearWithUpdate(torch.autograd.Function):
             if to_A:
                 dA = dh @ _rows(z)
             if to_B:
-                dB = (h @ d).mul_(ctx.scaling).T
+                dB = (h @ d).mul_(ctx.scaling).T.contiguous()  # as the parameter: DDP copies else
         return dx, dz, dW, dbias, dA, dB, None
 
 

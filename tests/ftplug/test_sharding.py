@@ -63,7 +63,7 @@ def test_sharded_training_is_the_replicated_one(tmp_path, name):
     names = {path.name for path in checkpoint.iterdir()}
     assert names == {
         "ftplug_state.json", "ftplug_state.safetensors", "optimizer.pt", "scheduler.pt",
-        "trainer_state.json", "rng_state_0.pth", "rng_state_1.pth",
+        "trainer_state.json", "rng_state_0.pth", "rng_state_1.pth", "ftplug_files.json",
     }  # fmt: skip
     saved = load_file(checkpoint / "ftplug_state.safetensors")
     assert all(torch.equal(first["weights"][tensor], value) for tensor, value in saved.items())

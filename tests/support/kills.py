@@ -307,6 +307,10 @@ def claim_and_fork(folder: Path, pipe: Any) -> None:
 
 
 def command(*arguments: str) -> None:
-    """Be ``ftplug ARGUMENTS``."""
+    """Be ``ftplug ARGUMENTS``, and end as the interpreter does."""
     sys.argv = ["ftplug", *arguments]
-    ftplug.cli.main()
+    try:
+        ftplug.cli.main()
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)

@@ -20,7 +20,7 @@ import tiny
 import torch
 
 import ftplug
-from ftplug import checkpoint, sharding, trainer
+from ftplug import checkpoint, sharding, staging
 from ftplug.host import resolve
 from ftplug.plan import persistent_buffers
 from ftplug.testing import ddp
@@ -183,10 +183,10 @@ def refused(methods: dict[str, Any], out: Path, **options: Any) -> None:
 def where_the_first_fills_the_disk(out: Path, what: str) -> None:
     """Let the first process fail in the middle of a checkpoint."""
     places = {
-        "folder": (trainer, "open_stage"),
+        "folder": (staging, "open_stage"),
         "weights": (checkpoint, "write_tensors"),
         "optimizer": (torch, "save"),
-        "name": (trainer, "replace_directory"),
+        "name": (staging, "replace_directory"),
     }
     full = mock.patch.object(*places[what], side_effect=OSError(28, "No space left on device"))
     with full if rank() == 0 else nullcontext():
@@ -199,7 +199,7 @@ def resumed_where_one_lacks_the_checkpoint(out: Path) -> None:
     made = bound({"lora": {"r": 4}}, out)
     seen = out / f"checkpoint-{CHECKPOINT}"
     with (
-        mock.patch.object(trainer, "STATE", "x"),
+        mock.patch.object(staging, "STATE", "x"),
         mock.patch.object(checkpoint, "STATE", "elsewhere" if rank() == 1 else checkpoint.STATE),
     ):
         made.train(resume_from_checkpoint=str(seen))
