@@ -39,10 +39,7 @@ class FusedLinear(LoraLinear):
 
 def _applies(layer: Any, x: Tensor) -> bool:
     """Whether this call trains one LoRA that is nothing but two matrices beside a linear layer."""
-    # Reentrant checkpointing runs a layer without gradients first: both passes must agree.
-    if not (torch.is_grad_enabled() or layer.training):
-        return False
-    if torch.compiler.is_compiling() or _is_transformed():
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling() or _is_transformed():
         return False
     [adapter, *others] = layer.active_adapters or [None]
     if layer.disable_adapters or layer.merged or others or adapter in layer.lora_variant:

@@ -17,7 +17,7 @@ import psutil
 import pytest
 import tiny
 from kills import KILLED, beside, differences, incomplete, last, names
-from runs import StopAt, same, weights
+from runs import StopAt, losses, same, weights
 from transformers import TrainerCallback
 
 import ftplug
@@ -248,7 +248,11 @@ def test_a_checkpoint_on_sigterm_resumes_bit_identically(straight, tmp_path, eve
     assert not list(checkpoint.glob("*.txt"))
     (resumed := run("out")).train(resume_from_checkpoint=True)
     kills.result(resumed, tmp_path / "out")
-    assert differences(tmp_path / "out", straight / "twelve") == []
+    # The Trainer logs a step after this checkpoint is written: that loss may be in no history.
+    assert set(differences(tmp_path / "out", straight / "twelve")) <= {"losses"}
+    logged, complete = losses(resumed), kills.end_of(straight / "twelve")["losses"]
+    assert len(logged) >= len(complete) - 1
+    assert set(logged) <= set(complete)
 
 
 # Damaged

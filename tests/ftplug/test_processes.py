@@ -145,7 +145,7 @@ def test_a_disk_that_fills_up_ends_both(tmp_path, what):
 
 def test_a_checkpoint_that_one_does_not_see_ends_both(tmp_path):
     said = ranks.refusals(ranks.resumed_where_one_lacks_the_checkpoint, out=tmp_path)
-    assert "process 1 failed at resuming: ArtifactError: " in said[0]
+    assert "process 1 failed at looking for the checkpoint: ArtifactError: " in said[0]
     assert "no elsewhere" in said[1]
 
 

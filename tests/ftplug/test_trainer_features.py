@@ -120,7 +120,11 @@ def reentrant(method, out):
     makes = [tiny.bert] if method.endswith("-tuning") else [tiny.bert, tiny.vit]
     for make in makes:
         found, expected = run(method, out, model=make(), **options), run(method, out, model=make())
-        assert same(weights(found.model), weights(expected.model))
+        if method == "lora":  # the pass without gradients is peft's forward, not the fused one
+            assert losses(found) == pytest.approx(losses(expected), abs=1e-5)
+            assert moved(found) == moved(expected) != set()
+        else:
+            assert same(weights(found.model), weights(expected.model))
 
 
 def bf16(method, out):

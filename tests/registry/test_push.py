@@ -12,6 +12,7 @@ from ftplug_registry import Hub, pull, push
 from ftplug_registry.server.embedded import EmbeddedHub
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, get_token, hf_hub_download
 from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
 from safetensors.torch import save_file
 
 from ftplug import ArtifactError, RegistryError
@@ -363,7 +364,11 @@ def test_large_files_go_by_lfs_with_and_without_xet(xet, saved, tmp_path, capfd)
         hubs.client(server, home=tmp_path / "home", xet=xet) as api,
     ):
         hub = Hub(server.endpoint, server.token("local"))
-        push(saved / "lora", "local/large", hub=hub)
+        enable_progress_bars()  # the other tests run without
+        try:
+            push(saved / "lora", "local/large", hub=hub)
+        finally:
+            disable_progress_bars()
         assert "adapter_model.safetensors: 100%" in capfd.readouterr().err  # its progress
         tree = {item.path: item for item in api.list_repo_tree("local/large")}
         weights = tree["adapter_model.safetensors"]

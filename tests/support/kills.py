@@ -308,6 +308,7 @@ def claim_and_fork(folder: Path, pipe: Any) -> None:
 
 def command(*arguments: str) -> None:
     """Be ``ftplug ARGUMENTS``, and end as the interpreter does."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
     sys.argv = ["ftplug", *arguments]
     try:
         ftplug.cli.main()
