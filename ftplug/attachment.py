@@ -124,8 +124,10 @@ def prepare(
             "let the Trainer shard it (fsdp=True)"
         )
     base = inspect_base(model, fresh)
-    _rehearse(model, host, base, context, train_head, accept)
+    rehearsed = _rehearse(model, host, base, context, train_head, accept)
     plan = _changed(model, host, base, context, train_head)
+    if not rehearsed:
+        accept(host, plan)
     set_trainable(model, set(plan.may_train))
     attachment = Attachment(
         host=host,
@@ -164,11 +166,11 @@ def _rehearse(
     context: Context,
     train_head: bool,
     accept: Callable[[Host, Plan], None],
-) -> None:
+) -> bool:
     """Go through it on a copy without weights, so that a refusal comes before any change.
 
-    What is not a refusal (a model that cannot be copied, an initialisation that computes with the
-    weights) is left to the real thing.
+    Returns whether that could be done. What is not a refusal (a model that cannot be copied, an
+    initialisation that computes with the weights) is left to the real thing.
     """
     import torch
 
@@ -180,8 +182,9 @@ def _rehearse(
         raise
     except Exception as error:  # whatever a stranger's module does when copied
         logger.debug("not rehearsed: %r", error)
-        return
+        return False
     accept(host, plan)
+    return True
 
 
 def weightless_copy(model: nn.Module) -> nn.Module:

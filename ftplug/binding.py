@@ -18,7 +18,7 @@ from ftplug.context import Context, logger
 from ftplug.errors import MethodError
 from ftplug.host import Host, MethodLike, resolve
 from ftplug.loading import continue_from
-from ftplug.numerics import Losses, Movement
+from ftplug.numerics import PATIENCE, WATCHED_STEPS, Losses, Movement
 from ftplug.plan import Plan, drop_gradients, scheduled, set_trainable
 from ftplug.processes import check_launch, waits_for_every_gradient
 from ftplug.resuming import save_between_steps
@@ -168,8 +168,9 @@ class FTPlugCallback(TrainerCallback):
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Warn, after the first logging period, of tensors that should have moved and did not."""
-        if "loss" in (kwargs.get("logs") or {}) and self.movement.steps:
+        """Warn, once a log follows enough steps, of tensors that should have moved and did not."""
+        enough = PATIENCE if args.logging_steps >= PATIENCE else WATCHED_STEPS
+        if "loss" in (kwargs.get("logs") or {}) and self.movement.steps >= enough:
             self._warn_of_still()
 
     def on_step_end(
@@ -229,6 +230,8 @@ class FTPlugCallback(TrainerCallback):
         adopted = attachment_of(model) is not None
         attached = prepare(model, self.methods, context, train_head=self.train_head, accept=accept)
         if adopted:  # a later Trainer goes on with what an earlier one trained
+            check_launch(trainer, attached.host)
+            trl.refuse_bypassed_head(trainer, model, attached.plan)
             set_trainable(unwrapped(model), set(attached.plan.may_train))
         elif self.start_from is not None:
             continue_from(unwrapped(model), self.start_from)

@@ -133,15 +133,15 @@ def resumable(checkpoint: Path, *, fall_back: bool = False) -> Path:
 
 
 def _last_complete_before(checkpoint: Path) -> Path | None:
-    others = {_step(path): path for path in checkpoint.parent.glob("checkpoint-*")}
-    for step in sorted((n for n in others if 0 <= n < _step(checkpoint)), reverse=True):
+    others = {step_of(path): path for path in checkpoint.parent.glob("checkpoint-*")}
+    for step in sorted((n for n in others if 0 <= n < step_of(checkpoint)), reverse=True):
         with suppress(ArtifactError):
             check_complete(others[step])
             return others[step]
     return None
 
 
-def _step(checkpoint: Path) -> int:
+def step_of(checkpoint: Path) -> int:
     """Return the step in a checkpoint's name; -1 where there is none."""
     number = checkpoint.name.removeprefix("checkpoint-")
     return int(number) if number.isdecimal() else -1

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import itertools
 import json
 import os
 import shutil
+import socket
+import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +21,8 @@ COMMITTED = "_ftplug_committed-"  # complete: to be moved into the folder around
 JOURNAL = "_ftplug_journal.json"  # how a committed folder is moved
 _OPEN: set[Path] = set()  # stages that threads of this process are writing
 _NUMBERS = itertools.count()
+_MOVE_SECONDS = 60.0
+_MACHINE = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 
 
 @contextmanager
@@ -35,7 +40,7 @@ def staged(target: Path, last: str, obsolete: Collection[str] = ()) -> Iterator[
     finish_interrupted(around)
     stage = open_stage(around, STAGE)
     committed = stage.with_name(stage.name.replace(STAGE, COMMITTED, 1))
-    _OPEN.add(committed)
+    _OPEN.add(committed.resolve())
     try:
         yield stage
         _give_usual_permissions(stage)
@@ -52,7 +57,7 @@ def staged(target: Path, last: str, obsolete: Collection[str] = ()) -> Iterator[
             flush_directory(around)
     finally:
         close_stage(stage)
-        _OPEN.discard(committed)
+        _OPEN.discard(committed.resolve())
 
 
 def finish_interrupted(target: Path) -> None:
@@ -100,8 +105,8 @@ def _move_out(committed: Path) -> None:
 def open_stage(around: Path, prefix: str) -> Path:
     """Make a folder of this thread's own to write into; what killed processes left is removed."""
     remove_abandoned(around, prefix)
-    stage = around / f"{prefix}{next(_NUMBERS)}-{os.getpid()}"
-    _OPEN.add(stage)
+    stage = around / f"{prefix}{next(_NUMBERS)}-{_MACHINE}-{os.getpid()}"
+    _OPEN.add(stage.resolve())
     stage.mkdir()
     return stage
 
@@ -109,7 +114,7 @@ def open_stage(around: Path, prefix: str) -> Path:
 def close_stage(stage: Path) -> None:
     """Remove a stage and what is left in it."""
     shutil.rmtree(stage, ignore_errors=True)
-    _OPEN.discard(stage)
+    _OPEN.discard(stage.resolve())
 
 
 @contextmanager
@@ -145,8 +150,14 @@ def remove_abandoned(around: Path, prefix: str) -> None:
 def _abandoned(around: Path, prefix: str) -> Iterator[Path]:
     """Yield what killed processes left in a folder; one may have had this process's number."""
     for stage in around.glob(f"{prefix}*"):
-        pid = stage.name.rpartition("-")[2]
-        if not pid.isdigit() or stage in _OPEN:
+        _, _, machine_and_pid = stage.name.removeprefix(prefix).partition("-")
+        machine, _, pid = machine_and_pid.partition("-")
+        if machine != _MACHINE:
+            # One that shares the folder: its processes cannot be seen here, but moves take no time.
+            if prefix == COMMITTED and time.time() - stage.stat().st_mtime > _MOVE_SECONDS:
+                yield stage
+            continue
+        if not pid.isdigit() or stage.resolve() in _OPEN:
             continue
         import psutil
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ftplug.attachment import detach, require_attachment, unwrapped
 from ftplug.errors import ArtifactError, MethodError
+from ftplug.host import Host
 from ftplug.sharding import is_sharded
 
 if TYPE_CHECKING:
@@ -37,7 +38,9 @@ def merge(model: nn.Module) -> nn.Module:
                 f"{method.name}: what it adds cannot be folded into the base's weights: "
                 "keep the artifact beside its base"
             )
-    attached.host.call("merge_model", model=inner)
+    # What may refuse goes first: a selection has nothing to fold, and only tidies up.
+    ordered = sorted(attached.host.methods, key=lambda method: method.kind != "structure")
+    Host(ordered).call("merge_model", model=inner)
     detach(inner)
     return inner
 

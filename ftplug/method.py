@@ -43,8 +43,7 @@ class Method:
 
     Fields are validated strictly on construction: type, range (``annotated_types`` such as
     ``Ge(1)`` in the annotation) and ``Literal`` choices. ``paper`` is a link and ``citation`` its
-    BibTeX entry, however indented: model cards print them. ``needs_whole_tensors`` says, where so,
-    why a method cannot train on shards (FSDP): its refusal.
+    BibTeX entry, however indented: model cards print them.
     """
 
     name: ClassVar[str] = ""
@@ -52,7 +51,6 @@ class Method:
     paper: ClassVar[str] = ""
     citation: ClassVar[str | None] = None
     learning_rate: ClassVar[LearningRate | None] = None
-    needs_whole_tensors: ClassVar[str] = ""
     hook_api: ClassVar[int] = HOOK_API
 
     def __post_init__(self) -> None:
@@ -107,6 +105,10 @@ class Method:
             Setting(name, _type_text(hint), _default(fields[name]), _help_text(hint))
             for name, hint in _annotations(cls).items()
         ]
+
+    def needs_whole_tensors(self) -> str:
+        """Say why it cannot train on shards (FSDP), or return nothing where it can."""
+        return ""
 
     @classmethod
     def defaults(cls) -> dict[str, Any]:

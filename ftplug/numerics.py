@@ -7,7 +7,7 @@ looks at a few elements of each tensor, until it has moved, in the first steps a
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ftplug.context import logger
@@ -16,8 +16,8 @@ from ftplug.errors import NonFiniteError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-_WATCHED_STEPS = 10
-_PATIENCE = 3  # beside a factor that starts at zero, the other gets its first gradient in step 2
+WATCHED_STEPS = 10
+PATIENCE = 3  # beside a factor that starts at zero, the other gets its first gradient in step 2
 _ELEMENTS = 8
 _NEGLIGIBLE = 1e-6  # of the largest gradient: what rounding leaves where mathematics says zero
 _CURE = "lower the learning rate, look at this step's data, or go on with check_finite=False"
@@ -34,22 +34,26 @@ class Losses:
         loss = loss.detach()
         self.total = loss if self.total is None else self.total + loss
 
-    def require_finite(self, step: int) -> None:
-        """Raise if a loss of this optimizer step was NaN or infinite; forget them."""
+    def require_finite(self, step: int, reduced: Callable[[Tensor], Tensor]) -> None:
+        """Raise if a loss of this optimizer step was NaN or infinite; forget them.
+
+        ``reduced`` sums over processes: one of them must not stop alone.
+        """
         total, self.total = self.total, None
+        total = None if total is None else reduced(total)
         if total is not None and not math.isfinite(value := float(total)):
             raise NonFiniteError(f"the loss is {value} in step {step}: {_CURE}")
 
 
 def require_finite_gradients(
-    model: nn.Module, names: Sequence[str], norm: Tensor | float | None, step: int
+    model: nn.Module, names: Sequence[str], norm: float | None, step: int
 ) -> None:
     """Raise if the norm of all gradients is no number, naming the first tensor at fault."""
-    if norm is None or math.isfinite(value := float(getattr(norm, "full_tensor", lambda: norm)())):
+    if norm is None or math.isfinite(norm):
         return
     live = dict(model.named_parameters())
     bad = [name for name in names if _is_bad(live[name].grad)]
-    which = f"the gradient of {bad[0]} is not finite" if bad else f"the gradient norm is {value}"
+    which = f"the gradient of {bad[0]} is not finite" if bad else f"the gradient norm is {norm}"
     if len(bad) > 1:
         which += f" (and of {len(bad) - 1} more of {len(names)} tensors)"
     raise NonFiniteError(f"{which} in step {step}: {_CURE}")
@@ -78,7 +82,7 @@ class Movement:
     @property
     def watching(self) -> bool:
         """Whether there is anything left to find out."""
-        return bool(self.still) and self.steps < _WATCHED_STEPS
+        return bool(self.still) and self.steps < WATCHED_STEPS
 
     def before_step(self, live: Mapping[str, nn.Parameter]) -> None:
         """Note the elements with the largest gradients of each tensor that has not moved."""
@@ -125,7 +129,7 @@ class Movement:
 
     def warn(self, methods: str, dtypes: Mapping[str, Any]) -> None:
         """Say once which tensors have not moved, and why that may be; then stop watching."""
-        still = [n for n, steps in self.still.items() if steps >= _PATIENCE]
+        still = [n for n, steps in self.still.items() if steps >= PATIENCE]
         idle = [n for n in still if n not in self.with_gradient]
         stuck = [n for n in still if n in self.with_gradient and n not in self.negligible]
         if idle:

@@ -85,9 +85,9 @@ def _check_fsdp(plugin: Any, host: Host) -> None:
             "TrainingArguments(activation_checkpointing=True)"
         )
     for method in host.methods:
-        if method.needs_whole_tensors:
+        if reason := method.needs_whole_tensors():
             raise MethodError(
-                f"{method.name}: {method.needs_whole_tensors}, and FSDP leaves each process a "
+                f"{method.name}: {reason}, and FSDP leaves each process a "
                 "part of every tensor: use DDP, or another method"
             )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
@@ -67,12 +68,14 @@ def _require_finite(trainer: Any, norm: Any) -> None:
     callback: FTPlugCallback = trainer.ftplug
     if not callback.check_finite:
         return
-    step = trainer.state.global_step + 1
-    callback.losses.require_finite(step)
-    if trainer.accelerator.scaler is None:
+    step, accelerator = trainer.state.global_step + 1, trainer.accelerator
+    # Before anything is raised: of a norm in shards each process has a part.
+    value = None if norm is None else float(getattr(norm, "full_tensor", lambda: norm)())
+    callback.losses.require_finite(step, partial(accelerator.reduce, reduction="sum"))
+    if accelerator.scaler is None:
         model = unwrapped(trainer.model)
         may_train = require_attachment(model).plan.may_train
-        require_finite_gradients(model, may_train, norm, step)
+        require_finite_gradients(model, may_train, value, step)
 
 
 def _checked_norm(trainer: Any, model: nn.Module) -> torch.Tensor | None:

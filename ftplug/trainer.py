@@ -131,13 +131,14 @@ class TrainerMixin(StepMixin, ResumeMixin, UploadMixin):
         with staging(self, run_dir) as stage:
             with together("saving a checkpoint"):
                 super()._save_checkpoint(model, trial)  # type: ignore[misc]
-            if lacks_state(self, stage / name):
-                # The class saves in a way of its own; resuming needs ours as well.
-                tensors = gathered_tensors(unwrapped(self.model))
-                if self.args.should_save:
-                    (stage / name).mkdir(exist_ok=True)
-                    write_checkpoint(unwrapped(self.model), stage / name, tensors)
-            self._name_best_checkpoint(stage / name, run_dir / name)
+            with together("saving a checkpoint"):
+                if lacks_state(self, stage / name):
+                    # The class saves in a way of its own; resuming needs ours as well.
+                    tensors = gathered_tensors(unwrapped(self.model))
+                    if self.args.should_save:
+                        (stage / name).mkdir(exist_ok=True)
+                        write_checkpoint(unwrapped(self.model), stage / name, tensors)
+                self._name_best_checkpoint(stage / name, run_dir / name)
             give_final_name(self, stage / name, run_dir / name)
             with together("removing old checkpoints"):
                 if self.args.should_save:

@@ -46,12 +46,15 @@ class AdaLora(PeftMethod):
     adds it in evaluation as well.
     """
 
-    needs_whole_tensors: ClassVar[str] = "its penalty and its allocator read whole matrices"
     total_step: ClassVar[int | None]
     tinit: ClassVar[int]
     tfinal: ClassVar[int]
     init_r: ClassVar[int]
     target_r: ClassVar[int]
+
+    def needs_whole_tensors(self) -> str:
+        """Say why it cannot train on shards."""
+        return "its penalty and its allocator read whole matrices"
 
     def config(self, model: nn.Module, context: Context) -> Any:
         """Return peft's config; the number of steps may become known later."""

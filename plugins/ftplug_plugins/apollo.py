@@ -39,7 +39,6 @@ class Apollo(Method):
 
     name: ClassVar[str] = "apollo"
     kind: ClassVar = "optimizer"
-    needs_whole_tensors: ClassVar[str] = "it projects whole gradients"
     paper: ClassVar[str] = "https://arxiv.org/abs/2412.05270"
     citation: ClassVar[str] = """
         @inproceedings{zhu2025apollo,
@@ -52,6 +51,10 @@ class Apollo(Method):
         }
     """
     learning_rate: ClassVar[LearningRate] = LearningRate(1e-6, 5e-5, 1e-2)
+
+    def needs_whole_tensors(self) -> str:
+        """Say why it cannot train on shards."""
+        return "it projects whole gradients"
 
     @hookimpl
     def build_optimizer(

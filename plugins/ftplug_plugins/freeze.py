@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from annotated_types import Ge
 
 from ftplug import LearningRate, Method, MethodError, hookimpl
-from ftplug.inplace import wrap_forward
+from ftplug.inplace import unwrap_forward, wrap_forward
 from ftplug.method import Kind
 from ftplug.structure import backbone_prefix, pooler, require_layer_stacks
 from ftplug_plugins.trunk_cache import (
@@ -23,12 +23,15 @@ from ftplug_plugins.trunk_cache import (
     CacheOnDisk,
     CachesTrunk,
 )
-from ftplug_plugins.trunk_pass import TRUNK, unwrap
+from ftplug_plugins.trunk_pass import TRUNK, in_eval_mode, unwrap
 
 if TYPE_CHECKING:
     from torch import nn
 
     from ftplug.context import Context
+
+
+_FROZEN = "_ftplug_frozen_eval"
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,12 +94,16 @@ class Freeze(CachesTrunk, Method):
         if self.frozen_eval:
             for part in list(_frozen_parts(model, may_train)):
                 if TRUNK not in part.__dict__:  # that is in eval mode already
+                    part.__dict__[_FROZEN] = True
                     wrap_forward(part, _in_eval_mode)
 
     @hookimpl
     def merge_model(self, model: nn.Module) -> None:
-        """Nothing was added; what was kept of the trunk goes."""
+        """Nothing was added; what was kept of the trunk goes, and dropout comes back."""
         unwrap(model)
+        for module in model.modules():
+            if module.__dict__.pop(_FROZEN, False):
+                unwrap_forward(module)
 
 
 def _matching(names: list[str], patterns: tuple[str, ...]) -> list[str]:
@@ -125,11 +132,5 @@ def _frozen_parts(model: nn.Module, selected: frozenset[str]) -> Iterator[nn.Mod
 
 def _in_eval_mode(part: nn.Module, forward: Any, *args: Any, **kwargs: Any) -> Any:
     """Run a frozen part without dropout even while the model trains."""
-    was_training = [module for module in part.modules() if module.training]
-    for module in was_training:
-        module.training = False
-    try:
+    with in_eval_mode(part.modules()):
         return forward(*args, **kwargs)
-    finally:
-        for module in was_training:
-            module.training = True

@@ -32,7 +32,6 @@ class Galore(Method):
 
     name: ClassVar[str] = "galore"
     kind: ClassVar = "optimizer"
-    needs_whole_tensors: ClassVar[str] = "it decomposes whole gradients"
     paper: ClassVar[str] = "https://arxiv.org/abs/2403.03507"
     citation: ClassVar[str] = """
         @inproceedings{zhao2024galore,
@@ -44,6 +43,10 @@ class Galore(Method):
         }
     """
     learning_rate: ClassVar[LearningRate] = LearningRate(1e-6, 2e-4, 1e-2)
+
+    def needs_whole_tensors(self) -> str:
+        """Say why it cannot train on shards."""
+        return "it decomposes whole gradients"
 
     @hookimpl
     def build_optimizer(

@@ -141,7 +141,7 @@ class Lora(CachesTrunk, PeftMethod):
         return str(self.init_lora_weights).startswith(("pissa", "olora"))
 
     def shareable(self) -> bool:
-        """Not where a variant keeps more on its layers than A and B."""
+        """Not where a variant starts from the base's values, or wraps its layers."""
         return not (self.from_base or self.alora_invocation_tokens)
 
     def config(self, model: nn.Module, context: Context) -> Any:

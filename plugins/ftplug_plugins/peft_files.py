@@ -160,14 +160,20 @@ def merge(model: nn.Module, method: str = "merge") -> None:
             raise MethodError(
                 f"{method}: {name} shares its weight with another layer: untie it first"
             )
+    tried = {type(layer): layer for _, layer in reversed(targets)}  # the first of each kind
+    kept = [
+        (p, p.detach().clone()) for y in tried.values() for p in y.get_base_layer().parameters()
+    ]
     try:
-        for _, layer in targets:
+        for layer in (*tried.values(), *(y for _, y in targets if y is not tried[type(y)])):
             layer.merge(safe_merge=True)
-    except (NotImplementedError, ValueError, TypeError, RuntimeError) as error:
+    except (NotImplementedError, ValueError, TypeError, RuntimeError, AttributeError) as error:
         reason = one_line(error) or "its layers have no merge"
         for _, layer in targets:
             if layer.merged:
                 layer.unmerge()
+        for parameter, value in kept:  # exactly: unmerging subtracts
+            parameter.data.copy_(value)
         raise MethodError(f"{method}: peft cannot merge it: {reason}") from error
     for name, layer in targets:
         parent, _, child = name.rpartition(".")

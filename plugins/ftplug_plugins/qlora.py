@@ -24,6 +24,14 @@ if TYPE_CHECKING:
 _QUANTIZED = ("Linear4bit", "Linear8bitLt")
 
 
+class _Alone(Lora):
+    """Stands beside no other method of peft: those do not all fit quantized layers."""
+
+    def shareable(self) -> bool:
+        """Not."""
+        return False
+
+
 @dataclass(frozen=True, eq=False)
 class Qlora(Method):
     """Quantize the model's linear layers in place and train LoRA beside all of them.
@@ -67,7 +75,7 @@ class Qlora(Method):
         """Return the LoRA that trains beside the quantized layers."""
         settings = self.settings()
         own = ("bits", "quant_type", "double_quant")
-        return Lora(**{name: value for name, value in settings.items() if name not in own})
+        return _Alone(**{name: value for name, value in settings.items() if name not in own})
 
     @hookimpl
     def prepare_model(self, model: nn.Module, context: Context) -> None:

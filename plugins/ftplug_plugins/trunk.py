@@ -18,7 +18,7 @@ from ftplug_plugins.trunk_pass import (
 )
 from ftplug_plugins.trunk_rows import TOKENS, ImageRows, Rows, TokenRows
 from ftplug_plugins.trunk_store import TrunkStore
-from ftplug_plugins.virtual_positions import named
+from ftplug_plugins.virtual_positions import is_packed, named
 
 if TYPE_CHECKING:
     import torch
@@ -188,6 +188,8 @@ def _rows(backbone: Any, trunk: Trunk, given: Mapping[str, Any]) -> Rows | None:
         return None  # a replica of DataParallel is gone after one batch
     if not all(isinstance(value, torch.Tensor) for value in used.values()):
         return None
+    if is_packed(used):
+        return None  # what a row attends to is not in its tokens alone
     tag = _computed_in(backbone)
     if used.keys() == {"pixel_values"}:
         return ImageRows(used, tag)

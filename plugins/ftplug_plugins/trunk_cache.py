@@ -4,11 +4,14 @@ What may train is known only when all methods have chosen; the trunk is what lie
 layer that any of them trains or changes. It runs in eval mode (no dropout), without gradient. What
 it gives is kept under a hash of each example's content, so that shuffling and padding do not
 matter; at padding stands zero. It is used in training, and in evaluation once the model has
-trained; never saved, and empty again in a copy, in another process and after resuming.
+trained (not where a causal model fills a key-value cache); never saved, and empty again in a copy,
+in another process and after resuming.
 
 Losses equal those without the cache to rounding (1e-6 in float32), not to the last bit: examples
-run in other shapes there. On the CPU what is kept depended on the example alone, to the last bit,
-for every architecture and batch measured, so that resuming stays exact; on a GPU nothing was.
+run in other shapes there. Labels that stand on padding (a copy of the ids, with no -100) would
+count zeros. A change of the frozen weights is seen, unless it is made through ``.data``. On the CPU
+what is kept depended on the example alone, to the last bit, for every architecture and batch
+measured, so that resuming stays exact; on a GPU nothing was.
 """
 
 from __future__ import annotations
@@ -57,6 +60,10 @@ class CachesTrunk:
     cache_dtype: str | None
     cache_bytes: int | None
     cache_on_disk: bool
+
+    def needs_whole_tensors(self) -> str:
+        """Under FSDP all processes must run a layer, or none."""
+        return "with cache=True some processes skip layers that others run" if self.cache else ""
 
     @hookimpl
     def finish_model(self, model: nn.Module, may_train: frozenset[str], context: Context) -> None:

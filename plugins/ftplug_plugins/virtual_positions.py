@@ -93,12 +93,17 @@ def lengthen_mask(arguments: dict[str, Any], name: str, count: int) -> None:
     arguments[name] = torch.cat([mask.new_ones(mask.shape[0], count), mask], dim=1)
 
 
-def refuse_packing(arguments: Mapping[str, Any]) -> None:
-    """Refuse rows of several sequences: virtual tokens would stand before the first alone."""
+def is_packed(arguments: Mapping[str, Any]) -> bool:
+    """Whether rows hold several sequences: transformers then masks by position_ids that restart."""
     positions = arguments.get("position_ids")
     if positions is None or arguments.get("attention_mask") is not None:
-        return
-    if positions.shape[-1] > 1 and bool((positions.diff(dim=-1) < 0).any()):
+        return False
+    return positions.shape[-1] > 1 and bool((positions.diff(dim=-1) < 0).any())
+
+
+def refuse_packing(arguments: Mapping[str, Any]) -> None:
+    """Refuse rows of several sequences: virtual tokens would stand before the first alone."""
+    if is_packed(arguments):
         raise MethodError(
             "virtual tokens: packed rows (position_ids that start again): use a collator that pads"
         )

@@ -21,7 +21,7 @@ from runs import StopAt, losses, same, weights
 from transformers import TrainerCallback
 
 import ftplug
-from ftplug import ArtifactError, swapping
+from ftplug import ArtifactError, files, swapping
 from ftplug.checkpoint import check_complete
 from ftplug.claim import claimed
 
@@ -99,6 +99,23 @@ def test_an_artifact_is_replaced_whole(spawner, tmp_path, action):
     assert seen.count("new") > 5
 
 
+def test_other_machines_stages_are_theirs(tmp_path):
+    """They may share the folder; only a move that nobody is still making is finished for them."""
+    stage, moving, left = (
+        tmp_path / f"{prefix}{n}-0123abcd-1"
+        for n, prefix in enumerate((files.STAGE, files.COMMITTED, files.COMMITTED))
+    )
+    for folder in (stage, moving, left):
+        folder.mkdir()
+        (folder / "note.txt").write_text(folder.name)
+        (folder / files.JOURNAL).write_text('{"last": "ftplug.json", "obsolete": []}')
+    os.utime(left, (1, 1))
+    files.finish_interrupted(tmp_path)
+    files.remove_abandoned(tmp_path, files.STAGE)
+    assert names(tmp_path) == sorted([stage.name, moving.name, "note.txt"])
+    assert (tmp_path / "note.txt").read_text() == left.name
+
+
 @pytest.mark.parametrize(
     ("journal", "link"),
     [
@@ -112,7 +129,7 @@ def test_an_artifact_is_replaced_whole(spawner, tmp_path, action):
 def test_a_strangers_folder_reaches_nothing_outside_it(tmp_path, journal, link):
     (tmp_path / "precious").write_text("mine")
     folder = tmp_path / "downloaded"
-    committed = folder / "_ftplug_committed-0-999999999"
+    committed = folder / f"{files.COMMITTED}0-{files._MACHINE}-999999999"
     committed.mkdir(parents=True)
     (committed / "_ftplug_journal.json").write_text(journal)
     if link:

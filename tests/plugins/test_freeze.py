@@ -98,3 +98,13 @@ def test_suggested_rates_follow_the_settings():
 
     assert Freeze(layers=0).suggested_learning_rate().suggested == 1e-3
     assert Freeze(layers=2).suggested_learning_rate().suggested == 3e-4
+
+
+def test_a_merged_model_has_its_dropout_again():
+    from ftplug.inplace import is_wrapped
+
+    model = ftplug.apply(tiny.bert(dropout=0.5), "freeze", layers=1, frozen_eval=True)
+    assert any(map(is_wrapped, model.modules()))
+    merged = ftplug.merge(model)
+    assert not any(map(is_wrapped, merged.modules()))
+    ftplug.apply(merged, "lora")

@@ -103,6 +103,11 @@ def chosen(pair):
         ("poly, ia3", {}, "and poly shares a model with no other"),
         ("lora, ia3", {"lora.init_lora_weights": "pissa"}, "and lora shares a model with no other"),
         ("lora, gralora", {}, "gralora: its target .*query meets"),
+        (
+            "qlora, ia3",
+            {"qlora.target_modules": ("query",), "ia3.target_modules": ("key",)},
+            "ia3: .* and lora shares a model with no other",
+        ),
         ("lora, lokr, lora", {"lokr.target_modules": ("key",)}, "'lora' is given twice"),
     ],
 )
@@ -113,3 +118,15 @@ def test_what_is_not_independent_is_refused(pair, settings, message):
         ftplug.apply(base, *pair.split(", "), **settings)
     assert "\n" not in str(caught.value)
     assert same(before, weights(base))
+
+
+def test_a_refused_merge_leaves_the_base_to_the_last_bit():
+    base = tiny.bert()
+    settings = {"lora.target_modules": ("query",), "lily.target_modules": ("value",)}
+    model = shake(ftplug.apply(copy.deepcopy(base), "lora", "lily", **settings))
+    trained = logits(model)
+    with pytest.raises(MethodError, match="merge"):
+        ftplug.merge(model)
+    assert torch.equal(logits(model), trained)
+    with ftplug.disabled(model):
+        assert torch.equal(logits(model), logits(base))

@@ -534,3 +534,19 @@ def test_settings_that_ask_for_nothing_are_not_on_the_card():
     from ftplug.method import chosen
 
     assert not {name for name in chosen(Lora().settings()) if name.startswith("cache")}
+
+
+def test_packed_rows_are_masked_by_their_positions():
+    """After a first batch that is not packed: what a row attends to is not in its tokens alone."""
+    base = tiny.llama()
+    model = cached(copy.deepcopy(base)).train()
+    plain = ftplug.apply(copy.deepcopy(base), Freeze(layers=1)).train()
+    batch = tiny.inputs(base)
+    model(**batch)
+    ids = batch["input_ids"][:2].clamp(min=3)
+    packed = {
+        "input_ids": ids,
+        "labels": ids,
+        "position_ids": torch.tensor([[0, 1, 2, 0, 1, 2, 3]] * 2),
+    }
+    assert torch.equal(model(**packed).logits, plain(**packed).logits)
