@@ -15,7 +15,13 @@ from typing import Any
 
 import pairs
 import torch
-from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    PrinterCallback,
+    Trainer,
+    TrainingArguments,
+)
 
 import ftplug
 from ftplug.attachment import require_attachment
@@ -48,7 +54,9 @@ def trainer(of: Any, folder: str, rows: int = 16, **options: Any) -> Trainer:
         folder, per_device_train_batch_size=16, report_to=[], disable_tqdm=True, use_cpu=True,
         logging_strategy="no", learning_rate=1e-3, **options,
     )  # fmt: skip
-    return Trainer(of, args, train_dataset=data)
+    made = Trainer(of, args, train_dataset=data)
+    made.remove_callback(PrinterCallback)
+    return made
 
 
 def weights_file(bound: Trainer) -> tuple[int, int]:
