@@ -14,9 +14,10 @@ from ftplug import facts, history, structure, trl
 from ftplug.activation_checkpointing import keep_gradients
 from ftplug.attachment import Attachment, attachment_of, prepare, require_attachment, unwrapped
 from ftplug.author import Author
-from ftplug.context import Context, logger
+from ftplug.context import Context
 from ftplug.errors import MethodError
 from ftplug.host import Host, MethodLike, resolve
+from ftplug.learning_rate import set_learning_rate
 from ftplug.loading import continue_from
 from ftplug.numerics import PATIENCE, WATCHED_STEPS, Losses, Movement
 from ftplug.plan import Plan, drop_gradients, scheduled, set_trainable
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from ftplug.method import LearningRate, Method
+    from ftplug.method import Method
 
 
 def attach(
@@ -215,8 +216,12 @@ class FTPlugCallback(TrainerCallback):
             total_steps=args.max_steps if args.max_steps > 0 else None,
         )
 
-        def accept(host: Host, plan: Plan) -> None:
+        def fit(host: Host, plan: Plan) -> None:
             check_launch(trainer, host)
+            trl.refuse_bypassed_head(trainer, model, plan)
+
+        def accept(host: Host, plan: Plan) -> None:
+            fit(host, plan)
             added = next((name for name in plan.may_train if name in plan.added), None)
             # A bound Trainer drops its optimizer itself when model_init builds a new model.
             if trainer.optimizer is not None and added and not isinstance(trainer, TrainerMixin):
@@ -225,13 +230,11 @@ class FTPlugCallback(TrainerCallback):
                     "already (optimizers=, or a train() before): leave it out, or pass "
                     "optimizer_cls_and_kwargs= instead"
                 )
-            trl.refuse_bypassed_head(trainer, model, plan)
 
         adopted = attachment_of(model) is not None
         attached = prepare(model, self.methods, context, train_head=self.train_head, accept=accept)
         if adopted:  # a later Trainer goes on with what an earlier one trained
-            check_launch(trainer, attached.host)
-            trl.refuse_bypassed_head(trainer, model, attached.plan)
+            fit(attached.host, attached.plan)
             set_trainable(unwrapped(model), set(attached.plan.may_train))
         elif self.start_from is not None:
             continue_from(unwrapped(model), self.start_from)
@@ -269,7 +272,7 @@ def bind(trainer: Trainer, callback: FTPlugCallback) -> None:
     callback.reference = trl.give_reference(
         trainer, trained_before=trained_before, holds_base=holds_base
     )
-    _set_learning_rate(trainer.args, callback)
+    set_learning_rate(trainer.args, callback.methods, callback.lr)
     cls = type(trainer)
     # Same name and module: reports and model cards print them.
     names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__}
@@ -290,24 +293,3 @@ def trainer_in_construction(callback: FTPlugCallback) -> Trainer:
             return caller
         frame = frame.f_back  # type: ignore[assignment]
     raise MethodError("FTPlugCallback works in a transformers Trainer: no Trainer is calling it")
-
-
-def _set_learning_rate(args: TrainingArguments, callback: FTPlugCallback) -> None:
-    """Set the learning rate asked for; warn when it is far from what the method needs."""
-    suggestions = [method.suggested_learning_rate() for method in callback.methods]
-    known: LearningRate | None = next((s for s in suggestions if s), None)
-    if callback.lr == "suggested":
-        if known is None:
-            raise MethodError("lr='suggested': none of these methods suggests a learning rate")
-        args.learning_rate = known.suggested
-    elif callback.lr is not None:
-        args.learning_rate = float(callback.lr)
-    if known and not known.low <= args.learning_rate <= known.high:
-        logger.warning(
-            "learning rate %g is outside the usual range of %s, %g to %g: try %g (lr='suggested')",
-            args.learning_rate,
-            callback.methods[0].name,
-            known.low,
-            known.high,
-            known.suggested,
-        )

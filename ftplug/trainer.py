@@ -24,10 +24,7 @@ from ftplug import facts
 from ftplug.artifact import annotate, save
 from ftplug.attachment import require_attachment, unwrapped
 from ftplug.author import author_from_card, merged_author
-from ftplug.checkpoint import (
-    read_checkpoint,
-    write_checkpoint,
-)
+from ftplug.checkpoint import read_checkpoint, write_checkpoint
 from ftplug.errors import ArtifactError, MethodError
 from ftplug.manifest import MANIFEST
 from ftplug.optimizers import check_optimizer, method_optimizer
@@ -131,7 +128,7 @@ class TrainerMixin(StepMixin, ResumeMixin, UploadMixin):
         with staging(self, run_dir) as stage:
             with together("saving a checkpoint"):
                 super()._save_checkpoint(model, trial)  # type: ignore[misc]
-            with together("saving a checkpoint"):
+            with together("saving a checkpoint"):  # all gather, so all must have come this far
                 if lacks_state(self, stage / name):
                     # The class saves in a way of its own; resuming needs ours as well.
                     tensors = gathered_tensors(unwrapped(self.model))
