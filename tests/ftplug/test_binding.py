@@ -591,3 +591,13 @@ def test_a_batch_size_that_is_found_by_retrying_trains_from_the_start(base, tmp_
     assert bound.state.global_step == 3
     moved = {n for n, v in weights(bound.model).items() if not torch.equal(v, before[n])}
     assert moved == set(bound.ftplug.attached.plan.may_train)
+
+
+def test_a_model_that_carries_its_method_must_fit_the_trainer_too(tmp_path, monkeypatch):
+    def refuse(trainer, host):
+        raise MethodError(f"{host.names} does not fit")
+
+    monkeypatch.setattr("ftplug.binding.check_launch", refuse)
+    for model in (tiny.bert(), ftplug.apply(tiny.bert(), "lora")):
+        with pytest.raises(MethodError, match="lora does not fit"):
+            ftplug.attach(trainer(model, tmp_path), "lora")

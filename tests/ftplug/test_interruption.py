@@ -24,6 +24,7 @@ import ftplug
 from ftplug import ArtifactError, files, swapping
 from ftplug.checkpoint import check_complete
 from ftplug.claim import claimed
+from ftplug.rotation import move_old_checkpoints
 
 SHORT = {"max_steps": 6, "save_steps": 2}
 # The best checkpoint is the second: the third save removes the first one.
@@ -114,6 +115,16 @@ def test_other_machines_stages_are_theirs(tmp_path):
     files.remove_abandoned(tmp_path, files.STAGE)
     assert names(tmp_path) == sorted([stage.name, moving.name, "note.txt"])
     assert (tmp_path / "note.txt").read_text() == left.name
+
+
+def test_rotation_leaves_a_checkpoint_that_somebody_named(tmp_path):
+    found = ("checkpoint-best", "checkpoint-2", "checkpoint-4", "checkpoint-6", "grave")
+    for minute, name in enumerate(found):
+        (tmp_path / name).mkdir()
+        os.utime(tmp_path / name, (60 * minute, 60 * minute))  # else they are sorted by number
+    newest = tmp_path / "checkpoint-6"
+    move_old_checkpoints(tmp_path, tmp_path / "grave", 1, None, newest)
+    assert names(tmp_path) == ["checkpoint-6", "checkpoint-best", "grave"]
 
 
 @pytest.mark.parametrize(

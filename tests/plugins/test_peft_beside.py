@@ -120,9 +120,10 @@ def test_what_is_not_independent_is_refused(pair, settings, message):
     assert same(before, weights(base))
 
 
-def test_a_refused_merge_leaves_the_base_to_the_last_bit():
+@pytest.mark.parametrize(("lora", "lily"), [("query", "value"), ("value", "query")])
+def test_a_refused_merge_leaves_the_base_to_the_last_bit(lora, lily):
     base = tiny.bert()
-    settings = {"lora.target_modules": ("query",), "lily.target_modules": ("value",)}
+    settings = {"lora.target_modules": (lora,), "lily.target_modules": (lily,)}
     model = shake(ftplug.apply(copy.deepcopy(base), "lora", "lily", **settings))
     trained = logits(model)
     with pytest.raises(MethodError, match="merge"):
