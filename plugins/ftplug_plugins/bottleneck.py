@@ -128,14 +128,16 @@ class Bottleneck(CachesTrunk, Method):
         from transformers.activations import ACT2FN
 
         width = max(1, hidden_size // self.reduction_factor)
+        weight = next(itertools.chain(beside.parameters(), beside.buffers()))
+        # Values are drawn on the CPU, so that a seed means the same ones for every device.
+        device = weight.device if weight.is_meta else None
         adapter = nn.Sequential()
-        adapter.add_module("down", down := nn.Linear(hidden_size, width))
+        adapter.add_module("down", down := nn.Linear(hidden_size, width, device=device))
         adapter.add_module("non_linearity", ACT2FN[self.non_linearity])
-        adapter.add_module("up", up := nn.Linear(width, hidden_size))
+        adapter.add_module("up", up := nn.Linear(width, hidden_size, device=device))
         nn.init.constant_(down.bias, 0.1)  # a narrow relu on small outputs would start dead
         nn.init.zeros_(up.weight)
         nn.init.zeros_(up.bias)
-        weight = next(itertools.chain(beside.parameters(), beside.buffers()))
         exact = weight.dtype in (torch.float32, torch.float64)
         return adapter.to(weight.device, weight.dtype if exact else torch.float32)
 
