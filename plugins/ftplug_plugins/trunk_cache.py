@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge
 
-from ftplug import MethodError, hookimpl
+from ftplug import Method, MethodError, hookimpl
 from ftplug.inplace import is_wrapped
 from ftplug.structure import LayerStack, pretrained, require_layer_stacks
 from ftplug_plugins.depth import from_the_top
@@ -51,15 +51,19 @@ _DEFAULT_BYTES = 2**31
 _TRUNKS = "_ftplug_trunks"  # on the model, for its steps
 
 
-class CachesTrunk:
+class CachesTrunk(Method):
     """What methods with a ``cache`` setting do with it."""
 
-    name: ClassVar[str]
     frozen_layers: ClassVar[str]  # how to have some, for the message
     cache: bool
     cache_dtype: str | None
     cache_bytes: int | None
     cache_on_disk: bool
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.cache:
+            object.__setattr__(self, "on_step", None)  # no call in each step for nothing
 
     def needs_whole_tensors(self) -> str:
         """Under FSDP all processes must run a layer, or none."""
@@ -92,7 +96,7 @@ class CachesTrunk:
     @hookimpl
     def on_step(self, model: nn.Module, step: int, total_steps: int) -> None:
         """Say so where examples are hardly ever seen again, once."""
-        for trunk in model.__dict__.get(_TRUNKS, ()) if self.cache else ():
+        for trunk in model.__dict__.get(_TRUNKS, ()):
             trunk.steps += 1
             second = -(-2 * total_steps // trunk.epochs) if trunk.epochs else None
             last = step == total_steps == trunk.steps and (second is None or step < second)

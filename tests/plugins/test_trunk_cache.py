@@ -2,6 +2,8 @@
 
 import copy
 import logging
+import pickle
+from dataclasses import replace
 
 import pytest
 import tiny
@@ -20,6 +22,7 @@ from runs import logits, losses, rows, same, trainer, weights
 
 import ftplug
 from ftplug import MethodError
+from ftplug.host import Host
 from ftplug.structure import layer_stacks
 from ftplug.testing import MethodContract
 from ftplug.testing.compare import difference
@@ -534,6 +537,16 @@ def test_settings_that_ask_for_nothing_are_not_on_the_card():
     from ftplug.method import chosen
 
     assert not {name for name in chosen(Lora().settings()) if name.startswith("cache")}
+
+
+@pytest.mark.parametrize("method", [Freeze, Lora, Bottleneck])
+def test_steps_are_told_only_to_a_cache(method):
+    off, on = method(), method(cache=True)
+    for idle in (off, replace(on, cache=False), pickle.loads(pickle.dumps(off))):
+        assert not Host([idle]).implements("on_step")
+        assert idle.settings() == off.settings()
+    for counting in (on, replace(off, cache=True), pickle.loads(pickle.dumps(on))):
+        assert Host([counting]).implements("on_step")
 
 
 def test_packed_rows_are_masked_by_their_positions():
