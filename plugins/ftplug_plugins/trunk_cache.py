@@ -82,6 +82,7 @@ class CachesTrunk(Method):
                 layers=cut.layers,
                 depth=cut.depth,
                 embeddings=cut.embeddings,
+                bias=cut.bias,
                 relative=_is_relative(cut.backbone),
                 causal=is_causal(model),
                 dtype=self.cache_dtype,
@@ -106,12 +107,13 @@ class CachesTrunk(Method):
 
 @dataclass(frozen=True)
 class _Cut:
-    """Where a backbone is cut; ``layers`` and ``embeddings`` are names within it."""
+    """Where a backbone is cut; all but ``depth`` are names, within it or within a layer."""
 
     backbone: nn.Module
     layers: str
     depth: int
     embeddings: str
+    bias: str | None
 
 
 def _cuts(method: CachesTrunk, model: nn.Module, may_train: frozenset[str]) -> Iterator[_Cut]:
@@ -132,7 +134,9 @@ def _cuts(method: CachesTrunk, model: nn.Module, may_train: frozenset[str]) -> I
             reasons.append(reason or f"{stack.name}.0 trains: {method.frozen_layers}")
             continue
         found = True
-        yield _Cut(backbone, stack.name.removeprefix(path), depth, str(embeddings))
+        named = stack.layers[0].named_modules()
+        bias = next((name for name, module in named if hasattr(module, "compute_bias")), None)
+        yield _Cut(backbone, stack.name.removeprefix(path), depth, str(embeddings), bias)
     if not found:
         raise MethodError(f"{method.name}: cache=True needs frozen lower layers, but {reasons[0]}")
 

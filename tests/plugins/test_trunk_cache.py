@@ -425,6 +425,23 @@ def test_disabled_does_not_ask_it():
     assert len(ran) == 1
 
 
+def test_a_known_batch_searches_no_layer(monkeypatch):
+    searched, named_modules = [], torch.nn.Module.named_modules
+
+    def noted(self, *args, **kwargs):
+        searched.append(self)
+        return named_modules(self, *args, **kwargs)
+
+    model = cached(tiny.bert()).train()
+    batch, layer = padded(model, sentences(4)), {*model.bert.encoder.layer[0].modules()}
+    model(**batch)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.nn.Module, "named_modules", noted)
+        model(**batch)
+    assert trunk(model).hits == 4
+    assert not layer & {*searched}
+
+
 def test_a_copy_starts_empty():
     model = cached(tiny.bert()).train()
     batch = padded(model, sentences(4))
