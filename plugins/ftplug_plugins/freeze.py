@@ -87,7 +87,7 @@ class Freeze(CachesTrunk):
         prefixes = [f"{prefix}." for stack in stacks for prefix, _ in stack.top(self.layers)]
         return pooler(model) + [name for name in names if name.startswith(tuple(prefixes))]
 
-    @hookimpl
+    @hookimpl(trylast=True)  # a cache of another method takes no layer that is wrapped
     def finish_model(self, model: nn.Module, may_train: frozenset[str], context: Context) -> None:
         """Keep what the trunk gives, and hold the frozen parts in eval mode, as far as asked to."""
         super().finish_model(model, may_train, context)

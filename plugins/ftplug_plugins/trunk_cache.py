@@ -205,6 +205,15 @@ def _epochs(args: Any) -> float | None:
 
 def _refuse_trainer(method: str, args: Any) -> None:
     """Refuse what splits the model, and noise that a trunk in eval mode would not get."""
+    from accelerate.state import AcceleratorState, is_initialized
+
     for name in ("torch_compile", "fsdp", "deepspeed", "neftune_noise_alpha"):
         if getattr(args, name, None):
             raise MethodError(f"{method}: cache=True and {name} do not combine: leave one out")
+    if args is not None and is_initialized():
+        backend = AcceleratorState().dynamo_plugin.backend.value.lower()
+        if backend != "no":
+            raise MethodError(
+                f"{method}: cache=True and accelerate's dynamo_backend={backend} do not combine: "
+                "leave cache out, or unset ACCELERATE_DYNAMO_BACKEND"
+            )

@@ -166,6 +166,10 @@ def test_padding_in_front_counts_only_where_positions_do(family, hits):
         ((Freeze(layers=0), Lora(r=4, layers_to_transform=(1,), cache=True)),
          (Freeze(layers=0), Lora(r=4, layers_to_transform=(1,)))),
         ((Freeze(train=("*.layer.1.*",), cache=True),), (Freeze(train=("*.layer.1.*",)),)),
+        ((Freeze(layers=0, frozen_eval=True), Lora(layers_to_transform=(1,), cache=True)),
+         (Freeze(layers=0, frozen_eval=True), Lora(layers_to_transform=(1,)))),
+        ((Lora(layers_to_transform=(1,), cache=True), Freeze(layers=0, frozen_eval=True)),
+         (Lora(layers_to_transform=(1,)), Freeze(layers=0, frozen_eval=True))),
     ],
 )  # fmt: skip
 def test_methods_on_the_top_layers_have_a_trunk(methods, base):
@@ -208,6 +212,13 @@ def test_what_leaves_no_trunk_is_refused(methods, message):
 def test_a_trainer_that_changes_the_trunk_is_refused(tmp_path, options, name):
     with pytest.raises(MethodError, match=rf"cache=True and {name}\w+ do not combine"):
         ftplug.attach(trainer(tiny.bert(), tmp_path, **options), "freeze", cache=True, layers=1)
+
+
+def test_a_model_that_accelerate_compiles_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "eager")
+    bound = trainer(tiny.bert(), tmp_path)
+    with pytest.raises(MethodError, match="dynamo_backend=eager do not combine: leave cache out"):
+        ftplug.attach(bound, "freeze", cache=True, layers=1)
 
 
 def test_a_rotary_embedding_that_remembers_is_refused():
