@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import os
 import pickle
 from dataclasses import replace
 
@@ -285,6 +286,48 @@ def test_a_file_is_mapped_and_leaves_nothing_behind(tmp_path, monkeypatch, dtype
     assert trained_losses(mapped, data) == trained_losses(in_memory, data)
     assert trunk(mapped).hits == 24
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def disk(monkeypatch):
+    """Return a disk of eight slots, reserved four at a time; ``free`` may be changed."""
+
+    class Disk:
+        free, ends = 8 * 16, []
+
+    def allocate(descriptor, offset, length):
+        if offset + length > Disk.free:
+            raise OSError(28, "No space left on device")
+        real(descriptor, offset, length)
+        Disk.ends.append(offset + length)
+
+    real = os.posix_fallocate
+    monkeypatch.setattr(os, "posix_fallocate", allocate)
+    monkeypatch.setattr("ftplug_plugins.trunk_store._CHUNK", 4 * 16)
+    return Disk
+
+
+def test_a_full_disk_ends_the_growth_and_not_the_run(disk, caplog):
+    store = TrunkStore(4, torch.float32, 2**31, on_disk=True)
+    assert disk.ends == [64]  # of the 2 GiB it may come to
+    values = {bytes([key]): torch.randn(3, 4) for key in range(5)}
+    with caplog.at_level(logging.WARNING, "ftplug"):
+        for key, value in values.items():
+            store.put(key, value)
+            assert store.read(store.find(key)).equal(value)
+            assert store.nbytes <= disk.ends[-1]
+        store.put(b"long", torch.randn(8, 4))
+    assert disk.ends == [64, 128]
+    assert (len(store), store.evicted) == (2, 3)
+    assert store.find(b"long") is None
+    [warning] = [record.getMessage() for record in caplog.records]
+    assert "is full ([Errno 28] No space left on device): no more than 128 bytes" in warning
+
+
+def test_a_disk_that_is_full_from_the_start_is_refused(disk):
+    disk.free = 0
+    with pytest.raises(MethodError, match=r"no room for 64 bytes .* let TMPDIR name another"):
+        TrunkStore(4, torch.float32, 2**31, on_disk=True)
 
 
 def test_bfloat16_takes_half_and_gives_the_same_at_first_sight():
