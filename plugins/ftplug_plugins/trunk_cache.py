@@ -28,6 +28,7 @@ from ftplug.inplace import is_wrapped
 from ftplug.structure import LayerStack, pretrained, require_layer_stacks
 from ftplug_plugins.depth import from_the_top
 from ftplug_plugins.trunk import Trunk, around_backbone
+from ftplug_plugins.trunk_check import refuse_trainer
 from ftplug_plugins.trunk_pass import TRUNK, wrap
 from ftplug_plugins.virtual_positions import is_causal
 
@@ -74,7 +75,7 @@ class CachesTrunk(Method):
         """Cut the model below the lowest layer that trains."""
         if not self.cache:
             return
-        _refuse_trainer(self.name, context.args)
+        refuse_trainer(self.name, context.args)
         trunks = []
         for cut in _cuts(self, model, may_train):
             trunk = Trunk(
@@ -201,19 +202,3 @@ def _is_relative(backbone: nn.Module) -> bool:
 
 def _epochs(args: Any) -> float | None:
     return float(args.num_train_epochs) if args is not None and args.max_steps <= 0 else None
-
-
-def _refuse_trainer(method: str, args: Any) -> None:
-    """Refuse what splits the model, and noise that a trunk in eval mode would not get."""
-    from accelerate.state import AcceleratorState, is_initialized
-
-    for name in ("torch_compile", "fsdp", "deepspeed", "neftune_noise_alpha"):
-        if getattr(args, name, None):
-            raise MethodError(f"{method}: cache=True and {name} do not combine: leave one out")
-    if args is not None and is_initialized():
-        backend = AcceleratorState().dynamo_plugin.backend.value.lower()
-        if backend != "no":
-            raise MethodError(
-                f"{method}: cache=True and accelerate's dynamo_backend={backend} do not combine: "
-                "leave cache out, or unset ACCELERATE_DYNAMO_BACKEND"
-            )
