@@ -1,6 +1,9 @@
 """The hooks a method may implement, in the order a run meets them.
 
 A method implements any subset, and an implementation may take any subset of a hook's parameters.
+A hook that its settings leave nothing to do is set to None in ``__post_init__``, and not called:
+``object.__setattr__(self, "on_step", None)``.
+
 Heavy libraries are imported inside the hooks: listing methods must load neither torch nor peft.
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -45,16 +46,17 @@ class SteppingTrainer(Trainer):
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
         """Clip in the two parts that clipping has: after it a NaN is in all gradients."""
-        norm = _checked_norm(self, model)
-        if norm is None:
+        if not _computes_norm(self, model):
             return super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
-        clip_grads_with_norm_(model.parameters(), self.args.max_grad_norm, norm)
+        trained = _with_gradient(model)  # found once: looking through a deep model takes time
+        norm = _checked_norm(self, trained)
+        clip_grads_with_norm_(trained, self.args.max_grad_norm, norm)
         return norm
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         """Return the norm where nothing is clipped: the Trainer's would clip to infinity."""
-        if grad_norm is None:
-            grad_norm = _checked_norm(self, model)
+        if grad_norm is None and _computes_norm(self, model):
+            grad_norm = _checked_norm(self, _with_gradient(model))
         return super()._get_grad_norm(model, grad_norm)  # type: ignore[no-untyped-call]
 
 
@@ -78,16 +80,20 @@ def _require_finite(trainer: Any, norm: Any) -> None:
         require_finite_gradients(model, may_train, value, step)
 
 
-def _checked_norm(trainer: Any, model: nn.Module) -> torch.Tensor | None:
-    """Return the norm of all gradients, which are as the backward pass left them, or raise.
-
-    None where it is not for us to compute: gradients in shards, or in an engine of their own.
-    """
+def _computes_norm(trainer: Any, model: nn.Module) -> bool:
+    """Whether the norm is for us to compute: not of gradients in shards, or in an engine."""
     kind = trainer.accelerator.distributed_type.value
     plain = kind == "NO" or kind.startswith("MULTI_")
-    if not plain or not trainer.ftplug.check_finite or trainer._has_mixed_mesh_grads(model):
-        return None
+    return bool(plain and trainer.ftplug.check_finite and not trainer._has_mixed_mesh_grads(model))
+
+
+def _with_gradient(model: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in model.parameters() if parameter.grad is not None]
+
+
+def _checked_norm(trainer: Any, trained: Sequence[nn.Parameter]) -> torch.Tensor:
+    """Return the norm of all gradients, which are as the backward pass left them, or raise."""
     trainer.accelerator.unscale_gradients()
-    norm = get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+    norm = get_total_norm([p.grad for p in trained if p.grad is not None])
     _require_finite(trainer, norm)
     return norm

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt
 
-from ftplug import LearningRate, Method, MethodError, hookimpl
+from ftplug import LearningRate, MethodError, hookimpl
 from ftplug.inplace import wrap_forward
 from ftplug.structure import (
     OutputProjections,
@@ -39,7 +39,7 @@ Site = tuple["nn.Module", int, Callable[..., Any]]  # module to wrap, its width,
 
 
 @dataclass(frozen=True, eq=False)
-class Bottleneck(CachesTrunk, Method):
+class Bottleneck(CachesTrunk):
     """Add ``scaling * up(act(down(x)))`` to what the sub-layers compute; train down and up alone.
 
     down is (m, hidden_size) and up (hidden_size, m), both with bias; m is hidden_size divided by

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from annotated_types import Ge
 
-from ftplug import LearningRate, Method, MethodError, hookimpl
+from ftplug import LearningRate, MethodError, hookimpl
 from ftplug.inplace import unwrap_forward, wrap_forward
 from ftplug.method import Kind
 from ftplug.structure import backbone_prefix, pooler, require_layer_stacks
@@ -35,7 +35,7 @@ _FROZEN = "_ftplug_frozen_eval"
 
 
 @dataclass(frozen=True, eq=False)
-class Freeze(CachesTrunk, Method):
+class Freeze(CachesTrunk):
     """Train the head, the pooler and the top layers, or what glob patterns name.
 
     ``layers=0`` trains head and pooler only. ``train`` replaces layers and pooler by patterns such
@@ -87,7 +87,7 @@ class Freeze(CachesTrunk, Method):
         prefixes = [f"{prefix}." for stack in stacks for prefix, _ in stack.top(self.layers)]
         return pooler(model) + [name for name in names if name.startswith(tuple(prefixes))]
 
-    @hookimpl
+    @hookimpl(trylast=True)  # a cache of another method takes no layer that is wrapped
     def finish_model(self, model: nn.Module, may_train: frozenset[str], context: Context) -> None:
         """Keep what the trunk gives, and hold the frozen parts in eval mode, as far as asked to."""
         super().finish_model(model, may_train, context)

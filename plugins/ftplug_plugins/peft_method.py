@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -54,7 +54,8 @@ class ConfigFields(Method):
 
     def chosen(self) -> dict[str, Any]:
         """Return the settings as arguments of the config."""
-        return {n: list(v) if isinstance(v, tuple) else copy(v) for n, v in vars(self).items()}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {n: list(v) if isinstance(v, tuple) else copy(v) for n, v in values.items()}
 
     def prompt_config(self) -> Any:
         """Return peft's config with this method's settings."""

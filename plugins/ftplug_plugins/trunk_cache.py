@@ -23,11 +23,12 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge
 
-from ftplug import MethodError, hookimpl
+from ftplug import Method, MethodError, hookimpl
 from ftplug.inplace import is_wrapped
 from ftplug.structure import LayerStack, pretrained, require_layer_stacks
 from ftplug_plugins.depth import from_the_top
 from ftplug_plugins.trunk import Trunk, around_backbone
+from ftplug_plugins.trunk_check import refuse_trainer
 from ftplug_plugins.trunk_pass import TRUNK, wrap
 from ftplug_plugins.virtual_positions import is_causal
 
@@ -51,15 +52,19 @@ _DEFAULT_BYTES = 2**31
 _TRUNKS = "_ftplug_trunks"  # on the model, for its steps
 
 
-class CachesTrunk:
+class CachesTrunk(Method):
     """What methods with a ``cache`` setting do with it."""
 
-    name: ClassVar[str]
     frozen_layers: ClassVar[str]  # how to have some, for the message
     cache: bool
     cache_dtype: str | None
     cache_bytes: int | None
     cache_on_disk: bool
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.cache:
+            object.__setattr__(self, "on_step", None)  # no call in each step for nothing
 
     def needs_whole_tensors(self) -> str:
         """Under FSDP all processes must run a layer, or none."""
@@ -70,7 +75,7 @@ class CachesTrunk:
         """Cut the model below the lowest layer that trains."""
         if not self.cache:
             return
-        _refuse_trainer(self.name, context.args)
+        refuse_trainer(self.name, context.args)
         trunks = []
         for cut in _cuts(self, model, may_train):
             trunk = Trunk(
@@ -78,6 +83,7 @@ class CachesTrunk:
                 layers=cut.layers,
                 depth=cut.depth,
                 embeddings=cut.embeddings,
+                bias=cut.bias,
                 relative=_is_relative(cut.backbone),
                 causal=is_causal(model),
                 dtype=self.cache_dtype,
@@ -92,7 +98,7 @@ class CachesTrunk:
     @hookimpl
     def on_step(self, model: nn.Module, step: int, total_steps: int) -> None:
         """Say so where examples are hardly ever seen again, once."""
-        for trunk in model.__dict__.get(_TRUNKS, ()) if self.cache else ():
+        for trunk in model.__dict__.get(_TRUNKS, ()):
             trunk.steps += 1
             second = -(-2 * total_steps // trunk.epochs) if trunk.epochs else None
             last = step == total_steps == trunk.steps and (second is None or step < second)
@@ -102,12 +108,13 @@ class CachesTrunk:
 
 @dataclass(frozen=True)
 class _Cut:
-    """Where a backbone is cut; ``layers`` and ``embeddings`` are names within it."""
+    """Where a backbone is cut; all but ``depth`` are names, within it or within a layer."""
 
     backbone: nn.Module
     layers: str
     depth: int
     embeddings: str
+    bias: str | None
 
 
 def _cuts(method: CachesTrunk, model: nn.Module, may_train: frozenset[str]) -> Iterator[_Cut]:
@@ -128,7 +135,9 @@ def _cuts(method: CachesTrunk, model: nn.Module, may_train: frozenset[str]) -> I
             reasons.append(reason or f"{stack.name}.0 trains: {method.frozen_layers}")
             continue
         found = True
-        yield _Cut(backbone, stack.name.removeprefix(path), depth, str(embeddings))
+        named = stack.layers[0].named_modules()
+        bias = next((name for name, module in named if hasattr(module, "compute_bias")), None)
+        yield _Cut(backbone, stack.name.removeprefix(path), depth, str(embeddings), bias)
     if not found:
         raise MethodError(f"{method.name}: cache=True needs frozen lower layers, but {reasons[0]}")
 
@@ -193,10 +202,3 @@ def _is_relative(backbone: nn.Module) -> bool:
 
 def _epochs(args: Any) -> float | None:
     return float(args.num_train_epochs) if args is not None and args.max_steps <= 0 else None
-
-
-def _refuse_trainer(method: str, args: Any) -> None:
-    """Refuse what splits the model, and noise that a trunk in eval mode would not get."""
-    for name in ("torch_compile", "fsdp", "deepspeed", "neftune_noise_alpha"):
-        if getattr(args, name, None):
-            raise MethodError(f"{method}: cache=True and {name} do not combine: leave one out")

@@ -1,4 +1,4 @@
-"""What a cached pass must equal before anything trains on it: an ordinary forward."""
+"""What a cache must fit before anything trains on it: the Trainer, and the model's own forward."""
 
 from __future__ import annotations
 
@@ -42,6 +42,22 @@ def check(
         span = rows.span(row)
         if float((found[row, span] - expected[row, span]).abs().max()) > allowed:
             raise _refusal(trunk, backbone, "its layers hand on more than hidden states")
+
+
+def refuse_trainer(method: str, args: Any) -> None:
+    """Refuse what splits the model, and noise that a trunk in eval mode would not get."""
+    from accelerate.state import AcceleratorState, is_initialized
+
+    for name in ("torch_compile", "fsdp", "deepspeed", "neftune_noise_alpha"):
+        if getattr(args, name, None):
+            raise MethodError(f"{method}: cache=True and {name} do not combine: leave one out")
+    if args is not None and is_initialized():
+        backend = AcceleratorState().dynamo_plugin.backend.value.lower()
+        if backend != "no":
+            raise MethodError(
+                f"{method}: cache=True and accelerate's dynamo_backend={backend} do not combine: "
+                "leave cache out, or unset ACCELERATE_DYNAMO_BACKEND"
+            )
 
 
 def _refusal(trunk: Trunk, backbone: Any, why: str) -> MethodError:

@@ -154,9 +154,10 @@ def _stored_output(
     layer: nn.Module, hidden_states: Tensor, args: tuple[Any, ...], index: int
 ) -> Any:
     """Return what the layer gives; T5's hand on a bias of the attention, which the first has."""
-    attention: Any = next((m for m in layer.modules() if hasattr(m, "compute_bias")), None)
-    if attention is None:
+    name = layer.__dict__[TRUNK].bias
+    if name is None:
         return hidden_states
+    attention: Any = layer.get_submodule(name)
     length = hidden_states.shape[1]
     bias = args[2] if index else attention.compute_bias(length, length, hidden_states.device)
     return hidden_states, bias, None

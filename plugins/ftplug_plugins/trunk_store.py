@@ -6,22 +6,28 @@ gaps, and a whole batch is gathered by one indexing, whatever its padding.
 
 from __future__ import annotations
 
+import os
 import tempfile
+import weakref
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, cast
 
 from ftplug import MethodError
+from ftplug.context import logger
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+_CHUNK = 2**26  # bytes of a file that are reserved at a time
 
 
 class TrunkStore:
     """Hidden states (tokens, width) of examples by key, in at most ``limit`` bytes on the CPU.
 
     Memory is taken as it is filled. On disk the pool is a memory-mapped file without a name in the
-    folder for temporary files (``TMPDIR``): it is gone with the process, however that ends.
+    folder for temporary files (``TMPDIR``): it is gone with the process, however that ends;
+    where the disk is full, what is reserved by then is all there is.
     Raises :class:`ftplug.MethodError` where the pool cannot be had.
     """
 
@@ -31,7 +37,11 @@ class TrunkStore:
             raise MethodError(f"cache_bytes={limit} holds no example: raise it")
         self.limit = limit
         self.evicted = 0  # examples
-        self._pool = _pool(slots, width, dtype, on_disk=on_disk)
+        self._pool, self._file = _pool(slots, width, dtype, on_disk=on_disk)
+        self._capacity, self._reserved = slots, 0 if on_disk else slots
+        if self._file is not None:
+            weakref.finalize(self, os.close, self._file)
+        self._reserve(1)
         self._pool[0] = 0  # what stands at padding
         self._slots: OrderedDict[bytes, Tensor] = OrderedDict()  # the last used one last
         self._next = 1  # the first slot that was never used
@@ -65,14 +75,42 @@ class TrunkStore:
     def put(self, key: bytes, hidden_states: Tensor) -> None:
         """Keep (tokens, width) under a key; what is larger than the whole pool is not kept."""
         count = len(hidden_states)
-        if key in self._slots or count >= len(self._pool):
+        if key in self._slots:
             return
-        while len(self._pool) - self._next + len(self._freed) < count:
+        self._reserve(self._next + count - len(self._freed))
+        if count >= self._capacity:
+            return
+        while self._capacity - self._next + len(self._freed) < count:
             self._freed += self._slots.popitem(last=False)[1].tolist()
             self.evicted += 1
         slots = self._take(count)
         self._pool[slots] = hidden_states.to("cpu", self.dtype)
         self._slots[key] = slots
+
+    def _reserve(self, slots: int) -> None:
+        """Take a file's blocks before they are written: on a full disk the kernel would kill us."""
+        slots = min(slots, self._capacity)
+        allocate = getattr(os, "posix_fallocate", None)  # macOS has none
+        if slots <= self._reserved or allocate is None:
+            return
+        size = self._pool[0].nbytes
+        end = min(max(slots, self._reserved + _CHUNK // size), self._capacity)
+        try:
+            allocate(self._file, self._reserved * size, (end - self._reserved) * size)
+        except OSError as error:
+            folder = tempfile.gettempdir()
+            if self._reserved == 0:
+                raise MethodError(
+                    f"cache_on_disk=True: {folder} has no room for {end * size} bytes ({error}): "
+                    "free some, let TMPDIR name another folder, or leave cache_on_disk out"
+                ) from error
+            logger.warning(
+                "cache_on_disk=True: %s is full (%s): no more than %d bytes are kept, the least "
+                "recently used go first", folder, error, self._reserved * size,
+            )  # fmt: skip
+            self._capacity = self._reserved
+        else:
+            self._reserved = end
 
     def _take(self, count: int) -> Tensor:
         import torch
@@ -84,16 +122,22 @@ class TrunkStore:
         return torch.tensor(taken)
 
 
-def _pool(slots: int, width: int, dtype: torch.dtype, *, on_disk: bool) -> Tensor:
+def _pool(
+    slots: int, width: int, dtype: torch.dtype, *, on_disk: bool
+) -> tuple[Tensor, int | None]:
+    """Return (slots, width), and the descriptor of the file behind it."""
     import numpy
     import torch
 
     size = slots * width * dtype.itemsize
     try:
         if not on_disk:
-            return torch.empty(slots, width, dtype=dtype)  # pages are taken when first written
+            return torch.empty(
+                slots, width, dtype=dtype
+            ), None  # pages are taken when first written
         with tempfile.TemporaryFile(prefix="ftplug-trunk-") as file:
             mapped = numpy.memmap(cast("Any", file), numpy.uint8, "w+", shape=(size,))
+            descriptor = os.dup(file.fileno())
     except (OSError, RuntimeError, MemoryError) as error:
         raise MethodError(f"cache_bytes={size} cannot be had: lower it ({error})") from error
-    return torch.from_numpy(mapped).view(dtype).view(slots, width)
+    return torch.from_numpy(mapped).view(dtype).view(slots, width), descriptor

@@ -2,6 +2,9 @@
 
 import copy
 import logging
+import os
+import pickle
+from dataclasses import replace
 
 import pytest
 import tiny
@@ -20,6 +23,7 @@ from runs import logits, losses, rows, same, trainer, weights
 
 import ftplug
 from ftplug import MethodError
+from ftplug.host import Host
 from ftplug.structure import layer_stacks
 from ftplug.testing import MethodContract
 from ftplug.testing.compare import difference
@@ -163,6 +167,10 @@ def test_padding_in_front_counts_only_where_positions_do(family, hits):
         ((Freeze(layers=0), Lora(r=4, layers_to_transform=(1,), cache=True)),
          (Freeze(layers=0), Lora(r=4, layers_to_transform=(1,)))),
         ((Freeze(train=("*.layer.1.*",), cache=True),), (Freeze(train=("*.layer.1.*",)),)),
+        ((Freeze(layers=0, frozen_eval=True), Lora(layers_to_transform=(1,), cache=True)),
+         (Freeze(layers=0, frozen_eval=True), Lora(layers_to_transform=(1,)))),
+        ((Lora(layers_to_transform=(1,), cache=True), Freeze(layers=0, frozen_eval=True)),
+         (Lora(layers_to_transform=(1,)), Freeze(layers=0, frozen_eval=True))),
     ],
 )  # fmt: skip
 def test_methods_on_the_top_layers_have_a_trunk(methods, base):
@@ -205,6 +213,13 @@ def test_what_leaves_no_trunk_is_refused(methods, message):
 def test_a_trainer_that_changes_the_trunk_is_refused(tmp_path, options, name):
     with pytest.raises(MethodError, match=rf"cache=True and {name}\w+ do not combine"):
         ftplug.attach(trainer(tiny.bert(), tmp_path, **options), "freeze", cache=True, layers=1)
+
+
+def test_a_model_that_accelerate_compiles_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "eager")
+    bound = trainer(tiny.bert(), tmp_path)
+    with pytest.raises(MethodError, match="dynamo_backend=eager do not combine: leave cache out"):
+        ftplug.attach(bound, "freeze", cache=True, layers=1)
 
 
 def test_a_rotary_embedding_that_remembers_is_refused():
@@ -271,6 +286,48 @@ def test_a_file_is_mapped_and_leaves_nothing_behind(tmp_path, monkeypatch, dtype
     assert trained_losses(mapped, data) == trained_losses(in_memory, data)
     assert trunk(mapped).hits == 24
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def disk(monkeypatch):
+    """Return a disk of eight slots, reserved four at a time; ``free`` may be changed."""
+
+    class Disk:
+        free, ends = 8 * 16, []
+
+    def allocate(descriptor, offset, length):
+        if offset + length > Disk.free:
+            raise OSError(28, "No space left on device")
+        real(descriptor, offset, length)
+        Disk.ends.append(offset + length)
+
+    real = os.posix_fallocate
+    monkeypatch.setattr(os, "posix_fallocate", allocate)
+    monkeypatch.setattr("ftplug_plugins.trunk_store._CHUNK", 4 * 16)
+    return Disk
+
+
+def test_a_full_disk_ends_the_growth_and_not_the_run(disk, caplog):
+    store = TrunkStore(4, torch.float32, 2**31, on_disk=True)
+    assert disk.ends == [64]  # of the 2 GiB it may come to
+    values = {bytes([key]): torch.randn(3, 4) for key in range(5)}
+    with caplog.at_level(logging.WARNING, "ftplug"):
+        for key, value in values.items():
+            store.put(key, value)
+            assert store.read(store.find(key)).equal(value)
+            assert store.nbytes <= disk.ends[-1]
+        store.put(b"long", torch.randn(8, 4))
+    assert disk.ends == [64, 128]
+    assert (len(store), store.evicted) == (2, 3)
+    assert store.find(b"long") is None
+    [warning] = [record.getMessage() for record in caplog.records]
+    assert "is full ([Errno 28] No space left on device): no more than 128 bytes" in warning
+
+
+def test_a_disk_that_is_full_from_the_start_is_refused(disk):
+    disk.free = 0
+    with pytest.raises(MethodError, match=r"no room for 64 bytes .* let TMPDIR name another"):
+        TrunkStore(4, torch.float32, 2**31, on_disk=True)
 
 
 def test_bfloat16_takes_half_and_gives_the_same_at_first_sight():
@@ -422,6 +479,23 @@ def test_disabled_does_not_ask_it():
     assert len(ran) == 1
 
 
+def test_a_known_batch_searches_no_layer(monkeypatch):
+    searched, named_modules = [], torch.nn.Module.named_modules
+
+    def noted(self, *args, **kwargs):
+        searched.append(self)
+        return named_modules(self, *args, **kwargs)
+
+    model = cached(tiny.bert()).train()
+    batch, layer = padded(model, sentences(4)), {*model.bert.encoder.layer[0].modules()}
+    model(**batch)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.nn.Module, "named_modules", noted)
+        model(**batch)
+    assert trunk(model).hits == 4
+    assert not layer & {*searched}
+
+
 def test_a_copy_starts_empty():
     model = cached(tiny.bert()).train()
     batch = padded(model, sentences(4))
@@ -534,6 +608,16 @@ def test_settings_that_ask_for_nothing_are_not_on_the_card():
     from ftplug.method import chosen
 
     assert not {name for name in chosen(Lora().settings()) if name.startswith("cache")}
+
+
+@pytest.mark.parametrize("method", [Freeze, Lora, Bottleneck])
+def test_steps_are_told_only_to_a_cache(method):
+    off, on = method(), method(cache=True)
+    for idle in (off, replace(on, cache=False), pickle.loads(pickle.dumps(off))):
+        assert not Host([idle]).implements("on_step")
+        assert idle.settings() == off.settings()
+    for counting in (on, replace(off, cache=True), pickle.loads(pickle.dumps(on))):
+        assert Host([counting]).implements("on_step")
 
 
 def test_packed_rows_are_masked_by_their_positions():
