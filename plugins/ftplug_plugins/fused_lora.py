@@ -7,6 +7,7 @@ accumulated into the layer's output, and its gradient into that of the input.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -41,6 +42,8 @@ def _applies(layer: Any, x: Tensor) -> bool:
     """Whether this call trains one LoRA that is nothing but two matrices beside a linear layer."""
     if not torch.is_grad_enabled() or torch.compiler.is_compiling() or _is_transformed():
         return False
+    if _has_any_global_hook():  # on every module's call
+        return False
     [adapter, *others] = layer.active_adapters or [None]
     if layer.disable_adapters or layer.merged or others or adapter in layer.lora_variant:
         return False
@@ -71,7 +74,7 @@ def _is_plain(module: Any) -> bool:
         and type(module.weight) in (nn.Parameter, Tensor)
         and "forward" not in module.__dict__
         and not (module._forward_hooks or module._forward_pre_hooks)
-        and not (module._backward_hooks or module._backward_pre_hooks or _has_any_global_hook())
+        and not (module._backward_hooks or module._backward_pre_hooks)
     )
 
 
@@ -122,7 +125,7 @@ class LinearWithUpdate(torch.autograd.Function):
         to_x, to_dropped, to_W, to_bias, to_A, to_B, _ = ctx.needs_input_grad
         z = x if dropped is None else dropped
         dx = dz = dW = dbias = dA = dB = None
-        with torch.autocast(z.device.type, enabled=False):  # as forward: all of one dtype
+        with _without_autocast(z.device.type):  # as forward: all of one dtype
             if torch.is_grad_enabled():  # to be differentiated again: h depends on z and A
                 h = A @ _rows(z).T
             d = _rows(gradients[0])  # (rows, out_features)
@@ -141,6 +144,12 @@ class LinearWithUpdate(torch.autograd.Function):
             if to_B:
                 dB = (h @ d).mul_(ctx.scaling).T.contiguous()  # as the parameter: DDP copies else
         return dx, dz, dW, dbias, dA, dB, None
+
+
+def _without_autocast(device: str) -> AbstractContextManager[Any]:
+    """Switch autocast off, if it is on: switching takes as long as a small product."""
+    on = torch.is_autocast_enabled(device)
+    return torch.autocast(device, enabled=False) if on else nullcontext()
 
 
 def _rows(tensor: Tensor) -> Tensor:

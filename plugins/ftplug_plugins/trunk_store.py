@@ -132,9 +132,8 @@ def _pool(
     size = slots * width * dtype.itemsize
     try:
         if not on_disk:
-            return torch.empty(
-                slots, width, dtype=dtype
-            ), None  # pages are taken when first written
+            # Pages are taken when they are first written.
+            return torch.empty(slots, width, dtype=dtype), None
         with tempfile.TemporaryFile(prefix="ftplug-trunk-") as file:
             mapped = numpy.memmap(cast("Any", file), numpy.uint8, "w+", shape=(size,))
             descriptor = os.dup(file.fileno())
