@@ -8,13 +8,17 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import kills
 import pytest
 import torch
 import transformers
 
+from ftplug.testing import ddp
+
 torch.set_num_threads(1)
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
+ddp.WARM.extend(kills.WARM)  # a process has one fork server: it serves both
 
 
 _imported = 0
