@@ -240,8 +240,9 @@ ENDS = {
 
 # One process that has imported everything, and a fork of it for each script.
 FORKS = """
-import json, os, sys
+import gc, json, os, sys
 import ftplug.cli, ftplug.launcher, ftplug_plugins.lora, ftplug_registry.commands
+gc.freeze()  # a fork that ends walks through none of it
 ends = {}
 for script in sys.argv[1:]:
     child = os.fork()
