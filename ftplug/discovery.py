@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 import functools
 import importlib.metadata
+import os
+import sys
 import warnings
 from collections import defaultdict
 from collections.abc import Mapping
@@ -57,6 +59,13 @@ class Entry:
 
 def entries() -> dict[str, list[Entry]]:
     """Return the advertised methods by name, without importing any of them."""
+    known = _installed(tuple((path, _changed(path)) for path in sys.path))
+    return {name: list(advertised) for name, advertised in known.items()}
+
+
+@functools.lru_cache(maxsize=1)
+def _installed(state: tuple[tuple[str, int | None], ...]) -> dict[str, list[Entry]]:
+    """Read the entry points of all distributions, again when one came or went: it takes 10 ms."""
     found: dict[str, list[Entry]] = defaultdict(list)
     origin = functools.cache(_origin)  # each look parses all of the distribution's metadata
     for point in importlib.metadata.entry_points(group=GROUP):
@@ -64,6 +73,14 @@ def entries() -> dict[str, list[Entry]]:
         if entry not in found[point.name]:  # an editable install may be listed twice
             found[point.name].append(entry)
     return dict(sorted(found.items()))
+
+
+def _changed(path: str) -> int | None:
+    """Return when a folder's content changed last; None where there is none."""
+    try:
+        return os.stat(path or ".").st_mtime_ns
+    except OSError:
+        return None
 
 
 def _origin(distribution: importlib.metadata.Distribution | None) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import json
 from collections.abc import Callable, Mapping
@@ -151,11 +152,17 @@ def describe(
             "config": _portable(config),
         },
         parameters={"trained": attached.plan.trained_count(model), "total": attached.base.total},
-        versions={name: importlib.metadata.version(name) for name in _LIBRARIES},
+        versions=dict(_versions()),
         files=dict(files or {}),
         training=json_values(training or {}),
         author=author or {},
     )
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    """Return the libraries' versions; each look parses all of a distribution's metadata."""
+    return {name: importlib.metadata.version(name) for name in _LIBRARIES}
 
 
 def _base_entry(base: Base) -> BaseEntry:

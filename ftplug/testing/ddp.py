@@ -18,6 +18,7 @@ from ftplug.testing.case import Case
 from ftplug.testing.rank import Job, Outcome, work
 
 RANKS = 2
+WARM = ["ftplug.testing.rank", "peft"]  # what a process imports before it trains
 START_SECONDS, RUN_SECONDS = 180, 60  # importing torch and transformers takes a while
 
 
@@ -78,7 +79,7 @@ class Processes:
         self.workers = []
 
     def _start(self) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = _context()
         with tempfile.TemporaryDirectory(prefix="ftplug-ddp-") as folder:
             for rank in range(RANKS):
                 ours, theirs = context.Pipe()
@@ -111,6 +112,15 @@ class Processes:
                     raise AssertionError(f"{what}: rank {ranks[connection]} failed: {answer}")
                 answers[ranks[connection]] = answer
         return [answers[rank] for rank in range(RANKS)]
+
+
+def _context() -> Any:
+    """Return how to start a process: forked from one that has imported everything, if possible."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(WARM)
+    return context
 
 
 @cache

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -73,12 +74,25 @@ def train(
     run = Run(model, names, folder)
     run.attached = require_attachment(model)
     trainer.add_callback(Recorder(run))  # behind ftplug's own: it sees what the methods left
-    gc.freeze()  # train() collects twice, in a process full of torch: half of the time it takes
-    try:
+    with without_collecting():
         trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+    return run
+
+
+@contextmanager
+def without_collecting() -> Iterator[None]:
+    """Set aside what there is within the block, unless somebody has done so for longer.
+
+    ``train()`` collects garbage twice, in a process full of torch: half of the time it takes.
+    """
+    if gc.get_freeze_count():
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
     finally:
         gc.unfreeze()
-    return run
 
 
 def tiny_trainer(

@@ -111,7 +111,7 @@ def _build(family: str, head: str, config: dict[str, Any]) -> Any:
     name = head if head in ("LMHeadModel", "Model") else f"For{head}" if head else "Model"
     cls = getattr(transformers, f"{family}{name}")
     with torch.random.fork_rng():
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)  # there is none of a GPU to seed
         model = cls(cls.config_class(**config))
     return model.eval()
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import json
 import shlex
 from collections.abc import Iterator, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -82,9 +83,17 @@ def _curve(training: Mapping[str, Any]) -> bytes | None:
     history = section(training, "history")
     if not history:
         return None
+    majority = section(section(training, "baselines"), "majority class")
+    return _drawn(json.dumps([history, majority]))
+
+
+@lru_cache(maxsize=4)
+def _drawn(content: str) -> bytes | None:
+    """Draw a history and the commonest answer's metrics: pushing draws again what saving drew."""
     from ftplug_registry.curve import training_curve  # matplotlib: only when there is a curve
 
-    return training_curve(history, section(section(training, "baselines"), "majority class"))
+    history, majority = json.loads(content)
+    return training_curve(history, majority)
 
 
 def _citations(manifest: Mapping[str, Any]) -> Iterator[str]:

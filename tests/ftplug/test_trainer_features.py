@@ -6,7 +6,6 @@ Uploads in every ``hub_strategy`` are in ``tests/registry``; fp16 needs a GPU.
 """
 
 import functools
-import gc
 import signal
 import threading
 
@@ -44,13 +43,6 @@ taken = []  # the steps that the runs of one test began
 class Count(TrainerCallback):
     def on_step_begin(self, args, state, control, **kwargs):
         taken.append(state.global_step)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _without_collecting():
-    gc.freeze()  # train() collects twice, in a process full of torch: half of the time it takes
-    yield
-    gc.unfreeze()
 
 
 def bound_to(method, out, *, model=None, callbacks=(), **options):

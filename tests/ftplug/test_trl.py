@@ -33,10 +33,7 @@ everywhere = pytest.mark.parametrize("method", METHODS)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    gc.collect()
-    gc.freeze()  # the Trainer collects at the end of each run: not all of TRL again
-    yield folders.language_model(tmp_path_factory.mktemp("llama"))
-    gc.unfreeze()
+    return folders.language_model(tmp_path_factory.mktemp("llama"))
 
 
 @pytest.fixture(scope="module")

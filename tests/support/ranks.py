@@ -6,7 +6,6 @@ A refusal is an answer too: the pair lives on.
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -25,7 +24,7 @@ from ftplug.host import resolve
 from ftplug.plan import persistent_buffers
 from ftplug.testing import ddp
 from ftplug.testing.compare import base_model, logits
-from ftplug.testing.run import tiny_trainer
+from ftplug.testing.run import tiny_trainer, without_collecting
 
 STEPS, CHECKPOINT = 4, 2
 KEEPS_LAST = {"eval_strategy": "no", "load_best_model_at_end": False}
@@ -93,11 +92,8 @@ def bound(methods: dict[str, Any], out: Path, **options: Any) -> Any:
 
 def trained(methods: dict[str, Any], out: Path, resume: bool = False, **options: Any) -> Any:
     made = bound(methods, out, **options)
-    gc.freeze()  # train() collects twice, in a process full of torch
-    try:
+    with without_collecting():
         made.train(resume_from_checkpoint=str(out / f"checkpoint-{CHECKPOINT}") if resume else None)
-    finally:
-        gc.unfreeze()
     return made
 
 
