@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test soak peers lint format clean
+.PHONY: demo test soak bench peers lint format clean
 
 demo: .venv/installed
 	$(BIN)/ftplug demo
@@ -15,6 +15,10 @@ test: .venv/installed .venv/peers lint
 # Kills training runs at random moments and resumes them: minutes; `make test` has a short version.
 soak: .venv/installed
 	$(BIN)/python tests/soak/kill_and_resume.py
+
+# 40 minutes on a machine that is left alone: writes benchmarks/results.json and the README's tables.
+bench: .venv/installed .venv/adapters/installed
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/bench.py
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -43,6 +47,13 @@ peers: .venv/peers
 	@if command -v npm >/dev/null; then set -x; \
 		npm install --loglevel error --no-audit --no-fund --prefix .venv/npm @huggingface/hub@2.17.5; \
 	else echo "npm is not here: the test of its Hub client will be skipped"; fi
+	touch $@
+
+# A library that is measured beside ours, and pins an older transformers.
+.venv/adapters/installed: benchmarks/adapters-constraints.txt | .venv/installed
+	$(PYTHON) -m venv .venv/adapters
+	.venv/adapters/bin/python -m pip --disable-pip-version-check install --quiet \
+		--constraint $< adapters==1.3.0 torch accelerate
 	touch $@
 
 clean:

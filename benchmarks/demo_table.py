@@ -12,11 +12,13 @@ import sys
 import tempfile
 from typing import Any
 
-# A method by name alone gets its suggested learning rate; freeze also with head and pooler only.
+# A method by name alone gets its suggested learning rate; freeze trains two layers, or the head.
 RUNS = (
     ("full",),
     ("freeze",),
+    ("freeze", "cache=true"),
     ("freeze", "layers=0"),
+    ("freeze", "layers=0", "cache=true"),
     ("lora",),
     ("bottleneck",),
     ("prefix-tuning",),

@@ -1,27 +1,27 @@
 """What grows with the model and with the data, and what a checkpoint's weights file holds.
 
 Weights files of checkpoints beside the bytes of what trains; then 2, 6, 12 and 24 layers of
-MiniLM's width: attaching, what the binding adds to nothing but itself a step, and the file; then
-100, 1,000 and 10,000 examples: an epoch from a full trunk cache, and the bytes that it keeps.
+MiniLM's width: attaching LoRA, a step and the file; then 100, 1,000 and 10,000 examples: an epoch
+from a full trunk cache. In CPU seconds of one thread.
 """
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is loaded
+
 import pairs
+import report
 import torch
-from transformers import (
-    BertConfig,
-    BertForSequenceClassification,
-    PrinterCallback,
-    Trainer,
-    TrainingArguments,
-)
+from report import Found, Goal
+from steps import arguments, data, model
+from transformers import PrinterCallback, Trainer
 
 import ftplug
 from ftplug.attachment import require_attachment
@@ -33,28 +33,13 @@ METHODS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("bitfit", {}),
 )
 LAYERS, EXAMPLES = (2, 6, 12, 24), (100, 1_000, 10_000)
+STEPS = 20
 
 
-def model(layers: int = 6) -> BertForSequenceClassification:
-    """Return an encoder of MiniLM's width with a classification head."""
-    torch.manual_seed(0)
-    config = BertConfig(
-        hidden_size=384, num_hidden_layers=layers, intermediate_size=1536,
-        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
-    )  # fmt: skip
-    return BertForSequenceClassification(config)
-
-
-def trainer(of: Any, folder: str, rows: int = 16, **options: Any) -> Trainer:
-    """Return a Trainer on sentences of 16 tokens, all different."""
-    ids = torch.randint(1000, 30000, (rows, 16), generator=torch.Generator().manual_seed(1))
-    data: Any = [{"input_ids": row, "attention_mask": row > 0, "labels": i % 2}
-                 for i, row in enumerate(ids)]  # fmt: skip
-    args = TrainingArguments(
-        folder, per_device_train_batch_size=16, report_to=[], disable_tqdm=True, use_cpu=True,
-        logging_strategy="no", learning_rate=1e-3, **options,
-    )  # fmt: skip
-    made = Trainer(of, args, train_dataset=data)
+def trainer(of: Any, folder: str, examples: int = 16, **options: Any) -> Trainer:
+    """Return a Trainer on sentences of 16 tokens."""
+    args = arguments(folder, **options)
+    made = Trainer(of, args, train_dataset=data(examples, tokens=16))
     made.remove_callback(PrinterCallback)
     return made
 
@@ -68,43 +53,52 @@ def weights_file(bound: Trainer) -> tuple[int, int]:
     return file.stat().st_size, 4 * require_attachment(of).plan.trained_count(of)
 
 
-def files() -> None:
-    """Print how much larger than what trains a checkpoint's weights file is."""
+def files(found: Found) -> None:
+    """Compare checkpoints' weights files with what trains."""
     for method, settings in METHODS:
         with tempfile.TemporaryDirectory() as folder:
-            bound = trainer(model(), folder, max_steps=1, save_steps=1)
+            bound = trainer(model(), folder, max_steps=1, save_strategy="steps", save_steps=1)
             size, trained = weights_file(ftplug.attach(bound, method, **settings))
-            print(f"{method}: {size:,} bytes for {trained:,} of what trains, + {size - trained:,}")
+        goal = Goal("≤", 1.02 * trained + 16 * 1024)
+        what = f"`{method}`: weights file in a checkpoint, for {trained:,} bytes that train"
+        found.figure(what, size, "bytes", goal)
 
 
-def by_layers() -> None:
-    """Print how attaching LoRA, a step and the file grow with the number of layers."""
-    print("layers | attach ms | step ms | weights bytes")
+def by_layers(found: Found) -> None:
+    """Measure how attaching LoRA, a step and the file grow with the number of layers."""
+    rows = []
     for layers in LAYERS:
         with tempfile.TemporaryDirectory() as folder:
-            bound = trainer(model(layers), folder, max_steps=1, save_steps=1)
-            attach = pairs.timed(partial(ftplug.attach, bound, "lora"))
+            bound = trainer(model(layers), folder, max_steps=1, save_strategy="steps", save_steps=1)
+            attach = pairs.timed(partial(ftplug.attach, bound, "lora"), time.process_time)
             size, _ = weights_file(bound)
-            bound.args.max_steps, bound.args.save_strategy = 20, "no"
-            step = pairs.timed(bound.train, time.process_time) / 20
-            print(f"{layers} | {1000 * attach:.0f} | {1000 * step:.1f} | {size:,}", flush=True)
+            bound.args.max_steps, bound.args.save_strategy = STEPS, "no"
+            step = pairs.timed(bound.train, time.process_time) / STEPS
+        rows.append((layers, 1000 * attach, 1000 * step, size))
+    found.grows(("layers", "attach `lora`, ms", "step, ms", "weights file, bytes"), rows)
 
 
-def by_examples() -> None:
-    """Print how an epoch of known examples, and what is kept of them, grow with their number."""
-    print("examples | epoch from the cache s | ms an example")
-    for rows in EXAMPLES:
+def by_examples(found: Found) -> None:
+    """Measure how an epoch of known examples grows with their number."""
+    rows = []
+    for examples in EXAMPLES:
         with tempfile.TemporaryDirectory() as folder:
-            bound = trainer(model(), folder, rows, num_train_epochs=1, save_strategy="no")
+            bound = trainer(model(), folder, examples, num_train_epochs=1)
             ftplug.attach(bound, "freeze", layers=0, cache=True)
             bound.train()
             again = pairs.timed(bound.train, time.process_time)
-            print(f"{rows} | {again:.2f} | {1000 * again / rows:.2f}", flush=True)
+        rows.append((examples, again, 1000 * again / examples))
+    found.grows(("examples", "epoch from the cache, s", "an example, ms"), rows)
+
+
+def measure(found: Found, count: int) -> None:
+    """Measure all of it, once: nothing is compared in pairs."""
+    torch.set_num_threads(1)
+    with quiet():
+        files(found)
+        by_layers(found)
+        by_examples(found)
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    with quiet():
-        files()
-        by_layers()
-        by_examples()
+    report.main(__doc__, measure, pairs=2)

@@ -1,8 +1,8 @@
 """Time push and pull of a 5 MB adapter against huggingface_hub's own calls, in pairs.
 
-``ftplug push`` does what ``HfApi.upload_folder`` does, and checks and composes besides; ``pull``
-what ``snapshot_download`` does, and verifies. Both talk to one embedded Hub on loopback: A B A B …,
-medians, and the median of the paired ratios with its 95 % interval.
+``ftplug push`` does what ``HfApi.upload_folder`` does, and checks and composes besides;
+``pull`` what ``snapshot_download`` does, and verifies. Both talk to one embedded Hub on loopback,
+A B A B … .
 """
 
 from __future__ import annotations
@@ -13,30 +13,34 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pairs
+import report
 from ftplug_registry import Hub, pull, push
 from ftplug_registry.local_hub import loopback_allowed
 from ftplug_registry.server.accounts import Account
 from ftplug_registry.server.embedded import EmbeddedHub
+from report import Found, Goal
 from transformers import BertConfig, BertForSequenceClassification
 
 import ftplug
 
-PAIRS = 15
 
-
-def main() -> None:
-    """Print the medians in milliseconds and the ratios."""
+def measure(found: Found, count: int) -> None:
+    """Compare push, then pull."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         artifact = adapter(root / "artifact")
-        size = sum(path.stat().st_size for path in artifact.iterdir())
-        print(f"{size / 1e6:.1f} MB in {len(list(artifact.iterdir()))} files, {PAIRS} pairs")
+        size = f"{sum(path.stat().st_size for path in artifact.iterdir()) / 1e6:.1f} MB"
         accounts = (Account("bench"),)
         with EmbeddedHub(root / "hub", accounts=accounts) as server, loopback_allowed():
             token = server.token("bench")
             hub = Hub(server.endpoint, token, root / "cache")
-            compare("push", "upload_folder", *uploads(hub, artifact))
-            compare("pull", "snapshot_download", *downloads(hub, root))
+            for ours, theirs, (first, second) in (
+                ("push", "upload_folder", uploads(hub, artifact)),
+                ("pull", "snapshot_download", downloads(hub, root)),
+            ):
+                what, against = f"`ftplug {ours}` of {size}", f"huggingface_hub's `{theirs}`"
+                compared = compare(first, second, count)
+                found.ratio(what, against, compared, "s", Goal("≤", 1.3))
 
 
 def adapter(target: Path) -> Path:
@@ -74,12 +78,13 @@ def downloads(hub: Hub, root: Path) -> tuple[Callable[[int], None], Callable[[in
     return ours, theirs
 
 
-def compare(a: str, b: str, first: Callable[[int], None], second: Callable[[int], None]) -> None:
-    """Run both in turn, each run with a number of its own, and print what they took."""
+def compare(
+    first: Callable[[int], None], second: Callable[[int], None], count: int
+) -> pairs.Paired:
+    """Run both in turn, each run with a number of its own."""
     ours, theirs = itertools.count(), itertools.count()
-    found = pairs.interleave(lambda: first(next(ours)), lambda: second(next(theirs)), PAIRS)
-    print(f"{a} {1000 * found.median_a:.1f} ms, {b} {1000 * found.median_b:.1f} ms: ratio {found}")
+    return pairs.interleave(lambda: first(next(ours)), lambda: second(next(theirs)), count)
 
 
 if __name__ == "__main__":
-    main()
+    report.main(__doc__, measure, pairs=15)

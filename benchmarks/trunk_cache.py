@@ -1,26 +1,32 @@
 """What ``freeze`` with ``cache=True`` saves: the demo's run with and without, in pairs.
 
 MiniLM on the demo's sentences: training, evaluation and checkpoints of five epochs, in CPU seconds
-of one thread, A B A B …; the frozen part has no dropout in either. Prints the ratio without / with,
-how far the losses differ, and the first epoch's steps against a later one's. A few minutes a pair.
+of one thread, A B A B …; the frozen part has no dropout in either. A few minutes a pair.
 """
 
 from __future__ import annotations
 
-import argparse
+import os
 import statistics
 import tempfile
 import time
 from typing import Any
 
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is loaded
+
+import report
 import torch
 from ftplug_plugins.freeze import Freeze
-from pairs import interleave, interval
+from pairs import compare, interleave
+from report import Found, Goal
 from transformers import EarlyStoppingCallback, TrainerCallback, set_seed
 
 from ftplug.demo import data, minilm
 from ftplug.demo.training import Recipe, make_trainer
 from ftplug.quiet import quiet
+
+EPOCHS = 5
+TRAINED = ((0, "head and pooler", 3.0), (2, "top 2 of 6 layers", 1.35))
 
 
 class Epochs(TrainerCallback):
@@ -42,8 +48,8 @@ class Epochs(TrainerCallback):
 class Runs:
     """Runs of one method, with what each showed."""
 
-    def __init__(self, method: Freeze, epochs: int) -> None:
-        self.method, self.recipe = method, Recipe(epochs=epochs)
+    def __init__(self, method: Freeze) -> None:
+        self.method, self.recipe = method, Recipe(epochs=EPOCHS)
         self.parts = data.split(data.read_sentences())
         self.losses: list[float] = []
         self.epochs: list[list[float]] = []
@@ -62,28 +68,23 @@ class Runs:
         self.epochs.append(clock.seconds)
 
 
-def main() -> None:
-    """Print a line for each number of top layers that train."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--layers", type=int, nargs="+", default=[0, 2])
-    parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=5)
-    options = parser.parse_args()
+def measure(found: Found, count: int) -> None:
+    """Compare runs of the head alone, and of the top layers."""
     torch.set_num_threads(1)
-    for layers in options.layers:
-        without = Runs(Freeze(layers=layers, frozen_eval=True), options.epochs)
-        caching = Runs(Freeze(layers=layers, cache=True), options.epochs)
-        found = interleave(without, caching, options.pairs, warm_up=0, clock=time.process_time)
+    for layers, what, goal in TRAINED:
+        without = Runs(Freeze(layers=layers, frozen_eval=True))
+        caching = Runs(Freeze(layers=layers, cache=True))
+        compared = interleave(without, caching, count, warm_up=0, clock=time.process_time)
+        found.ratio(f"{what}, {EPOCHS} epochs", "the same with `cache=true`", compared, "s",
+                    Goal("≥", goal))  # fmt: skip
+        first = [first for first, *_ in caching.epochs]
+        later = [statistics.median(rest) for _, *rest in caching.epochs]
+        found.ratio(f"{what} with `cache=true`: steps of epoch 1", "of a later epoch",
+                    compare(first, later), "s", Goal("≥", 8) if layers == 0 else None)  # fmt: skip
         gap = max(abs(a - b) for a, b in zip(without.losses, caching.losses, strict=True))
-        later = [first / statistics.median(rest) for first, *rest in caching.epochs]
-        ratio, low, high = interval(later)
-        print(
-            f"layers={layers}, {options.pairs} pairs of {options.epochs} epochs: "
-            f"{found.median_a:.1f} s without, {found.median_b:.1f} s with: ratio {found}; "
-            f"losses within {gap:.1g}; first epoch / later: {ratio:.1f} ({low:.1f} to {high:.1f})",
-            flush=True,
-        )
+        found.figure(f"{what}: largest difference of a logged loss with `cache=true`", gap, "",
+                     Goal("≤", 1e-5))  # fmt: skip
 
 
 if __name__ == "__main__":
-    main()
+    report.main(__doc__, measure, pairs=5)
