@@ -28,32 +28,31 @@ import ftplug
 from ftplug.demo.minilm import load_base
 from ftplug.quiet import quiet
 
-TINY = {"steps": 100, "batch": 4, "length": 8}
-DEEP = {"steps": 100, "batch": 4, "length": 8}
+NARROW = {"steps": 100, "batch": 4, "length": 8}
 MINILM = {"steps": 3, "batch": 16, "length": 48}
 LORA: dict[str, Any] = {"r": 8, "lora_alpha": 16, "target_modules": ("query", "value")}
 
 
 def measure(found: Found, count: int) -> None:
-    """Compare tiny steps, then those of MiniLM."""
+    """Compare short steps, then those of MiniLM."""
     torch.set_num_threads(1)
     logging.getLogger("ftplug").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder:
-        overhead(found, folder, 2, TINY, count)
-        overhead(found, folder, 24, DEEP, -(-count // 2))
+        overhead(found, folder, 2, count)
+        overhead(found, folder, 24, -(-count // 2))
         against_peft(found, folder, count)
 
 
-def overhead(found: Found, folder: str, layers: int, size: dict[str, int], count: int) -> None:
+def overhead(found: Found, folder: str, layers: int, count: int) -> None:
     """Compare a step of a narrow model with and without a method attached."""
-    plain = trainer(narrow(layers), folder, size)
-    bound = ftplug.attach(trainer(narrow(layers), folder, size), "full")
+    plain = trainer(narrow(layers), folder, NARROW)
+    bound = ftplug.attach(trainer(narrow(layers), folder, NARROW), "full")
     ours, theirs = [], []
     for pair in range(count + 1):
         spent = [pairs.timed(run.train, time.process_time) for run in (bound, plain)]
         if pair:  # the first one warms up
-            ours.append(1000 * spent[0] / size["steps"])
-            theirs.append(1000 * spent[1] / size["steps"])
+            ours.append(1000 * spent[0] / NARROW["steps"])
+            theirs.append(1000 * spent[1] / NARROW["steps"])
     what = f"{layers} layers of 32 features"
     found.ratio(
         f"{what}, `full` attached: step", "plain Trainer", pairs.compare(ours, theirs), "ms"

@@ -17,6 +17,11 @@ def advertise(monkeypatch, tmp_path, points, module=""):
     """Install fake distributions: ``{(dist, version): {name: value}}`` and one module."""
     (tmp_path / "stranger.py").write_text(textwrap.dedent(module))
     monkeypatch.syspath_prepend(str(tmp_path))
+    install(tmp_path, points)
+    sys.modules.pop("stranger", None)
+
+
+def install(tmp_path, points):
     for (dist, version), advertised in points.items():
         info = tmp_path / f"{dist}-{version}.dist-info"
         info.mkdir()
@@ -24,7 +29,6 @@ def advertise(monkeypatch, tmp_path, points, module=""):
         lines = "\n".join(f"{name} = {value}" for name, value in advertised.items())
         (info / "entry_points.txt").write_text(f"[ftplug.methods]\n{lines}\n")
     importlib.invalidate_caches()
-    sys.modules.pop("stranger", None)
 
 
 STRANGER = """
@@ -138,3 +142,11 @@ def test_public_names_resolve():
         assert getattr(ftplug, name) is not None
     with pytest.raises(AttributeError, match="nonsense"):
         ftplug.nonsense  # noqa: B018
+
+
+def test_what_is_installed_meanwhile_is_found(monkeypatch, tmp_path):
+    advertise(monkeypatch, tmp_path, {("first", "1"): {"one": "stranger:One"}})
+    assert "one" in discovery.entries()
+    assert "two" not in discovery.entries()
+    install(tmp_path, {("second", "1"): {"two": "stranger:Two"}})
+    assert {"one", "two"} <= discovery.entries().keys()

@@ -7,6 +7,7 @@ Uploads in every ``hub_strategy`` are in ``tests/registry``; fp16 needs a GPU.
 
 import functools
 import signal
+import tempfile
 import threading
 
 import pytest
@@ -68,7 +69,8 @@ def moved(bound):
 @functools.cache
 def plain(method, **options):
     """Return the same run without the feature."""
-    return run(method, "unused", **options)
+    with tempfile.TemporaryDirectory() as out:
+        return run(method, out, **options)
 
 
 def assert_moves_as_plain(bound, method):
