@@ -159,12 +159,15 @@ def _streamed(hub: Hub, kind: str, handler: StreamHandler, limit: int) -> Endpoi
     async def endpoint(request: Request) -> Response:
         try:
             call = await read_call(hub, kind, request)
-            try:
+            if "namespace" not in call.path:
                 return await handler(call, body_chunks(request, limit))
-            except (pygit2.GitError, KeyError, OSError):
-                if "namespace" in call.path and hub.store.find(call.repo_id) is None:
-                    raise repo_not_found(anonymous=call.account is None) from None  # just deleted
-                raise
+            with hub.store.watched(call.repo_id) as is_gone:
+                try:
+                    return await handler(call, body_chunks(request, limit))
+                except (pygit2.GitError, KeyError, OSError):
+                    if is_gone():
+                        raise repo_not_found(anonymous=call.account is None) from None
+                    raise
         except HTTPException:
             await drain(request)
             raise

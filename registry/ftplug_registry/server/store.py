@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -41,7 +42,7 @@ class RepositoryStore:
 
     def find(self, id: RepoId) -> Repository | None:
         """Open a repository, or return None if there is none of that name."""
-        if not is_name(id.namespace) or not is_name(id.name):
+        if not _is_possible(id):
             return None
         path = self._path(id)
         try:
@@ -55,6 +56,26 @@ class RepositoryStore:
         if repository is None:
             raise repo_not_found()
         return repository
+
+    @contextmanager
+    def watched(self, id: RepoId) -> Iterator[Callable[[], bool]]:
+        """Give a function that says whether what had this name before the block is gone by now.
+
+        As long as a folder is open nothing else gets its inode: what is created again under the
+        name has another.
+        """
+        path = self._path(id) / ".git"
+        try:
+            folder = os.open(path, os.O_RDONLY) if _is_possible(id) else None
+        except FileNotFoundError:
+            folder = None
+        if folder is None:
+            yield lambda: True
+            return
+        try:
+            yield lambda: not (path.exists() and os.path.samestat(path.stat(), os.fstat(folder)))
+        finally:
+            os.close(folder)
 
     def repositories(self, kind: str) -> Iterator[Repository]:
         """Yield every repository of a kind."""
@@ -122,6 +143,10 @@ class RepositoryStore:
                 for pattern in ("*.lock", "refs/**/*.lock", "objects/tmp_object*"):
                     for abandoned in git_directory.glob(pattern):
                         abandoned.unlink(missing_ok=True)
+
+
+def _is_possible(id: RepoId) -> bool:
+    return is_name(id.namespace) and is_name(id.name)
 
 
 def _initialize(id: RepoId, path: Path, owner: Account, *, private: bool) -> None:

@@ -13,6 +13,7 @@ import commits
 import httpx2
 import hub
 import pytest
+from ftplug_registry.server.commits import PendingCommit
 from ftplug_registry.server.embedded import EmbeddedHub
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
@@ -114,6 +115,19 @@ def test_create_delete_move_and_use_at_once(server, http, root):
     assert list((root / "staging").iterdir()) == []
     for repository in (root / "models/ann").iterdir():
         fsck(root, f"ann/{repository.name}")
+
+
+@pytest.mark.parametrize(("replaced", "status"), [(True, 404), (False, 500)])
+def test_what_is_created_anew_in_mid_request_is_not_found(ann, http, monkeypatch, replaced, status):
+    def fails(self, path, value):
+        if replaced:
+            other, name = http("ann"), {"name": "model"}
+            other.request("DELETE", "/api/repos/delete", json=name).raise_for_status()
+            other.post("/api/repos/create", json=name).raise_for_status()
+        raise OSError("no such file, as between the two")
+
+    monkeypatch.setattr(PendingCommit, "_blob", fails)
+    assert commits.post(ann, ("file", commits.file("a"))).status_code == status
 
 
 def test_slow_clients_hold_nobody_up(ann, http):
