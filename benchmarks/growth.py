@@ -24,7 +24,7 @@ from steps import arguments, data, model
 from transformers import PrinterCallback, Trainer
 
 import ftplug
-from ftplug.attachment import require_attachment
+from ftplug.attaching.attachment import require_attachment
 from ftplug.quiet import quiet
 
 METHODS: tuple[tuple[str, dict[str, Any]], ...] = (

@@ -81,7 +81,7 @@ def fingerprints(found: Found) -> None:
     """Measure the fingerprint of 500 MB, and what memory it adds."""
     from transformers import BertConfig, BertModel
 
-    from ftplug.fingerprint import fingerprint
+    from ftplug.base.fingerprint import fingerprint
 
     model = BertModel(BertConfig(num_hidden_layers=14))
     tensors: Any = dict(model.named_parameters())

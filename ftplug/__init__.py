@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 from ftplug.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from ftplug.artifact import save
-    from ftplug.attachment import apply, disabled
-    from ftplug.binding import FTPlugCallback, attach
+    from ftplug.artifacts.loading import load
+    from ftplug.artifacts.saving import save
+    from ftplug.attaching.attachment import apply, disabled
+    from ftplug.attaching.merging import merge
     from ftplug.discovery import methods
     from ftplug.errors import (
         ArtifactError,
@@ -23,20 +24,19 @@ if TYPE_CHECKING:
         RegistryError,
     )
     from ftplug.hookspecs import hookimpl
-    from ftplug.loading import load
-    from ftplug.merging import merge
     from ftplug.method import LearningRate, Method
+    from ftplug.training.binding import FTPlugCallback, attach
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "FTPlugCallback": "binding",
-    "attach": "binding",
-    "apply": "attachment",
-    "disabled": "attachment",
-    "save": "artifact",
-    "load": "loading",
-    "merge": "merging",
+    "FTPlugCallback": "training.binding",
+    "attach": "training.binding",
+    "apply": "attaching.attachment",
+    "disabled": "attaching.attachment",
+    "save": "artifacts.saving",
+    "load": "artifacts.loading",
+    "merge": "attaching.merging",
     "methods": "discovery",
     "Method": "method",
     "LearningRate": "method",

@@ -162,7 +162,7 @@ def run(
 
     On several processes: torchrun --nproc_per_node 2 -m ftplug run --method lora -- train.py
     """
-    from ftplug.launcher import Launch, methods_from
+    from ftplug.training.script import Launch, methods_from
 
     if not method and start_from is None:
         raise FtplugError("run: name a --method (ftplug methods lists them) or an artifact --from")
@@ -229,7 +229,7 @@ def merge(
 
     Example: ftplug merge org/my-adapter --to merged
     """
-    from ftplug.merging import merge_artifact
+    from ftplug.attaching.merging import merge_artifact
 
     target = merge_artifact(artifact, to, base=base, revision=revision)
     size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
@@ -247,7 +247,7 @@ def new(
 
     Example: ftplug new my-method
     """
-    from ftplug.new import next_steps, write_package
+    from ftplug.scaffold.package import next_steps, write_package
 
     typer.echo(next_steps(name, write_package(name, to)), nl=False)
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ftplug.artifacts.digests import sha256
 from ftplug.demo.data import LABELS
-from ftplug.digests import sha256
 from ftplug.errors import ArtifactError, FtplugError
 from ftplug.quiet import quiet
 

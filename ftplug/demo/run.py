@@ -128,8 +128,8 @@ def _save(
 
     ``scores`` are those of the trained model (``after``) and what to compare them with.
     """
-    from ftplug.artifact import save
-    from ftplug.facts import training_facts
+    from ftplug.artifacts.saving import save
+    from ftplug.training.record import training_facts
 
     named = {
         name: {f"test_{metric}": value for metric, value in found.items()}
@@ -159,7 +159,7 @@ def _merged(
 
 def _recorded(target: Path) -> dict[str, Any]:
     """Return the figures that the artifact itself records, and its size on disk."""
-    from ftplug.manifest import read_manifest
+    from ftplug.artifacts.manifest import read_manifest
 
     manifest = read_manifest(target)
     training, parameters = manifest.training, manifest.parameters
@@ -186,8 +186,8 @@ def _reloaded(
     trainer: Trainer, load_base: BaseLoader, held_out: HeldOut, logits: Tensor, target: Path
 ) -> dict[str, Any]:
     """Publish, pull and verify the artifact, put it on a fresh base, compare the answers."""
-    from ftplug.loading import load
-    from ftplug.registry import registry
+    from ftplug.artifacts.loading import load
+    from ftplug.artifacts.registries import registry
 
     fresh, _ = load_base()
     name = trainer.ftplug.methods[0].name  # type: ignore[attr-defined]

@@ -51,7 +51,7 @@ def make_trainer(
         Trainer,
     )
 
-    from ftplug.binding import attach
+    from ftplug.training.binding import attach
 
     trainer = Trainer(
         model=model,

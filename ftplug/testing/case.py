@@ -15,13 +15,13 @@ from typing import Any, TypeVar
 from unittest import mock
 
 from ftplug import discovery
-from ftplug.artifact import save
-from ftplug.attachment import apply, require_attachment
+from ftplug.artifacts.loading import load
+from ftplug.artifacts.saving import save
+from ftplug.artifacts.tensors import copy_tensors
+from ftplug.attaching.attachment import apply, require_attachment
 from ftplug.errors import MethodError
 from ftplug.host import Host, resolve
-from ftplug.loading import load
 from ftplug.method import Method
-from ftplug.tensors import copy_tensors
 from ftplug.testing import tiny
 from ftplug.testing.compare import base_model, weights, without_gradient
 from ftplug.testing.run import CHECKPOINT, Run, train

@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ftplug.plan import persistent_buffers
+from ftplug.attaching.plan import persistent_buffers
 from ftplug.testing import tiny
 
 SEED = 7

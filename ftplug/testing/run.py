@@ -12,11 +12,11 @@ from typing import Any, cast
 from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from ftplug.attachment import Attachment, require_attachment
-from ftplug.binding import attach
+from ftplug.attaching.attachment import Attachment, require_attachment
 from ftplug.method import Method
 from ftplug.testing import tiny
 from ftplug.testing.compare import logits, weights
+from ftplug.training.binding import attach
 
 STEPS, CHECKPOINT = 6, 3  # a checkpoint halfway: it is resumed from, and it is scored best
 

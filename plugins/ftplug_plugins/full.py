@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from ftplug import LearningRate, Method, MethodError, hookimpl
-from ftplug.attachment import require_attachment
-from ftplug.plan import persistent_buffers
+from ftplug.attaching.attachment import require_attachment
+from ftplug.attaching.plan import persistent_buffers
 
 if TYPE_CHECKING:
     import torch

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from annotated_types import Ge
 
 from ftplug import LearningRate, Method, MethodError, hookimpl
-from ftplug.attachment import require_attachment
+from ftplug.attaching.attachment import require_attachment
 from ftplug_plugins.depth import ULMFIT, from_the_top
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from annotated_types import Ge
 
 from ftplug import Method, hookimpl
-from ftplug.attachment import require_attachment
+from ftplug.attaching.attachment import require_attachment
 
 if TYPE_CHECKING:
     from torch import nn

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from annotated_types import Ge
 
 from ftplug import LearningRate, Method, MethodError, hookimpl
-from ftplug.attachment import require_attachment
-from ftplug.plan import scheduled
+from ftplug.attaching.attachment import require_attachment
+from ftplug.attaching.plan import scheduled
 from ftplug.structure import require_layer_stacks
 
 if TYPE_CHECKING:

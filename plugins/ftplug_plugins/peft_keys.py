@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from ftplug.attachment import require_attachment
+from ftplug.attaching.attachment import require_attachment
 
 if TYPE_CHECKING:
     import torch

@@ -10,9 +10,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ftplug import MethodError, hookimpl
-from ftplug.artifact import WEIGHTS
+from ftplug.artifacts.saving import WEIGHTS
+from ftplug.artifacts.tensors import read_tensors
 from ftplug.inplace import wrap_forward
-from ftplug.tensors import read_tensors
 from ftplug_plugins import peft_files
 from ftplug_plugins.peft_keys import ADAPTER
 from ftplug_plugins.peft_method import PeftMethod, is_weightless

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ftplug.attachment import weightless_copy
+from ftplug.attaching.attachment import weightless_copy
 from ftplug.context import logger
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from annotated_types import Ge, MinLen
 
 from ftplug import Method, MethodError, hookimpl, structure
-from ftplug.attachment import require_attachment
+from ftplug.attaching.attachment import require_attachment
 from ftplug_plugins import peft_files
 from ftplug_plugins.virtual_positions import is_encoder_decoder, learned_positions
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ftplug.artifacts.manifest import MANIFEST, read_manifest
 from ftplug.context import logger
 from ftplug.errors import ArtifactError, RegistryError
-from ftplug.manifest import MANIFEST, read_manifest
 from ftplug_registry.hub import Hub, status_of
 from ftplug_registry.inspection import Content
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ftplug import discovery
-from ftplug.card import CARD, CURVE
+from ftplug.artifacts.card import CARD, CURVE
 from ftplug.errors import PluginError
 from ftplug_registry import card_rows as rows
 from ftplug_registry.card_metadata import base_id, metadata, section

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ftplug.author import checked_author, merged_author
-from ftplug.card import CARD, CURVE, card_files, is_generated
+from ftplug.artifacts.author import checked_author, merged_author
+from ftplug.artifacts.card import CARD, CURVE, card_files, is_generated
+from ftplug.artifacts.manifest import MANIFEST, Manifest, is_pickle, read_manifest
 from ftplug.errors import ArtifactError, RegistryError
-from ftplug.manifest import MANIFEST, Manifest, is_pickle, read_manifest
 from ftplug_registry.inspection import PICTURES, Content, inspect
 
 _LINK = re.compile(r"""!\[[^\]]*\]\(\s*<?([^)\s>]+)|<img[^>]+src=["']([^"']+)""", re.IGNORECASE)

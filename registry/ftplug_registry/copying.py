@@ -7,10 +7,10 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from ftplug.card import CARD, CURVE, is_generated
+from ftplug.artifacts.card import CARD, CURVE, is_generated
+from ftplug.artifacts.manifest import MANIFEST, Manifest, read_manifest
 from ftplug.errors import ArtifactError, RegistryError
-from ftplug.files import finish_interrupted, staged, stated
-from ftplug.manifest import MANIFEST, Manifest, read_manifest
+from ftplug.files.staged import finish_interrupted, staged, stated
 
 
 def require_free(target: Path) -> None:

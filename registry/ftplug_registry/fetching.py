@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ftplug.card import CARD
+from ftplug.artifacts.card import CARD
+from ftplug.artifacts.loading import methods_of
+from ftplug.artifacts.manifest import LARGEST, MANIFEST, Manifest, read_manifest
 from ftplug.errors import ArtifactError, MissingMethodError, RegistryError
-from ftplug.loading import methods_of
-from ftplug.manifest import LARGEST, MANIFEST, Manifest, read_manifest
 from ftplug_registry.contents import card_images
 from ftplug_registry.copying import copy_to_folder, require_free
 from ftplug_registry.hub import Hub, check_repo_id

@@ -7,8 +7,8 @@ import os
 import zipfile
 from pathlib import Path, PurePosixPath
 
+from ftplug.artifacts.manifest import is_pickle
 from ftplug.errors import RegistryError
-from ftplug.manifest import is_pickle
 from ftplug_registry.credentials import credential_in, decoded
 
 Content = bytes | Path

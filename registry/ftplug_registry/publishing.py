@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ftplug.artifact import annotate
+from ftplug.artifacts.manifest import read_manifest
+from ftplug.artifacts.saving import annotate
+from ftplug.base.license import named_license
 from ftplug.context import logger
 from ftplug.errors import ArtifactError, RegistryError
-from ftplug.license import named_license
-from ftplug.manifest import read_manifest
 from ftplug_registry.branch import Branch
 from ftplug_registry.contents import contents, size_of
 from ftplug_registry.credentials import credential_in

@@ -6,11 +6,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ftplug.artifacts.loading import methods_of
+from ftplug.artifacts.manifest import Manifest, read_manifest
+from ftplug.artifacts.registries import is_published
 from ftplug.errors import FtplugError
-from ftplug.loading import methods_of
-from ftplug.manifest import Manifest, read_manifest
 from ftplug.method import chosen
-from ftplug.registry import is_published
 from ftplug_registry.fetching import manifest_at
 from ftplug_registry.hub import Hub
 

@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ftplug.artifact_base import base_fingerprint, base_model
+from ftplug.artifacts.base_model import base_fingerprint, base_model
+from ftplug.artifacts.loading import methods_of
+from ftplug.artifacts.manifest import Manifest, read_manifest
+from ftplug.artifacts.registries import is_published
 from ftplug.errors import ArtifactError
-from ftplug.loading import methods_of
-from ftplug.manifest import Manifest, read_manifest
-from ftplug.registry import is_published
 from ftplug_registry.fetching import snapshot
 from ftplug_registry.hub import Hub
 

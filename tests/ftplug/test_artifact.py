@@ -15,9 +15,10 @@ from runs import logits, same, shake, weights
 from safetensors.torch import load_file, save_file
 
 import ftplug
-from ftplug import ArtifactError, manifest
-from ftplug.base import inspect_base
-from ftplug.digests import file_entry
+from ftplug import ArtifactError
+from ftplug.artifacts import manifest
+from ftplug.artifacts.digests import file_entry
+from ftplug.base.inspecting import inspect_base
 
 
 @pytest.fixture
@@ -477,7 +478,7 @@ def test_a_full_disk_at_the_last_moment_keeps_the_old_artifact(base, tmp_path, m
     def fail(directory):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("ftplug.files.flush", fail)
+    monkeypatch.setattr("ftplug.files.staged.flush", fail)
     with pytest.raises(ArtifactError, match="No space left"):
         artifact(base, folder, "freeze", layers=1)
     monkeypatch.undo()
@@ -487,7 +488,7 @@ def test_a_full_disk_at_the_last_moment_keeps_the_old_artifact(base, tmp_path, m
 def test_an_error_while_saving_leaves_the_old_artifact(base, tmp_path, monkeypatch):
     model, folder = artifact(base, tmp_path / "a")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    monkeypatch.setattr("ftplug.artifact.card_files", lambda manifest: 1 / 0)
+    monkeypatch.setattr("ftplug.artifacts.saving.card_files", lambda manifest: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         ftplug.save(shake(model), folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

@@ -11,10 +11,10 @@ from transformers import Trainer
 
 import ftplug
 from ftplug import ArtifactError
-from ftplug.artifact import annotate
-from ftplug.author import author_from_card, checked_author, merged_author
-from ftplug.card import card_files, is_generated
-from ftplug.manifest import read_manifest
+from ftplug.artifacts.author import author_from_card, checked_author, merged_author
+from ftplug.artifacts.card import card_files, is_generated
+from ftplug.artifacts.manifest import read_manifest
+from ftplug.artifacts.saving import annotate
 
 
 @pytest.fixture(scope="module")

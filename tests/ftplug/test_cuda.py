@@ -63,7 +63,7 @@ def test_qlora_on_cuda_trains_and_loads(bits, tmp_path):
 def test_the_memory_of_a_run_is_the_gpus(tmp_path):
     bound = trainer(tiny.bert(), tmp_path, max_steps=2, save_strategy="no")
     ftplug.attach(bound, "lora", r=4).train()
-    facts = ftplug.attachment.require_attachment(bound.model).training
+    facts = ftplug.attaching.attachment.require_attachment(bound.model).training
     assert "NVIDIA" in facts["hardware"] or torch.version.hip
     assert 0 < facts["peak_memory_bytes"] <= torch.cuda.get_device_properties(0).total_memory
 

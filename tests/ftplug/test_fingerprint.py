@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ftplug.fingerprint import fingerprint
+from ftplug.base.fingerprint import fingerprint
 
 
 def tensors(seed=0):

@@ -21,10 +21,12 @@ from runs import StopAt, losses, same, weights
 from transformers import TrainerCallback
 
 import ftplug
-from ftplug import ArtifactError, files, swapping
-from ftplug.checkpoint import check_complete
-from ftplug.claim import claimed
-from ftplug.rotation import move_old_checkpoints
+from ftplug import ArtifactError
+from ftplug.artifacts.checkpoint import check_complete
+from ftplug.files import staged as files
+from ftplug.files import swapping
+from ftplug.files.folder_lock import claimed
+from ftplug.training.rotation import move_old_checkpoints
 
 SHORT = {"max_steps": 6, "save_steps": 2}
 # The best checkpoint is the second: the third save removes the first one.

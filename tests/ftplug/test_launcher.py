@@ -20,7 +20,7 @@ from ftplug_plugins.prompt_tuning import PromptTuning
 from runs import METHODS, logits, same, trainer, weights
 
 import ftplug
-from ftplug.launcher import Launch, methods_from
+from ftplug.training.script import Launch, methods_from
 
 SCRIPT = Path(script.__file__)
 
@@ -109,7 +109,7 @@ def test_from_continues_an_artifact(tmp_path, monkeypatch):
     assert [m.settings() for m in methods] == [Lora(r=4).settings()]
     seen = []
     monkeypatch.setattr(
-        "ftplug.launcher.dry_run_text", lambda c, args: seen.append(logits(c.trainer.model))
+        "ftplug.training.script.dry_run_text", lambda c, args: seen.append(logits(c.trainer.model))
     )
     launch(methods, "--out", tmp_path / "b", start_from=tmp_path / "a", dry_run=True)
     assert torch.equal(seen[0], logits(ftplug.load(tiny.bert(), tmp_path / "a")))
@@ -241,7 +241,7 @@ ENDS = {
 # One process that has imported everything, and a fork of it for each script.
 FORKS = """
 import gc, json, os, sys
-import ftplug.cli, ftplug.launcher, ftplug_plugins.lora, ftplug_registry.commands
+import ftplug.cli, ftplug.training.script, ftplug_plugins.lora, ftplug_registry.commands
 gc.freeze()  # a fork that ends walks through none of it
 ends = {}
 for script in sys.argv[1:]:

@@ -8,7 +8,7 @@ import torch
 from runs import METHODS, logits, shake
 
 import ftplug
-from ftplug.attachment import require_attachment
+from ftplug.attaching.attachment import require_attachment
 
 FAMILIES = {
     "bert": lambda: tiny.bert(),

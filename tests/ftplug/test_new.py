@@ -17,7 +17,7 @@ from ftplug_registry.server.embedded import EmbeddedHub
 
 import ftplug
 from ftplug import FtplugError, cli
-from ftplug.new import write_package
+from ftplug.scaffold.package import write_package
 from ftplug.testing import Case, checks
 
 

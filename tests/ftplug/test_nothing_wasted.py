@@ -7,7 +7,7 @@ from torch import nn
 
 import ftplug
 from ftplug.host import Host
-from ftplug.numerics import WATCHED_STEPS
+from ftplug.training.numerics import WATCHED_STEPS
 
 SMALL = {name: METHODS.get(name, {}) for name in ("lora", "freeze", "bitfit", "bottleneck")}
 methods = pytest.mark.parametrize("method", SMALL)

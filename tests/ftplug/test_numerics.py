@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 import ftplug
 from ftplug import Method, MethodError, NonFiniteError, hookimpl
 from ftplug.cli import app
-from ftplug.launcher import Launch
-from ftplug.numerics import Movement
+from ftplug.training.numerics import Movement
+from ftplug.training.script import Launch
 
 A = "bert.encoder.layer.0.attention.self.query.lora_A.default.weight"
 B = A.replace("lora_A", "lora_B")
@@ -70,7 +70,7 @@ def test_a_loss_that_is_no_number_stops_the_run_before_the_step(tmp_path, value)
     assert same(weights(bound.model), weights(stopped.model))  # nothing of step 3 is in it
 
 
-class _Stop(ftplug.binding.TrainerCallback):
+class _Stop(ftplug.training.binding.TrainerCallback):
     def __init__(self, step):
         self.step = step
 
@@ -155,7 +155,7 @@ def test_the_command_line_passes_it_on(monkeypatch, option, expected):
 
 def test_a_launched_trainer_is_told(tmp_path):
     launched = Launch([Lora()], check_finite=False)
-    assert ftplug.launcher.LaunchedCallback(launched).check_finite is False
+    assert ftplug.training.script.LaunchedCallback(launched).check_finite is False
 
 
 # What does not move

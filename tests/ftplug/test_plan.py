@@ -10,8 +10,8 @@ from torch import nn
 
 import ftplug
 from ftplug import Method, MethodError, hookimpl
-from ftplug.attachment import attachment_of, require_attachment
-from ftplug.base import inspect_base
+from ftplug.attaching.attachment import attachment_of, require_attachment
+from ftplug.base.inspecting import inspect_base
 from ftplug.host import Host
 
 
@@ -325,5 +325,5 @@ def test_statistics_that_move_although_frozen_are_saved(tmp_path):
     model = ftplug.apply(model, "lora")
     model.norm.train()(torch.randn(8, 4))
     assert {"norm.running_mean", "norm.running_var"} <= set(
-        ftplug.attachment.require_attachment(model).plan.saved
+        ftplug.attaching.attachment.require_attachment(model).plan.saved
     )

@@ -10,12 +10,12 @@ import ranks
 from contracts import contract
 
 import ftplug
-from ftplug.checkpoint import read_checkpoint
-from ftplug.files import STAGE, close_stage, open_stage
+from ftplug.artifacts.checkpoint import read_checkpoint
+from ftplug.files.staged import STAGE, close_stage, open_stage
 from ftplug.host import Host, resolve
-from ftplug.processes import check_launch
 from ftplug.testing import Case, ddp
 from ftplug.testing.compare import base_model
+from ftplug.training.processes import check_launch
 
 pytestmark = pytest.mark.ddp
 

@@ -25,7 +25,7 @@ from trl.trainer import dpo_trainer
 
 import ftplug
 from ftplug import FTPlugCallback, MethodError
-from ftplug.trl import Reference
+from ftplug.training.trl import Reference
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what others' code warns about is not ours
 everywhere = pytest.mark.parametrize("method", METHODS)
@@ -225,7 +225,7 @@ def test_full_fine_tuning_may_move_trls_own_reference_along(folder, pairs, tmp_p
 
 def test_a_reference_that_trl_made_after_all_is_refused(folder, pairs, tmp_path, monkeypatch):
     model = ftplug.apply(model_of(folder), "lora")
-    monkeypatch.setattr("ftplug.trl._LOAD", "renamed")
+    monkeypatch.setattr("ftplug.training.trl._LOAD", "renamed")
     trainer = dpo(model, tmp_path, pairs, FTPlugCallback("lora"))
     with pytest.raises(MethodError, match="in a way ftplug does not know: pass ref_model="):
         trainer.train()

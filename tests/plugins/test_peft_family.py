@@ -18,7 +18,7 @@ from runs import StopAt, logits, shake, trainer, weights
 
 import ftplug
 from ftplug import MethodError
-from ftplug.attachment import require_attachment
+from ftplug.attaching.attachment import require_attachment
 from ftplug.context import Context
 
 SMALL: dict[str, dict[str, Any]] = {

@@ -14,7 +14,7 @@ from runs import logits, losses, rows, same, shake, trainer, weights
 
 import ftplug
 from ftplug import MethodError
-from ftplug.attachment import require_attachment
+from ftplug.attaching.attachment import require_attachment
 
 pytest.importorskip("bitsandbytes", reason="pip install 'ftplug[qlora]'")
 

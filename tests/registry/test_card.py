@@ -18,9 +18,9 @@ from transformers import AutoTokenizer, BertForSequenceClassification, TrainerCa
 
 import ftplug
 from ftplug import discovery
-from ftplug.card import card_files
+from ftplug.artifacts.card import card_files
+from ftplug.artifacts.manifest import read_manifest
 from ftplug.host import Host, resolve
-from ftplug.manifest import read_manifest
 
 SHA, DATA_SHA = "a" * 40, "b" * 40
 NOTES = "Meant for **reviews** in English.\n\n- not for anything else"

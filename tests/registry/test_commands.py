@@ -211,12 +211,12 @@ def test_verify_refuses_another_base_and_an_altered_file(typed, base, artifact, 
 
 
 def test_run_continues_from_a_repository(hub, base, saved, repo_id):
-    from ftplug.launcher import methods_from
+    from ftplug.training.script import methods_from
 
     push(saved / "lora", repo_id, hub=hub)
     assert methods_from(repo_id)[0].r == 4
     model = BertForSequenceClassification.from_pretrained(base)
-    ftplug.loading.continue_from(ftplug.apply(model, "lora", r=4), repo_id)
+    ftplug.artifacts.loading.continue_from(ftplug.apply(model, "lora", r=4), repo_id)
 
 
 def test_the_real_command_line_shows_no_token(server, saved, tmp_path):

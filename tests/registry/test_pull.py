@@ -16,7 +16,7 @@ from transformers import BertForSequenceClassification, pipeline
 
 import ftplug
 from ftplug import ArtifactError, FtplugError, PluginError, RegistryError
-from ftplug.manifest import read_manifest
+from ftplug.artifacts.manifest import read_manifest
 
 
 def test_by_branch_tag_and_sha(hub, saved, artifact, repo_id):

@@ -16,7 +16,7 @@ from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
 from safetensors.torch import save_file
 
 from ftplug import ArtifactError, RegistryError
-from ftplug.manifest import read_manifest
+from ftplug.artifacts.manifest import read_manifest
 
 SECRET = "hf_" + "CanaryTokenThatMustNeverShow" + "1234567"
 

@@ -6,7 +6,7 @@ import pytest
 from script_cells import CELLS, METHODS, SCRIPTS, measure, run, write_inputs
 from scripts_table import README, RESULTS, key, section, table
 
-from ftplug.launcher import Launch, methods_from
+from ftplug.training.script import Launch, methods_from
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what others' code warns about is not ours
 RECORDED = json.loads(RESULTS.read_text(encoding="utf-8"))

@@ -27,11 +27,11 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 import ftplug
-import ftplug.binding
 import ftplug.cli
-from ftplug import swapping
-from ftplug.checkpoint import check_complete
-from ftplug.claim import claimed
+import ftplug.training.binding
+from ftplug.artifacts.checkpoint import check_complete
+from ftplug.files import swapping
+from ftplug.files.folder_lock import claimed
 
 KILLED = -signal.SIGKILL
 SUPPORT = Path(__file__).parent
@@ -45,7 +45,7 @@ METHODS: dict[str, dict[str, Any]] = {
 CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.chmod", "os.link", "open"}
 # What a run imports late.
 WARM = [
-    "ftplug.launcher",
+    "ftplug.training.script",
     "ftplug_plugins.gradual_unfreezing",
     "ftplug_plugins.lisa",
     "ftplug_plugins.lora",

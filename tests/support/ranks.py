@@ -19,12 +19,14 @@ import tiny
 import torch
 
 import ftplug
-from ftplug import checkpoint, sharding, staging
+from ftplug.artifacts import checkpoint
+from ftplug.attaching import sharding
+from ftplug.attaching.plan import persistent_buffers
 from ftplug.host import resolve
-from ftplug.plan import persistent_buffers
 from ftplug.testing import ddp
 from ftplug.testing.compare import base_model, logits
 from ftplug.testing.run import tiny_trainer, without_collecting
+from ftplug.training import checkpoint_folder as staging
 
 STEPS, CHECKPOINT = 4, 2
 KEEPS_LAST = {"eval_strategy": "no", "load_best_model_at_end": False}
@@ -208,14 +210,14 @@ def sharded_weights(methods: dict[str, Any], out: Path, **options: Any) -> Any:
 
 def sharded_report(out: Path) -> Any:
     """Return what ``ftplug run --report`` writes of a sharded run."""
-    from ftplug.launcher import Launch, LaunchedCallback
+    from ftplug.training.script import Launch, LaunchedCallback
 
     with as_if_on_gpus():
         launch = Launch(resolve(["lora"], {"r": 4}))
         callback = LaunchedCallback(launch)
         options = sharded_options() | {"max_steps": 2, "save_strategy": "no"}
         made = tiny_trainer(base_model("bert"), out, learning_rate=1e-2, **KEEPS_LAST, **options)
-        ftplug.binding.bind(made, callback)
+        ftplug.training.binding.bind(made, callback)
         made.add_callback(callback)
         made.train()
         return json.loads(json.dumps(callback.summary(), default=str))
@@ -223,7 +225,7 @@ def sharded_report(out: Path) -> Any:
 
 def launched(methods: dict[str, Any], script: Path, out: Path) -> None:
     """Run a script as ``ftplug run`` does in each process."""
-    from ftplug.launcher import Launch
+    from ftplug.training.script import Launch
 
     launch = Launch([resolve([name], settings)[0] for name, settings in methods.items()])
     with suppress(SystemExit):

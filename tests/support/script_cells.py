@@ -26,9 +26,9 @@ from runs import logits, same, weights
 from transformers import TrainerCallback
 
 import ftplug
-from ftplug.attachment import unwrapped
+from ftplug.attaching.attachment import unwrapped
 from ftplug.discovery import entry
-from ftplug.launcher import Launch
+from ftplug.training.script import Launch
 
 HERE = Path(__file__).parents[1] / "scripts"
 METHODS: Mapping[str, dict[str, Any]] = {

@@ -7,11 +7,11 @@ import re
 
 import torch
 
-from ftplug.artifact import save
-from ftplug.attachment import apply, attachment_of, disabled
+from ftplug.artifacts.saving import save
+from ftplug.attaching.attachment import apply, attachment_of, disabled
+from ftplug.attaching.merging import merge
 from ftplug.errors import MethodError
 from ftplug.inplace import is_wrapped
-from ftplug.merging import merge
 from ftplug.testing.case import Case
 from ftplug.testing.compare import difference, gap, logits, shake, weights
 

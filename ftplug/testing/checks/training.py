@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 import torch
 
-from ftplug.attachment import require_attachment
+from ftplug.attaching.attachment import require_attachment
+from ftplug.attaching.plan import scheduled
 from ftplug.host import Host
-from ftplug.plan import scheduled
 from ftplug.testing.case import Case, Composed
 from ftplug.testing.checks.model import a_loaded_artifact_gives_equal_logits
 from ftplug.testing.compare import difference, logits, weights

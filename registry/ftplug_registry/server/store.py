@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pygit2
 
-from ftplug.files import flush
+from ftplug.files.staged import flush
 from ftplug_registry.server.accounts import Account, is_name
 from ftplug_registry.server.errors import hub_error, repo_not_found
 from ftplug_registry.server.lfs import sync_directory

@@ -1,0 +1,178 @@
+"""Checkpoints: what may train, under in-memory names, beside the Trainer's own state files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ftplug.artifacts.digests import FileEntry, check_files, file_entry
+from ftplug.artifacts.manifest import Manifest, describe, read_manifest
+from ftplug.artifacts.tensors import (
+    check_tensors,
+    copy_tensors,
+    gathered_tensors,
+    read_tensors,
+    write_tensors,
+)
+from ftplug.attaching.attachment import require_attachment
+from ftplug.base.fingerprint import Fingerprint
+from ftplug.context import logger
+from ftplug.errors import ArtifactError, MethodError, one_line
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+STATE = "ftplug_state.json"
+STATE_WEIGHTS = "ftplug_state.safetensors"
+SEAL = "ftplug_files.json"  # size and digest of every file, the Trainer's included
+TRAINER_STATE = "trainer_state.json"
+
+
+def write_checkpoint(
+    model: nn.Module, directory: Path, state_dict: Mapping[str, Tensor] | None = None
+) -> None:
+    """Write the two checkpoint files: the tensors that may train, and what they are."""
+    weights = directory / STATE_WEIGHTS
+    write_tensors(gathered_tensors(model, state_dict), weights)
+    describe(model, files={STATE_WEIGHTS: file_entry(weights)}).write(directory / STATE)
+
+
+def read_checkpoint(model: nn.Module, directory: Path) -> None:
+    """Load a checkpoint into a prepared model, checking method, settings and tensors first."""
+    attached = require_attachment(model)
+    if not (directory / STATE).is_file():
+        raise ArtifactError(
+            f"{directory}: no {STATE}: this checkpoint was written without ftplug, "
+            "or is incomplete: start anew, or resume an older one"
+        )
+    manifest = read_manifest(directory, STATE)
+    if not attached.host.same_methods(manifest.methods):
+        raise MethodError(
+            f"{directory} was trained with {spelled(manifest.methods)}, but this run is "
+            f"{spelled(attached.host.spec())}: use the same method and settings to resume"
+        )
+    if manifest.train_head != attached.train_head:
+        raise MethodError(
+            f"{directory} was trained with train_head={manifest.train_head}, but this run has "
+            f"{attached.train_head}: use the same to resume"
+        )
+    require_same_base(model, manifest, directory)
+    manifest.verify_files(directory)
+    tensors = read_tensors(directory / STATE_WEIGHTS)
+    check_tensors(model, tensors, directory)
+    copy_tensors(model, tensors)
+
+
+def seal(directory: Path) -> None:
+    """List the files of a checkpoint that is written completely.
+
+    All of them: torch reads an optimizer file with a flipped bit without a word, and the Trainer
+    starts a new optimizer where the file is gone. Only the Trainer's state, a text that people
+    edit, may change.
+    """
+    paths = sorted(path for path in directory.rglob("*") if path.is_file())
+    files = {path.relative_to(directory).as_posix(): file_entry(path) for path in paths}
+    listed = {name: entry for name, entry in files.items() if name not in (SEAL, TRAINER_STATE)}
+    (directory / SEAL).write_text(json.dumps(listed, indent=2) + "\n", encoding="utf-8")
+
+
+def check_complete(directory: Path) -> None:
+    """Raise an ArtifactError that says what a checkpoint lacks, or which file is damaged."""
+    if not (directory / STATE).is_file():
+        raise ArtifactError(f"{directory}: no {STATE}: written without ftplug, or incomplete")
+    manifest = read_manifest(directory, STATE)
+    files: Mapping[str, FileEntry] = manifest.files
+    if (directory / SEAL).is_file():
+        files = _sealed(directory / SEAL)
+    check_files(directory, files, way_out="incomplete")
+    _check_trainer_state(directory)
+
+
+def _check_trainer_state(directory: Path) -> None:
+    path = directory / TRAINER_STATE
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtifactError(f"{directory}: {TRAINER_STATE} is missing: incomplete") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ArtifactError(f"{path}: not readable as JSON: {one_line(error)}") from None
+    if not isinstance(state, dict):
+        raise ArtifactError(f"{path}: a JSON object is expected")
+
+
+def _sealed(path: Path) -> dict[str, FileEntry]:
+    import pydantic
+
+    try:
+        return pydantic.TypeAdapter(dict[str, FileEntry]).validate_json(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{path}: no list of files: {one_line(error)}") from None
+
+
+def resumable(checkpoint: Path, *, fall_back: bool = False) -> Path:
+    """Return a checkpoint that is complete, or say what is wrong and which earlier one is.
+
+    With ``fall_back`` that earlier one is returned, with a warning.
+    """
+    try:
+        check_complete(checkpoint)
+        return checkpoint
+    except ArtifactError as error:
+        earlier = _last_complete_before(checkpoint)
+        if earlier is None:
+            raise ArtifactError(f"{error}: no earlier one is complete: start anew") from error
+        if not fall_back:
+            raise ArtifactError(
+                f"{error}: resume {earlier}, the last complete one before it"
+            ) from error
+        logger.warning("%s: resuming %s, the last complete one before it", error, earlier)
+        return earlier
+
+
+def _last_complete_before(checkpoint: Path) -> Path | None:
+    others = {step_of(path): path for path in checkpoint.parent.glob("checkpoint-*")}
+    for step in sorted((n for n in others if 0 <= n < step_of(checkpoint)), reverse=True):
+        with suppress(ArtifactError):
+            check_complete(others[step])
+            return others[step]
+    return None
+
+
+def step_of(checkpoint: Path) -> int:
+    """Return the step in a checkpoint's name; -1 where there is none."""
+    number = checkpoint.name.removeprefix("checkpoint-")
+    return int(number) if number.isdecimal() else -1
+
+
+def require_same_base(model: nn.Module, manifest: Manifest, directory: Path) -> None:
+    """Refuse tensors that were trained on other weights than those this model started from.
+
+    Where every parameter is saved (full fine-tuning) the base does not matter.
+    """
+    attached = require_attachment(model)
+    if {name for name, _ in model.named_parameters()} <= set(attached.plan.saved):
+        return
+    trained_on, found = manifest.fingerprint, attached.base.fingerprint
+    if trained_on and found and not found.matches(trained_on):
+        base = {"id": attached.base.id, "revision": attached.base.revision}
+        raise ArtifactError(
+            f"{directory}: trained on {named_base(manifest.base, trained_on)}, but this run is on "
+            f"{named_base(base, found)}: continue on the same base"
+        )
+
+
+def named_base(base: Mapping[str, Any], weights: Fingerprint) -> str:
+    """Return a base's id, revision and fingerprint on one line, for messages."""
+    name = base.get("id") or "a base without Hub id"
+    revision = f"@{base['revision'][:12]}" if base.get("revision") else ""
+    return f"{name}{revision} (weights {weights})"
+
+
+def spelled(spec: Sequence[Mapping[str, Any]]) -> str:
+    """Return methods and settings on one line, for messages."""
+    return " + ".join(
+        f"{m['name']}({', '.join(f'{k}={v}' for k, v in m['settings'].items())})" for m in spec
+    )

@@ -1,0 +1,158 @@
+"""Artifacts: the small, pinned, verifiable folder that a run leaves behind, and how it is saved."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ftplug.artifacts.author import checked_author, merged_author
+from ftplug.artifacts.card import CARD, CURVE, bare_card, card_files, is_generated
+from ftplug.artifacts.digests import FileEntry, file_entry
+from ftplug.artifacts.manifest import MANIFEST, Manifest, describe, read_manifest
+from ftplug.artifacts.tensors import gathered_tensors, write_tensors
+from ftplug.attaching.attachment import require_attachment, unwrapped
+from ftplug.attaching.sharding import is_sharded
+from ftplug.context import logger
+from ftplug.errors import ArtifactError, PluginError
+from ftplug.files.staged import finish_interrupted, replace_file, staged, stated
+from ftplug.training.record import json_values
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+WEIGHTS = "ftplug.safetensors"
+
+
+def save(
+    model: nn.Module,
+    directory: str | os.PathLike[str],
+    *,
+    training: Mapping[str, Any] | None = None,
+    author: Mapping[str, Any] | None = None,
+    processing_class: Any = None,
+    state_dict: Mapping[str, Tensor] | None = None,
+) -> Path:
+    """Write the artifact of a model that carries a method; complete or not at all.
+
+    ``training`` (data, metrics, baselines, seed, steps …) goes into manifest and card; a Trainer
+    run's facts are known already. ``author`` adds what only the author knows (:class:`Author`);
+    what was said of an earlier artifact in the same folder still holds. ``processing_class`` (the
+    tokenizer) is saved with it; ``state_dict`` holds gathered tensors where the model's own are
+    sharded: without them all processes must call, and the first writes. Returns the folder.
+    """
+    import torch
+
+    attached = require_attachment(model)
+    inner = unwrapped(model)
+    target = Path(directory)
+    said = checked_author(author or {})
+    tensors = gathered_tensors(inner, state_dict)
+    if not state_dict and is_sharded(inner) and torch.distributed.get_rank() != 0:
+        return target
+    finish_interrupted(target)
+    earlier = _earlier(target)
+    obsolete = _weights(earlier) | ({CURVE} if _has_generated_card(target) else set())
+    with stated(target), staged(target, last=MANIFEST, obsolete=obsolete) as stage:
+        written: set[str] = set()
+        for _, names in attached.host.call_each(
+            "save_artifact", model=inner, directory=stage, tensors=tensors
+        ):
+            written |= set(names or ())
+        rest = {name: tensor for name, tensor in tensors.items() if name not in written}
+        if rest:
+            write_tensors(rest, stage / WEIGHTS)
+        if processing_class is not None:
+            processing_class.save_pretrained(str(stage))
+        files = {
+            path.relative_to(stage).as_posix(): file_entry(path)
+            for path in sorted(stage.rglob("*"))
+            if path.is_file() and path.name != CARD
+        }
+        if processing_class is None:
+            files = _carried(earlier, target) | files
+        manifest = describe(
+            inner,
+            training=training or attached.training,
+            files=files,
+            author=merged_author(earlier.author if earlier else {}, said),
+        )
+        for name, content in _card(manifest, target).items():
+            (stage / name).write_bytes(content)
+        manifest.write(stage / MANIFEST)
+    return target
+
+
+def annotate(
+    directory: str | os.PathLike[str],
+    *,
+    training: Mapping[str, Any] | None = None,
+    **author: Any,
+) -> Manifest:
+    """Add what the author says, and what was measured since, to an artifact; returns its manifest.
+
+    ``annotate(folder, notes="…", license="mit")``: the fields are those of :class:`Author`, and an
+    empty value takes one back. ``training`` replaces facts of the run by name. Manifest and card
+    are written anew, each complete or not at all; a card that somebody edited stays as it is.
+    """
+    target = Path(directory)
+    manifest = read_manifest(target)
+    manifest = replace(
+        manifest,
+        training=manifest.training | json_values(training or {}),
+        author=merged_author(manifest.author, checked_author(author)),
+    )
+    with stated(target):
+        replace_file(target / MANIFEST, manifest.text().encode("utf-8"))
+        for name, content in _card(manifest, target).items():
+            replace_file(target / name, content)
+    return manifest
+
+
+def _earlier(target: Path) -> Manifest | None:
+    """Return the manifest of the artifact that a save replaces, if there is a readable one."""
+    if not (target / MANIFEST).is_file():
+        for name in ("model.safetensors", "adapter_model.safetensors", "adapter_config.json"):
+            if (target / name).is_file():
+                logger.warning("%s holds a %s of another run: it stays there", target, name)
+        return None
+    try:
+        return read_manifest(target)
+    except ArtifactError:
+        return None  # not ours to judge: it is about to be replaced
+
+
+def _weights(manifest: Manifest | None) -> set[str]:
+    """Return an artifact's weights and configs: they go with it."""
+    configs = {"config.json", "generation_config.json", "adapter_config.json"}
+    listed = manifest.files if manifest else {}
+    return {name for name in listed if "safetensors" in name or name in configs}
+
+
+def _carried(manifest: Manifest | None, target: Path) -> dict[str, FileEntry]:
+    """Return an artifact's other files (the tokenizer's): they stay."""
+    files, weights = manifest.files if manifest else {}, _weights(manifest)
+    return {n: e for n, e in files.items() if n not in weights and (target / n).is_file()}
+
+
+def _card(manifest: Manifest, target: Path) -> dict[str, bytes]:
+    """Return the card's files, or none where the folder has a README that somebody wrote.
+
+    A card that cannot be rendered must not cost a trained model: it becomes a bare title.
+    """
+    ours = _has_generated_card(target)
+    if not ours and (target / CARD).exists():
+        return {}
+    try:
+        files = card_files(manifest)
+    except PluginError as error:
+        logger.warning("%s: %s", target, error)
+        files = bare_card(manifest)
+    return {n: c for n, c in files.items() if ours or not (target / n).exists()}
+
+
+def _has_generated_card(target: Path) -> bool:
+    card = target / CARD
+    return card.is_file() and is_generated(card.read_text(encoding="utf-8", errors="replace"))

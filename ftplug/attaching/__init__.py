@@ -1,0 +1,1 @@
+"""Methods on a model: what they add, what may train, and the way back to the base."""

@@ -1,0 +1,116 @@
+"""The values the base's own tensors had before training, for ``ftplug.disabled``."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ftplug import structure
+from ftplug.attaching.plan import Plan, persistent_buffers
+from ftplug.attaching.sharding import lend, reshard, shard_as
+from ftplug.base.fingerprint import fingerprint
+from ftplug.base.inspecting import Base
+from ftplug.errors import MethodError, one_line
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+@dataclass(eq=False)
+class OriginalValues:
+    """What the base's checkpoint holds is read from there again when first asked for.
+
+    Only what no checkpoint holds (a fresh head, a model built from a config, buffers) is kept, on
+    the CPU: full fine-tuning of a loaded model costs no second copy.
+    """
+
+    base: Base
+    kept: dict[str, Tensor]
+    elsewhere: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, model: nn.Module, base: Base, plan: Plan) -> OriginalValues:
+        """Note the values of a prepared model before its first training step."""
+        live: dict[str, Tensor] = dict(model.named_parameters())
+        # A class outside transformers may not be built from its checkpoint alone.
+        rebuilt = base.path and base.cls.__module__.startswith("transformers.")
+        elsewhere = {
+            name: old for name, old in plan.existing.items() if rebuilt and old not in base.fresh
+        }
+        kept = {name: live[name] for name in plan.existing if name not in elsewhere}
+        kept |= dict(persistent_buffers(model))
+        copies = {
+            name: tensor.detach().to("cpu", copy=True)
+            for name, tensor in kept.items()
+            if not tensor.is_meta
+        }
+        return cls(base, copies, elsewhere)
+
+    @contextmanager
+    def put_back(self, model: nn.Module) -> Iterator[None]:
+        """Give the tensors of ``model`` their original values within the block."""
+        import torch
+
+        self._complete(model)
+        reshard(model)
+        live: dict[str, Tensor] = dict(model.named_parameters()) | dict(persistent_buffers(model))
+        with ExitStack() as trained:
+            trained.callback(torch.clear_autocast_cache)  # it holds casts of what goes
+            for name, value in self.kept.items():
+                trained.callback(lend(live[name], value))
+            trained.callback(reshard, model)  # first: a forward may have left whole ones in place
+            torch.clear_autocast_cache()
+            yield
+
+    def keep(self, model: nn.Module) -> None:
+        """Keep the values, where they are, of a model that has not trained yet: read often."""
+        live: dict[str, Tensor] = dict(model.named_parameters()) | dict(persistent_buffers(model))
+        names = (*self.kept, *self.elsewhere)
+        self.kept = {name: live[name].detach().clone() for name in names}
+        self.elsewhere = {}
+
+    def on_device_of(self, model: nn.Module) -> dict[str, Tensor]:
+        """Return the values, kept from now on where the tensors of ``model`` are: read often."""
+        self._complete(model)
+        reshard(model)
+        live: dict[str, Tensor] = dict(model.named_parameters()) | dict(persistent_buffers(model))
+        self.kept = {name: shard_as(value, live[name]) for name, value in self.kept.items()}
+        return self.kept
+
+    def _complete(self, model: nn.Module) -> None:
+        """Read what is kept nowhere but in the base's checkpoint."""
+        if self.elsewhere:
+            self.kept |= self._reread(model)
+            self.elsewhere = {}
+
+    def _reread(self, model: nn.Module) -> dict[str, Tensor]:
+        """Load the base again and check that it is what this model started from."""
+        import torch
+
+        inner = structure.pretrained(model)
+        try:
+            with torch.random.fork_rng():  # a fresh head is drawn: not from the user's generator
+                again = self.base.cls.from_pretrained(
+                    self.base.path,
+                    revision=self.base.revision or "main",
+                    config=copy.deepcopy(inner.config),
+                    dtype=inner.dtype,
+                    ignore_mismatched_sizes=True,
+                )
+        except (OSError, ValueError) as error:
+            raise MethodError(f"cannot read the base again: {one_line(error)}") from error
+        prefix = next(name for name, module in model.named_modules() if module is inner)
+        prefix = f"{prefix}." if prefix else ""
+        values = {f"{prefix}{name}": p.detach() for name, p in again.named_parameters()}
+        base = {name: p for name, p in values.items() if name not in self.base.fresh}
+        now, then = fingerprint(base), self.base.fingerprint
+        if now is None or then is None or not now.matches(then):
+            raise MethodError(
+                f"{self.base.id or 'the base checkpoint'} gives weights {now}, but this "
+                f"model started from {then}: its weights were changed before ftplug was attached,"
+                " or it was loaded from another revision"
+            )
+        return {name: values[old] for name, old in self.elsewhere.items()}

@@ -1,0 +1,1 @@
+"""Folders that appear complete or not at all."""

@@ -1,0 +1,1 @@
+"""``ftplug new``: the package of a new method, from templates."""

@@ -1,0 +1,1 @@
+"""One Trainer run; the private names of transformers' Trainer live here."""

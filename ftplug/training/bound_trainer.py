@@ -1,0 +1,254 @@
+"""The bound Trainer: its private API, with ``stepping``, ``staging``, ``resuming``, ``uploading``.
+
+The binding puts ``TrainerMixin`` in front of a Trainer's own class and ``SavingTrainer`` behind it,
+so that TRL's, sentence-transformers' and Seq2Seq trainers keep their own behaviour. ``TESTED`` says
+for which versions of transformers the private names hold.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+import transformers
+from packaging.version import Version
+from transformers import Trainer, TrainerState, TrainingArguments
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
+
+from ftplug.artifacts.author import author_from_card, merged_author
+from ftplug.artifacts.checkpoint import read_checkpoint, write_checkpoint
+from ftplug.artifacts.manifest import MANIFEST
+from ftplug.artifacts.saving import annotate, save
+from ftplug.artifacts.tensors import gathered_tensors
+from ftplug.attaching.attachment import require_attachment, unwrapped
+from ftplug.attaching.plan import set_trainable
+from ftplug.attaching.sharding import is_sharded, load_optimizer_state, optimizer_state
+from ftplug.errors import ArtifactError, MethodError
+from ftplug.training import record
+from ftplug.training.checkpoint_folder import give_final_name, lacks_state, staging
+from ftplug.training.optimizers import check_optimizer, method_optimizer
+from ftplug.training.processes import check_shardable, together
+from ftplug.training.resuming import ResumeMixin, has_own_format
+from ftplug.training.rotation import move_old_checkpoints
+from ftplug.training.stepping import StepMixin, SteppingTrainer
+from ftplug.training.uploading import UploadMixin
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ftplug.training.binding import FTPlugCallback
+
+TESTED = (Version("5.23"), Version("5.24"))  # from, up to but not including
+
+
+def check_transformers() -> None:
+    """Refuse a transformers whose private names were not tested."""
+    found = Version(Version(transformers.__version__).base_version)
+    if not TESTED[0] <= found < TESTED[1]:
+        raise MethodError(
+            f"ftplug's Trainer binding is tested with transformers >={TESTED[0]},<{TESTED[1]}, "
+            f"not {found}: install one of those"
+        )
+
+
+class TrainerMixin(StepMixin, ResumeMixin, UploadMixin):
+    """What a bound Trainer does differently; everything else is the Trainer's own class."""
+
+    ftplug: FTPlugCallback
+
+    # Names of the Trainer that the mixin reads; its class comes second in the subclass.
+    model: nn.Module
+    args: TrainingArguments
+    state: TrainerState
+    optimizer: torch.optim.Optimizer | None
+    processing_class: Any
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """Build the method's optimizer, or the Trainer's over everything that may train."""
+        model = unwrapped(self.model)
+        attached = require_attachment(model)
+        set_trainable(model, set(attached.plan.may_train))
+        if self.is_fsdp_enabled:  # type: ignore[attr-defined]
+            check_shardable(model, attached.plan, attached.host.names)
+        if self.optimizer is None and attached.host.implements("build_optimizer"):
+            self.optimizer = method_optimizer(model, attached, self.args)
+        optimizer: torch.optim.Optimizer = super().create_optimizer(  # type: ignore[misc]
+            *args, **kwargs
+        )
+        check_optimizer(model, attached, optimizer)
+        return optimizer
+
+    def call_model_init(self, *args: Any, **kwargs: Any) -> nn.Module:
+        """Prepare the model that ``model_init`` builds anew for each ``train()`` or trial."""
+        model: nn.Module = super().call_model_init(*args, **kwargs)  # type: ignore[misc]
+        if self.place_model_on_device:  # type: ignore[attr-defined]
+            self._move_model_to_device(model, self.args.device)  # type: ignore[attr-defined]
+        self.ftplug.prepare(cast("Trainer", self), model)
+        return model
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write ftplug's card, with what the script says of the model, beside its artifact.
+
+        The artifact is saved first where there is none, and what was measured since it was saved is
+        added. While a checkpoint is written (TRL asks for a card then) the words are only kept.
+        """
+        if not self.is_world_process_zero():  # type: ignore[attr-defined]
+            return
+        own = inspect.signature(super().create_model_card)  # type: ignore[misc]
+        said = author_from_card({**own.bind_partial(*args).arguments, **kwargs})
+        self.ftplug.author = merged_author(self.ftplug.author, said)
+        if self.ftplug.stage is not None:
+            return
+        directory, training = Path(self.args.output_dir or "."), None
+        if not (directory / MANIFEST).is_file():
+            # Gathering the tensors takes all processes.
+            if self.is_deepspeed_enabled or is_sharded(self.model):  # type: ignore[attr-defined]
+                raise ArtifactError(f"{directory} holds no artifact: call save_model() first")
+            self._save(str(directory))  # type: ignore[attr-defined]
+        elif self.ftplug.saved == (directory.resolve(), self.state.global_step):
+            training = record.training_facts(self, self.ftplug.clock)
+        annotate(directory, training=training, **self.ftplug.author)
+
+    def _get_output_dir(self, *args: Any, **kwargs: Any) -> str:
+        stage = self.ftplug.stage
+        return str(stage) if stage else super()._get_output_dir(*args, **kwargs)  # type: ignore[misc]
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Write the checkpoint aside and rename it: it exists complete or not at all."""
+        if has_own_format(self):
+            super()._save_checkpoint(model, trial)  # type: ignore[misc]
+            return
+        run_dir = Path(self._get_output_dir(trial))
+        name = f"checkpoint-{self.state.global_step}"
+        with staging(self, run_dir) as stage:
+            with together("saving a checkpoint"):
+                super()._save_checkpoint(model, trial)  # type: ignore[misc]
+            with together("saving a checkpoint"):  # all gather, so all must have come this far
+                if lacks_state(self, stage / name):
+                    # The class saves in a way of its own; resuming needs ours as well.
+                    tensors = gathered_tensors(unwrapped(self.model))
+                    if self.args.should_save:
+                        (stage / name).mkdir(exist_ok=True)
+                        write_checkpoint(unwrapped(self.model), stage / name, tensors)
+                self._name_best_checkpoint(stage / name, run_dir / name)
+            give_final_name(self, stage / name, run_dir / name)
+            with together("removing old checkpoints"):
+                if self.args.should_save:
+                    limit, best = self.args.save_total_limit, self.state.best_model_checkpoint
+                    move_old_checkpoints(run_dir, stage, limit, best, run_dir / name)
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(str(run_dir / name))
+
+    def _name_best_checkpoint(self, staged: Path, final: Path) -> None:
+        """The Trainer noted the staged path as the best checkpoint: note the final one."""
+        if self.state.best_model_checkpoint == str(staged):
+            self.state.best_model_checkpoint = str(final)
+            if self.args.should_save:
+                self.state.save_to_json(str(staged / "trainer_state.json"))
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Upload the artifact as it is now, once the checkpoint has its final name."""
+        if self.ftplug.stage is None:
+            save = partial(self.save_model, _internal_call=True)  # type: ignore[attr-defined]
+            self.upload_from_checkpoint(Path(checkpoint_folder), save)
+
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: nn.Module | None = None
+    ) -> None:
+        """Resume: the same method and settings, or a refusal."""
+        if has_own_format(self):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
+            return
+        with together("resuming"):
+            read_checkpoint(unwrapped(model or self.model), Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        """Load the best checkpoint's tensors."""
+        if has_own_format(self):
+            super()._load_best_model()  # type: ignore[misc]
+        elif self.state.best_model_checkpoint is None:
+            raise ArtifactError("no best checkpoint was recorded in this run")
+        else:
+            with together("loading the best model"):
+                read_checkpoint(unwrapped(self.model), Path(self.state.best_model_checkpoint))
+            best = self.state.best_global_step or 0
+            self.ftplug.clock.restored = (best, len(self.state.log_history))
+
+
+class SavingTrainer(SteppingTrainer):
+    """Stands behind the user's class and before the Trainer: what ``super()._save()`` reaches.
+
+    So a subclass that saves a little more still does.
+    """
+
+    ftplug: FTPlugCallback
+    lr_scheduler: Any
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Gather what is saved where it is sharded: the Trainer gathers the base too, or nothing.
+
+        All processes must call.
+        """
+        # A script may call this on the main process alone; while a checkpoint is saved all do.
+        with nullcontext() if self.ftplug.stage is None else together("saving a checkpoint"):
+            if not self.is_fsdp_enabled:
+                super().save_model(output_dir, _internal_call)
+                return
+            self._save(output_dir, gathered_tensors(unwrapped(cast("nn.Module", self.model))))
+        if self.args.push_to_hub and not _internal_call:
+            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """Write whole tensors: any number of processes, and a schedule, can go on from them."""
+        with together("saving the optimizer's state"):
+            if not self.is_fsdp_enabled:
+                super()._save_optimizer_and_scheduler(output_dir)
+                return
+            state = optimizer_state(self.optimizer)
+            if self.args.should_save:
+                torch.save(state, Path(output_dir) / OPTIMIZER_NAME)
+                torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Read them back."""
+        if not self.is_fsdp_enabled or checkpoint is None:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        files = [Path(checkpoint) / name for name in (OPTIMIZER_NAME, SCHEDULER_NAME)]
+        if all(file.is_file() for file in files):  # not so with save_only_model
+            state, schedule = (torch.load(f, map_location="cpu", weights_only=True) for f in files)
+            load_optimizer_state(self.optimizer, state)
+            self.lr_scheduler.load_state_dict(schedule)
+
+    def _save(
+        self, output_dir: str | None = None, state_dict: Mapping[str, torch.Tensor] | None = None
+    ) -> None:
+        """Write the checkpoint files while a checkpoint is saved, otherwise the artifact."""
+        if not self.args.should_save:
+            return
+        model = unwrapped(cast("nn.Module", self.model))
+        directory = Path(output_dir or self.args.output_dir or ".")
+        tokenizer = self.processing_class or getattr(
+            getattr(self, "data_collator", None), "tokenizer", None
+        )
+        if self.ftplug.stage is None:
+            training = record.training_facts(self, self.ftplug.clock)
+            save(
+                model,
+                directory,
+                training=training,
+                author=self.ftplug.author,
+                processing_class=tokenizer,
+                state_dict=state_dict,
+            )
+            self.ftplug.saved = (directory.resolve(), self.state.global_step)
+            return
+        directory.mkdir(parents=True, exist_ok=True)
+        write_checkpoint(model, directory, state_dict)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(str(directory))

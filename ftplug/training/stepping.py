@@ -1,0 +1,99 @@
+"""What a bound Trainer does in each step: no number that is none reaches the optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from transformers import Trainer
+
+from ftplug.attaching.attachment import require_attachment, unwrapped
+from ftplug.training.numerics import require_finite_gradients
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from ftplug.training.binding import FTPlugCallback
+
+
+class StepMixin:
+    """In front of the Trainer's own class: what holds however that takes its steps."""
+
+    ftplug: FTPlugCallback
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Keep the loss, and take back gradients that were computed for other processes alone."""
+        loss: torch.Tensor = super().training_step(*args, **kwargs)  # type: ignore[misc]
+        self.ftplug.drop_idle_gradients()
+        if self.ftplug.check_finite:
+            self.ftplug.losses.add(loss)
+        return loss
+
+    def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
+        """Stop a run whose loss or gradients are no numbers, before the optimizer takes them."""
+        norm = super()._get_grad_norm(*args, **kwargs)  # type: ignore[misc]
+        _require_finite(self, norm)
+        return norm
+
+
+class SteppingTrainer(Trainer):
+    """Behind the Trainer's own class: a class that clips in a way of its own keeps it."""
+
+    ftplug: FTPlugCallback
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        """Clip in the two parts that clipping has: after it a NaN is in all gradients."""
+        if not _computes_norm(self, model):
+            return super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
+        trained = _with_gradient(model)  # found once: looking through a deep model takes time
+        norm = _checked_norm(self, trained)
+        clip_grads_with_norm_(trained, self.args.max_grad_norm, norm)
+        return norm
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """Return the norm where nothing is clipped: the Trainer's would clip to infinity."""
+        if grad_norm is None and _computes_norm(self, model):
+            grad_norm = _checked_norm(self, _with_gradient(model))
+        return super()._get_grad_norm(model, grad_norm)  # type: ignore[no-untyped-call]
+
+
+def gradients_in_parts(trainer: Any) -> bool:
+    """Whether each process holds a part of every gradient, or an engine holds them."""
+    return bool(trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled)
+
+
+def _require_finite(trainer: Any, norm: Any) -> None:
+    """Raise on a loss or gradient that is no number; a GradScaler skips such gradients itself."""
+    callback: FTPlugCallback = trainer.ftplug
+    if not callback.check_finite:
+        return
+    step, accelerator = trainer.state.global_step + 1, trainer.accelerator
+    # Before anything is raised: of a norm in shards each process has a part.
+    value = None if norm is None else float(getattr(norm, "full_tensor", lambda: norm)())
+    callback.losses.require_finite(step, partial(accelerator.reduce, reduction="sum"))
+    if accelerator.scaler is None:
+        model = unwrapped(trainer.model)
+        may_train = require_attachment(model).plan.may_train
+        require_finite_gradients(model, may_train, value, step)
+
+
+def _computes_norm(trainer: Any, model: nn.Module) -> bool:
+    """Whether the norm is for us to compute: not of gradients in shards, or in an engine."""
+    kind = trainer.accelerator.distributed_type.value
+    plain = kind == "NO" or kind.startswith("MULTI_")
+    return bool(plain and trainer.ftplug.check_finite and not trainer._has_mixed_mesh_grads(model))
+
+
+def _with_gradient(model: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in model.parameters() if parameter.grad is not None]
+
+
+def _checked_norm(trainer: Any, trained: Sequence[nn.Parameter]) -> torch.Tensor:
+    """Return the norm of all gradients, which are as the backward pass left them, or raise."""
+    trainer.accelerator.unscale_gradients()
+    norm = get_total_norm([p.grad for p in trained if p.grad is not None])
+    _require_finite(trainer, norm)
+    return norm

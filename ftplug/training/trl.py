@@ -1,0 +1,214 @@
+"""TRL's trainers: what they compare the policy with, and the head they compute themselves.
+
+DPO, KTO, GRPO and RLOO compare the policy with a reference. For a ``PeftModel`` TRL switches the
+adapter off or, where it came with a trained one, back to a copy of that; for any other model it
+loads the base a second time. A model that carries a method can do what a ``PeftModel`` does.
+"""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, cast
+
+from torch import nn
+
+from ftplug import structure
+from ftplug.attaching.attachment import disabled, require_attachment, unwrapped
+from ftplug.attaching.original_values import OriginalValues
+from ftplug.attaching.plan import saved_tensors
+from ftplug.errors import MethodError
+
+if TYPE_CHECKING:
+    from transformers import Trainer
+
+    from ftplug.attaching.plan import Plan
+
+_COMPARING = ("DPOTrainer", "KTOTrainer", "GRPOTrainer", "RLOOTrainer")
+_LOAD = "create_model_from_path"  # a name in their modules: what they load a reference with
+
+
+class Reference(nn.Module):
+    """Stands where TRL keeps a reference model: asks the policy, as it was before it trained.
+
+    A method that this Trainer put on the model is disabled: the base answers, exactly. A model that
+    came with a trained method (SFT before DPO, ``--from``) answers as it came. Dropout is off.
+    """
+
+    def __init__(self, trainer: Trainer, *, trained_before: bool) -> None:
+        super().__init__()
+        self._trainer = weakref.ref(trainer)
+        model = self.policy
+        attached = require_attachment(model)
+        self._as_it_came: OriginalValues | None = None
+        if trained_before:
+            tensors = saved_tensors(model, attached.plan)
+            kept = {name: tensor.clone() for name, tensor in tensors.items()}
+            self._as_it_came = OriginalValues(attached.base, kept)
+        else:
+            attached.original_values.keep(model)
+
+    @property
+    def policy(self) -> nn.Module:
+        """The model that trains; it is no submodule of this one."""
+        trainer = self._trainer()
+        assert trainer is not None  # it holds this reference
+        return unwrapped(cast("nn.Module", trainer.model))
+
+    @property
+    def config(self) -> Any:
+        """The policy's: TRL reads it."""
+        return structure.pretrained(self.policy).config
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Answer as the policy did before it trained."""
+        policy = self.policy
+        with self.answering(policy):
+            return policy(*args, **kwargs)
+
+    # Not through an instance's forward: TRL and accelerate patch it, and the policy's already.
+    __call__ = forward
+
+    @contextmanager
+    def answering(self, policy: nn.Module) -> Iterator[None]:
+        """Let the policy itself be the reference within the block."""
+        training = [module for module in policy.modules() if module.training]
+        before = self._as_it_came
+        with ExitStack() as stack:
+            stack.enter_context(before.put_back(policy) if before else disabled(policy))
+            policy.eval()
+            try:
+                yield
+            finally:
+                for module in training:
+                    module.training = True
+
+
+def give_reference(
+    trainer: Trainer, *, trained_before: bool, holds_base: bool = False
+) -> Reference | None:
+    """Let a Trainer that compares ask its own model, unless it was given a reference.
+
+    ``trained_before``: the model came with a method. ``holds_base``: see :func:`holds_base`.
+    Raises :class:`MethodError` where that would compare with something else than TRL promises.
+    """
+    module = _comparing_module(trainer)
+    if module is None:
+        return None
+    args, name = cast("Any", trainer.args), type(trainer).__name__
+    built = hasattr(trainer, "ref_model")  # ftplug.attach: TRL has loaded one, or was given one
+    precomputes = getattr(args, "precompute_ref_log_probs", False)
+    given = cast("Any", trainer).ref_model if built else _constructor_argument(trainer, "ref_model")
+    if built and given is not None and trained_before:
+        raise MethodError(
+            f"{name}: ftplug.attach cannot tell whether ref_model is yours or the base that TRL "
+            "loads: give callbacks=[ftplug.FTPlugCallback(…)] to the constructor"
+        )
+    if (given is not None and not holds_base) or not args.beta or (built and precomputes):
+        return None
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        if trained_before or precomputes:
+            raise MethodError(f"{name}: a sharded model is no reference of itself: pass ref_model=")
+        return None  # TRL loads the base
+    model = unwrapped(cast("nn.Module", trainer.model))
+    if args.sync_ref_model:
+        if trained_before or require_attachment(model).plan.added:
+            raise MethodError(
+                f"{name}: sync_ref_model=True moves a second model along, which must have the same "
+                "parameters: pass ref_model=, or leave it out"
+            )
+        return None  # TRL loads the base
+    reference = Reference(trainer, trained_before=trained_before)
+    if built:
+        cast("Any", trainer).ref_model = reference
+    elif precomputes:
+        _precompute_with(trainer, reference)
+    else:
+        _instead_of_loading(module, trainer, reference)
+    return reference
+
+
+def require_reference(trainer: Trainer, reference: Reference) -> None:
+    """Refuse to train a model on that came trained against a base that TRL loaded after all."""
+    found = cast("Any", trainer).ref_model
+    if reference._as_it_came is not None and found is not None and found is not reference:
+        raise MethodError(
+            f"{type(trainer).__name__} made a reference model in a way ftplug does not know: "
+            "pass ref_model="
+        )
+
+
+def holds_base(trainer: Trainer) -> bool:
+    """Whether the Trainer's reference has the very weights its model has now."""
+    reference = getattr(trainer, "ref_model", None)
+    if not isinstance(reference, nn.Module) or trainer.model is None:
+        return False
+    theirs, ours = reference.state_dict(), trainer.model.state_dict()
+    return theirs.keys() == ours.keys() and all(
+        value.device == ours[name].device and value.equal(ours[name])
+        for name, value in theirs.items()
+    )
+
+
+def refuse_bypassed_head(trainer: Trainer, model: nn.Module, plan: Plan) -> None:
+    """Refuse what a method adds to the output layer: TRL multiplies with its weight alone."""
+    if not any(cls.__module__.startswith("trl.") for cls in type(trainer).__mro__):
+        return
+    output = structure.pretrained(model).get_output_embeddings()
+    names = [name for name, module in model.named_modules() if module is output]
+    added = [n for n in plan.added if any(n.startswith(f"{name}.") for name in names)]
+    if added:
+        raise MethodError(
+            f"{type(trainer).__name__} multiplies with the weight of {names[0]} alone, so that "
+            f"{added[0]} would never train: leave {names[0]} out of the method's targets"
+        )
+
+
+def _comparing_module(trainer: Trainer) -> ModuleType | None:
+    """Return TRL's module of a Trainer that compares with a reference."""
+    for cls in type(trainer).__mro__:
+        if cls.__name__ in _COMPARING and cls.__module__.startswith("trl."):
+            return sys.modules[cls.__module__]
+    return None
+
+
+def _constructor_argument(trainer: Trainer, name: str) -> Any:
+    """Return an argument of the ``__init__`` of this Trainer that is running."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_locals.get("self") is trainer and name in frame.f_locals:
+            return frame.f_locals[name]
+        frame = frame.f_back  # type: ignore[assignment]
+    return None
+
+
+def _instead_of_loading(module: ModuleType, trainer: Trainer, reference: Reference) -> None:
+    """Hand the reference to the constructor that is running when it would load the base again."""
+    load = getattr(module, _LOAD, None)
+    if load is None:
+        return
+    waiting = weakref.ref(trainer)
+
+    def load_or_reference(*args: Any, **kwargs: Any) -> Any:
+        asking = sys._getframe(1).f_locals.get("self")
+        if asking is None or asking is not waiting():
+            return load(*args, **kwargs)
+        setattr(module, _LOAD, load)
+        return reference
+
+    setattr(module, _LOAD, load_or_reference)
+
+
+def _precompute_with(trainer: Any, reference: Reference) -> None:
+    """Let what is computed once, before training, be the reference's answers."""
+    own = type(trainer).compute_ref_log_probs
+    waiting = weakref.ref(trainer)
+
+    def compute_ref_log_probs(model: nn.Module, inputs: Any) -> Any:
+        with reference.answering(unwrapped(model)):
+            return own(waiting(), model, inputs)
+
+    trainer.compute_ref_log_probs = compute_ref_log_probs
