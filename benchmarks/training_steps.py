@@ -26,8 +26,8 @@ import pairs
 import peft
 import report
 import torch
-from ftplug_plugins.fused_lora import FusedLinear
-from ftplug_plugins.peft_files import tuner_layers
+from ftplug_plugins.lora_parts.fused import FusedLinear
+from ftplug_plugins.peft_bridge.files import tuner_layers
 from peft.tuners.lora import Linear as LoraLinear
 from report import Found, Goal, Unit
 from steps import Arm, Held, held, in_both_orders, in_turn, model, trainer

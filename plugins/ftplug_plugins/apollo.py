@@ -64,6 +64,6 @@ class Apollo(Method):
         named_parameters: Mapping[str, nn.Parameter],
     ) -> torch.optim.Optimizer:
         """Build APOLLO's AdamW with the Trainer's rate, betas, weight decay and seed."""
-        from ftplug_plugins.low_rank_adamw import ApolloAdamW, build
+        from ftplug_plugins.shared.low_rank_adamw import ApolloAdamW, build
 
         return build(ApolloAdamW, self.name, model, args, named_parameters, **self.settings())

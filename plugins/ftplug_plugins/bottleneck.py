@@ -24,7 +24,7 @@ from ftplug.structure import (
     require_layer_stacks,
     require_output_projections,
 )
-from ftplug_plugins.trunk_cache import (
+from ftplug_plugins.trunk_cache.cut import (
     Cache,
     CacheBytes,
     CacheDtype,

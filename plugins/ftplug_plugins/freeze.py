@@ -16,14 +16,14 @@ from ftplug import LearningRate, MethodError, hookimpl
 from ftplug.inplace import unwrap_forward, wrap_forward
 from ftplug.method import Kind
 from ftplug.structure import backbone_prefix, pooler, require_layer_stacks
-from ftplug_plugins.trunk_cache import (
+from ftplug_plugins.trunk_cache.cut import (
     Cache,
     CacheBytes,
     CacheDtype,
     CacheOnDisk,
     CachesTrunk,
 )
-from ftplug_plugins.trunk_pass import TRUNK, in_eval_mode, unwrap
+from ftplug_plugins.trunk_cache.forward import TRUNK, in_eval_mode, unwrap
 
 if TYPE_CHECKING:
     from torch import nn

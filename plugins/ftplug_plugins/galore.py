@@ -56,6 +56,6 @@ class Galore(Method):
         named_parameters: Mapping[str, nn.Parameter],
     ) -> torch.optim.Optimizer:
         """Build GaLore's AdamW with the Trainer's rate, betas and weight decay."""
-        from ftplug_plugins.low_rank_adamw import GaLoreAdamW, build
+        from ftplug_plugins.shared.low_rank_adamw import GaLoreAdamW, build
 
         return build(GaLoreAdamW, self.name, model, args, named_parameters, **self.settings())

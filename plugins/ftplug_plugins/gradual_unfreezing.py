@@ -14,7 +14,7 @@ from annotated_types import Ge
 
 from ftplug import LearningRate, Method, MethodError, hookimpl
 from ftplug.attaching.attachment import require_attachment
-from ftplug_plugins.depth import ULMFIT, from_the_top
+from ftplug_plugins.shared.depth import ULMFIT, from_the_top
 
 if TYPE_CHECKING:
     from torch import nn

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from annotated_types import Gt, Le
 
 from ftplug import LearningRate, Method, hookimpl
-from ftplug_plugins.depth import ULMFIT, from_the_top
-from ftplug_plugins.optimizer_groups import trainer_optimizer, weight_decay
+from ftplug_plugins.shared.depth import ULMFIT, from_the_top
+from ftplug_plugins.shared.optimizer_groups import trainer_optimizer, weight_decay
 
 if TYPE_CHECKING:
     import torch

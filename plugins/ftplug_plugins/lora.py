@@ -12,9 +12,11 @@ from annotated_types import Ge, Lt
 
 from ftplug import LearningRate, MethodError, hookimpl
 from ftplug.context import Context
-from ftplug_plugins import lora_activated, lora_from_base, peft_files
-from ftplug_plugins.peft_method import PeftMethod
-from ftplug_plugins.trunk_cache import (
+from ftplug_plugins.lora_parts import activated as lora_activated
+from ftplug_plugins.lora_parts import from_base as lora_from_base
+from ftplug_plugins.peft_bridge import files as peft_files
+from ftplug_plugins.peft_bridge.method import PeftMethod
+from ftplug_plugins.trunk_cache.cut import (
     SETTINGS,
     Cache,
     CacheBytes,
@@ -22,7 +24,7 @@ from ftplug_plugins.trunk_cache import (
     CacheOnDisk,
     CachesTrunk,
 )
-from ftplug_plugins.trunk_pass import unwrap
+from ftplug_plugins.trunk_cache.forward import unwrap
 
 if TYPE_CHECKING:
     import torch
@@ -172,7 +174,7 @@ class Lora(CachesTrunk, PeftMethod):
         else:
             super().inject(config, model)
         if self.fused:
-            from ftplug_plugins.fused_lora import fuse
+            from ftplug_plugins.lora_parts.fused import fuse
 
             fuse(model)
         if self.alora_invocation_tokens:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from annotated_types import Ge, Gt
 
 from ftplug import Method, MethodError, hookimpl
-from ftplug_plugins.optimizer_groups import trainer_optimizer
+from ftplug_plugins.shared.optimizer_groups import trainer_optimizer
 
 if TYPE_CHECKING:
     import torch

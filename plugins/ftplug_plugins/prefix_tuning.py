@@ -10,14 +10,7 @@ from annotated_types import Ge
 
 from ftplug import LearningRate, MethodError, hookimpl, structure
 from ftplug.inplace import wrap_forward
-from ftplug_plugins.prefix_cache import (
-    activations,
-    cached_shapes,
-    fill,
-    new_cache,
-    only_attention,
-)
-from ftplug_plugins.virtual_positions import (
+from ftplug_plugins.virtual.positions import (
     accepts,
     changed_output,
     check_length,
@@ -27,7 +20,14 @@ from ftplug_plugins.virtual_positions import (
     named,
     refuse_packing,
 )
-from ftplug_plugins.virtual_tokens import Prompted, VirtualTokens
+from ftplug_plugins.virtual.prefix_cache import (
+    activations,
+    cached_shapes,
+    fill,
+    new_cache,
+    only_attention,
+)
+from ftplug_plugins.virtual.tokens import Prompted, VirtualTokens
 
 if TYPE_CHECKING:
     from torch import nn

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ftplug import LearningRate, MethodError, hookimpl, structure
 from ftplug.inplace import wrap_forward
-from ftplug_plugins.virtual_positions import (
+from ftplug_plugins.virtual.positions import (
     accepts,
     changed_output,
     check_length,
@@ -20,7 +20,7 @@ from ftplug_plugins.virtual_positions import (
     named,
     refuse_packing,
 )
-from ftplug_plugins.virtual_tokens import Prompted, VirtualTokens
+from ftplug_plugins.virtual.tokens import Prompted, VirtualTokens
 
 if TYPE_CHECKING:
     from torch import nn

@@ -14,8 +14,8 @@ from ftplug import LearningRate, Method, MethodError, hookimpl
 from ftplug.context import Context
 from ftplug.inplace import is_wrapped
 from ftplug.structure import pooler, pretrained, task_head
-from ftplug_plugins import peft_files
 from ftplug_plugins.lora import Lora
+from ftplug_plugins.peft_bridge import files as peft_files
 
 if TYPE_CHECKING:
     import torch

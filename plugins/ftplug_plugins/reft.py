@@ -17,7 +17,7 @@ from annotated_types import Ge
 from ftplug import LearningRate, Method, MethodError, hookimpl
 from ftplug.inplace import wrap_forward
 from ftplug.structure import LayerStack, linear_layers, pretrained, require_layer_stacks, task_of
-from ftplug_plugins.token_positions import arguments, first_and_last
+from ftplug_plugins.shared.token_positions import arguments, first_and_last
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -6,7 +6,7 @@ import pytest
 import tiny
 import torch
 from ftplug_plugins.apollo import Apollo
-from ftplug_plugins.low_rank_adamw import ApolloAdamW
+from ftplug_plugins.shared.low_rank_adamw import ApolloAdamW
 from halves import straight_and_resumed
 from optimizers import groups, parameters, replaced, steps
 from runs import losses, same, trainer, weights

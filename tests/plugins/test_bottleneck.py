@@ -7,7 +7,7 @@ import pytest
 import tiny
 import torch
 from ftplug_plugins.bottleneck import Bottleneck
-from ftplug_plugins.trunk_cache import SETTINGS
+from ftplug_plugins.trunk_cache.cut import SETTINGS
 from torch import nn
 from transformers import (
     AlbertConfig,

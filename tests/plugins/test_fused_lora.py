@@ -10,9 +10,9 @@ import peft
 import pytest
 import tiny
 import torch
-from ftplug_plugins import fused_lora
-from ftplug_plugins.fused_lora import FusedLinear, LinearWithUpdate
-from ftplug_plugins.peft_files import tuner_layers
+from ftplug_plugins.lora_parts import fused as fused_lora
+from ftplug_plugins.lora_parts.fused import FusedLinear, LinearWithUpdate
+from ftplug_plugins.peft_bridge.files import tuner_layers
 from peft.tuners.lora import Linear as LoraLinear
 from runs import logits, losses, trainer, weights
 from torch import nn

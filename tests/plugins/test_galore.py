@@ -6,7 +6,7 @@ import pytest
 import tiny
 import torch
 from ftplug_plugins.galore import Galore
-from ftplug_plugins.low_rank_adamw import GaLoreAdamW
+from ftplug_plugins.shared.low_rank_adamw import GaLoreAdamW
 from halves import straight_and_resumed
 from optimizers import groups, parameters, steps
 from runs import losses, same, trainer, weights
@@ -43,7 +43,7 @@ def test_equals_transformers_galore_in_a_run(tmp_path):
         optim_args="rank=4, update_proj_gap=3, scale=0.5",
         optim_target_modules=[r".*\.layer\..*"],
     )
-    from ftplug_plugins.low_rank_adamw import _matrices
+    from ftplug_plugins.shared.low_rank_adamw import _matrices
 
     with pytest.warns(FutureWarning, match="This implementation of AdamW"):
         theirs.create_optimizer()

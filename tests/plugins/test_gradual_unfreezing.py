@@ -2,8 +2,8 @@
 
 import pytest
 import tiny
-from ftplug_plugins.depth import from_the_top
 from ftplug_plugins.gradual_unfreezing import GradualUnfreezing
+from ftplug_plugins.shared.depth import from_the_top
 from halves import straight_and_resumed
 from runs import same, trainer, weights
 from transformers import TrainerCallback

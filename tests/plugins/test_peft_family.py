@@ -9,11 +9,14 @@ import warnings
 from typing import Any
 
 import peft
+import peft_generate
 import pytest
 import tiny
 import torch
-from ftplug_plugins import adalora, peft_family, peft_files, peft_generate
-from ftplug_plugins.peft_targets import choose_targets
+from ftplug_plugins.peft_bridge import files as peft_files
+from ftplug_plugins.peft_bridge.targets import choose_targets
+from ftplug_plugins.peft_family import adalora
+from ftplug_plugins.peft_family import family as peft_family
 from runs import StopAt, logits, shake, trainer, weights
 
 import ftplug
@@ -110,7 +113,7 @@ def five_steps(model: Any, host: Any = None, after: Any = None, **batch: Any) ->
 
 
 def test_the_generated_files_match_the_installed_peft():
-    stale = "stale: run python -m ftplug_plugins.peft_generate"
+    stale = "stale: run python tools/peft_generate.py"
     assert peft_generate.DATA.read_text("utf-8") == peft_generate.data_text(), stale
     pyproject = peft_generate.PYPROJECT.read_text("utf-8")
     assert peft_generate.with_entry_points(pyproject) == pyproject, stale

@@ -151,7 +151,7 @@ def test_merging_eight_bits_differs_by_the_rounding_of_activations_alone():
 
 
 def test_a_merge_that_is_refused_leaves_the_quantized_model(monkeypatch):
-    from ftplug_plugins import peft_files
+    from ftplug_plugins.peft_bridge import files as peft_files
 
     def refuse(*arguments):
         raise MethodError("lora: cannot be merged")

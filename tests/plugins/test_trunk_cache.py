@@ -16,8 +16,8 @@ from ftplug_plugins.l2_sp import L2Sp
 from ftplug_plugins.lora import Lora
 from ftplug_plugins.prefix_tuning import PrefixTuning
 from ftplug_plugins.prompt_tuning import PromptTuning
-from ftplug_plugins.trunk_pass import TRUNK
-from ftplug_plugins.trunk_store import TrunkStore
+from ftplug_plugins.trunk_cache.forward import TRUNK
+from ftplug_plugins.trunk_cache.store import TrunkStore
 from halves import straight_and_resumed
 from runs import logits, losses, rows, same, trainer, weights
 
@@ -303,7 +303,7 @@ def disk(monkeypatch):
 
     real = os.posix_fallocate
     monkeypatch.setattr(os, "posix_fallocate", allocate)
-    monkeypatch.setattr("ftplug_plugins.trunk_store._CHUNK", 4 * 16)
+    monkeypatch.setattr("ftplug_plugins.trunk_cache.store._CHUNK", 4 * 16)
     return Disk
 
 
@@ -596,7 +596,7 @@ def test_rows_of_the_default_collator_are_known_again(tmp_path):
 
 
 def test_a_loop_by_hand_is_judged_after_many_examples(monkeypatch, caplog):
-    monkeypatch.setattr("ftplug_plugins.trunk._MANY", 8)
+    monkeypatch.setattr("ftplug_plugins.trunk_cache.trunk._MANY", 8)
     model = cached(tiny.bert()).train()
     with caplog.at_level(logging.WARNING, "ftplug"):
         for seed in range(4):

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from ftplug import MethodError, hookimpl
 from ftplug.inplace import unwrap_forward, wrap_forward
-from ftplug_plugins import peft_files
-from ftplug_plugins.peft_keys import ADAPTER
-from ftplug_plugins.peft_method import PeftMethod
+from ftplug_plugins.peft_bridge import files as peft_files
+from ftplug_plugins.peft_bridge.keys import ADAPTER
+from ftplug_plugins.peft_bridge.method import PeftMethod
 
 if TYPE_CHECKING:
     import torch

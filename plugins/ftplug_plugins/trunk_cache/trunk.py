@@ -8,17 +8,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ftplug.context import logger
-from ftplug_plugins.trunk_check import check
-from ftplug_plugins.trunk_pass import (
+from ftplug_plugins.trunk_cache.check import check
+from ftplug_plugins.trunk_cache.forward import (
     TRUNK,
     layers,
     outside,
     trunk_in_eval_mode,
     up_to_the_cut,
 )
-from ftplug_plugins.trunk_rows import TOKENS, ImageRows, Rows, TokenRows
-from ftplug_plugins.trunk_store import TrunkStore
-from ftplug_plugins.virtual_positions import is_packed, named
+from ftplug_plugins.trunk_cache.rows import TOKENS, ImageRows, Rows, TokenRows
+from ftplug_plugins.trunk_cache.store import TrunkStore
+from ftplug_plugins.virtual.positions import is_packed, named
 
 if TYPE_CHECKING:
     import torch

@@ -26,11 +26,11 @@ from annotated_types import Ge
 from ftplug import Method, MethodError, hookimpl
 from ftplug.inplace import is_wrapped
 from ftplug.structure import LayerStack, pretrained, require_layer_stacks
-from ftplug_plugins.depth import from_the_top
-from ftplug_plugins.trunk import Trunk, around_backbone
-from ftplug_plugins.trunk_check import refuse_trainer
-from ftplug_plugins.trunk_pass import TRUNK, wrap
-from ftplug_plugins.virtual_positions import is_causal
+from ftplug_plugins.shared.depth import from_the_top
+from ftplug_plugins.trunk_cache.check import refuse_trainer
+from ftplug_plugins.trunk_cache.forward import TRUNK, wrap
+from ftplug_plugins.trunk_cache.trunk import Trunk, around_backbone
+from ftplug_plugins.virtual.positions import is_causal
 
 if TYPE_CHECKING:
     from torch import nn

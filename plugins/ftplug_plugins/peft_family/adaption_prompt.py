@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ftplug import MethodError, hookimpl, structure
-from ftplug_plugins import peft_files
-from ftplug_plugins.peft_beside import refuse_second
-from ftplug_plugins.peft_keys import ADAPTER
-from ftplug_plugins.peft_method import ConfigFields, translated
+from ftplug_plugins.peft_bridge import files as peft_files
+from ftplug_plugins.peft_bridge.beside import refuse_second
+from ftplug_plugins.peft_bridge.keys import ADAPTER
+from ftplug_plugins.peft_bridge.method import ConfigFields, translated
 
 if TYPE_CHECKING:
     import torch

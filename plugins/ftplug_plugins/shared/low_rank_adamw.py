@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ftplug import MethodError
 from ftplug.structure import require_layer_stacks
-from ftplug_plugins.optimizer_groups import require_adamw, weight_decay
+from ftplug_plugins.shared.optimizer_groups import require_adamw, weight_decay
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments

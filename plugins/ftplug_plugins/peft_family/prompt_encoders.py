@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ftplug import MethodError, hookimpl
 from ftplug.inplace import wrap_forward
-from ftplug_plugins import peft_files
-from ftplug_plugins.peft_method import ConfigFields
+from ftplug_plugins.peft_bridge import files as peft_files
+from ftplug_plugins.peft_bridge.method import ConfigFields
 from ftplug_plugins.prefix_tuning import InCache
 from ftplug_plugins.prompt_tuning import BeforeInput
-from ftplug_plugins.virtual_tokens import Prompted
+from ftplug_plugins.virtual.tokens import Prompted
 
 if TYPE_CHECKING:
     import torch

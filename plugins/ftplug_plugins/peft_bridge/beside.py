@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ftplug import MethodError
-from ftplug_plugins import peft_files
+from ftplug_plugins.peft_bridge import files as peft_files
 
 if TYPE_CHECKING:
     from torch import nn

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from ftplug import MethodError, hookimpl
-from ftplug_plugins.peft_method import ConfigFields
+from ftplug_plugins.peft_bridge.method import ConfigFields
 
 if TYPE_CHECKING:
     from torch import nn

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftplug import MethodError
-from ftplug_plugins import peft_files
-from ftplug_plugins.peft_keys import ADAPTER
+from ftplug_plugins.peft_bridge import files as peft_files
+from ftplug_plugins.peft_bridge.keys import ADAPTER
 
 if TYPE_CHECKING:
     import torch

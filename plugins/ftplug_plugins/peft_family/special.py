@@ -13,9 +13,9 @@ from ftplug import MethodError, hookimpl
 from ftplug.artifacts.saving import WEIGHTS
 from ftplug.artifacts.tensors import read_tensors
 from ftplug.inplace import wrap_forward
-from ftplug_plugins import peft_files
-from ftplug_plugins.peft_keys import ADAPTER
-from ftplug_plugins.peft_method import PeftMethod, is_weightless
+from ftplug_plugins.peft_bridge import files as peft_files
+from ftplug_plugins.peft_bridge.keys import ADAPTER
+from ftplug_plugins.peft_bridge.method import PeftMethod, is_weightless
 
 if TYPE_CHECKING:
     import torch

@@ -1,6 +1,6 @@
 """Generate what the family of peft's methods is built from: names, types, defaults, one-line help.
 
-``python -m ftplug_plugins.peft_generate`` writes ``peft_types.json`` and, between two marker
+``python tools/peft_generate.py`` writes ``types.json`` and, between two marker
 comments, the entry points in ``pyproject.toml``. Listing methods then needs no ``import peft``.
 """
 
@@ -16,11 +16,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-from ftplug_plugins.peft_about import ABOUT
+from ftplug_plugins.peft_family.about import ABOUT
 
-DATA = Path(__file__).with_name("peft_types.json")
-PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
-BEGIN = "# peft's methods: python -m ftplug_plugins.peft_generate"
+ROOT = Path(__file__).parents[1]
+DATA = ROOT / "plugins/ftplug_plugins/peft_family/types.json"
+PYPROJECT = ROOT / "pyproject.toml"
+BEGIN = "# peft's methods: python tools/peft_generate.py"
 END = "# end of peft's methods"
 
 # These have a file of their own, each with settings chosen by hand.
@@ -91,7 +92,7 @@ class Unwritable(TypeError):
 
 
 def generated() -> dict[str, Any]:
-    """Return the content of ``peft_types.json`` for the installed peft."""
+    """Return the content of ``types.json`` for the installed peft."""
     import peft
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING as CONFIGS
 
@@ -111,7 +112,7 @@ def generated() -> dict[str, Any]:
 def entry_points() -> str:
     """Return the lines between the markers in ``pyproject.toml``."""
     names = generated()["types"]
-    lines = [f'{name} = "ftplug_plugins.peft_family:{class_name(name)}"' for name in names]
+    lines = [f'{name} = "ftplug_plugins.peft_family.family:{class_name(name)}"' for name in names]
     return "\n".join([BEGIN, *lines, END])
 
 
@@ -201,7 +202,7 @@ def _documented(config: Any, name: str) -> str:
 
 
 def data_text() -> str:
-    """Return ``peft_types.json`` as it should be: one line for each setting."""
+    """Return ``types.json`` as it should be: one line for each setting."""
     content = generated()
     lines = ["{", f' "peft": {json.dumps(content["peft"])},', ' "types": {']
     for name, entry in content["types"].items():

@@ -1,6 +1,6 @@
 """Every method of peft under its own name, built from peft's own config classes.
 
-``peft_types.json`` holds the settings as peft declares them (generated: see ``peft_generate``),
+``types.json`` holds the settings as peft declares them (generated: see ``peft_generate``),
 ``peft_about`` a summary and the paper. The entry points name classes of this module; each is built
 when it is first asked for, so listing methods imports no peft.
 """
@@ -14,16 +14,11 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from ftplug import Method
-from ftplug_plugins import (
-    adalora,
-    adaption_prompt,
-    peft_kinds,
-    peft_refused,
-    poly,
-    prompt_encoders,
-)
-from ftplug_plugins.peft_about import ABOUT
-from ftplug_plugins.peft_method import PeftMethod
+from ftplug_plugins.peft_bridge.method import PeftMethod
+from ftplug_plugins.peft_family import adalora, adaption_prompt, poly, prompt_encoders
+from ftplug_plugins.peft_family import refused as peft_refused
+from ftplug_plugins.peft_family import special as peft_kinds
+from ftplug_plugins.peft_family.about import ABOUT
 
 __all__ = ["Annotated", "Any", "ClassVar", "Literal"]  # the generated annotations name them
 
@@ -52,7 +47,7 @@ BASES: dict[str, type[Method]] = {
 @functools.cache
 def types() -> dict[str, dict[str, Any]]:
     """Return the generated description of peft's methods, by name."""
-    path = Path(__file__).with_name("peft_types.json")
+    path = Path(__file__).with_name("types.json")
     found: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["types"]
     return found
 

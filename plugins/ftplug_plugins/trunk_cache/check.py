@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from ftplug import MethodError
 from ftplug.errors import one_line
-from ftplug_plugins.trunk_pass import in_eval_mode, trunk_in_eval_mode
+from ftplug_plugins.trunk_cache.forward import in_eval_mode, trunk_in_eval_mode
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ftplug_plugins.trunk import Trunk
-    from ftplug_plugins.trunk_rows import Rows
+    from ftplug_plugins.trunk_cache.rows import Rows
+    from ftplug_plugins.trunk_cache.trunk import Trunk
 
 
 def check(

@@ -17,8 +17,8 @@ from annotated_types import Ge, MinLen
 
 from ftplug import Method, MethodError, hookimpl, structure
 from ftplug.attaching.attachment import require_attachment
-from ftplug_plugins import peft_files
-from ftplug_plugins.virtual_positions import is_encoder_decoder, learned_positions
+from ftplug_plugins.peft_bridge import files as peft_files
+from ftplug_plugins.virtual.positions import is_encoder_decoder, learned_positions
 
 if TYPE_CHECKING:
     import peft

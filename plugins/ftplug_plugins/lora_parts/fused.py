@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 from transformers.pytorch_utils import Conv1D
 
-from ftplug_plugins.peft_files import tuner_layers
+from ftplug_plugins.peft_bridge.files import tuner_layers
 
 _PLAIN = (nn.Linear, Conv1D)
 

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from ftplug import Method, MethodError, hookimpl
 from ftplug.errors import one_line
-from ftplug_plugins import peft_beside, peft_files
-from ftplug_plugins.peft_keys import ADAPTER
-from ftplug_plugins.peft_targets import choose_targets
+from ftplug_plugins.peft_bridge import beside as peft_beside
+from ftplug_plugins.peft_bridge import files as peft_files
+from ftplug_plugins.peft_bridge.keys import ADAPTER
+from ftplug_plugins.peft_bridge.targets import choose_targets
 
 if TYPE_CHECKING:
     import torch

@@ -17,7 +17,7 @@ from ftplug.artifacts.tensors import read_tensors
 from ftplug.attaching.attachment import require_attachment
 from ftplug.attaching.plan import saved_tensors
 from ftplug.errors import MethodError, one_line
-from ftplug_plugins.peft_keys import ADAPTER, layout, of_base, tied, whole_modules
+from ftplug_plugins.peft_bridge.keys import ADAPTER, layout, of_base, tied, whole_modules
 
 if TYPE_CHECKING:
     import torch

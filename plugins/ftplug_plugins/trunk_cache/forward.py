@@ -18,7 +18,7 @@ from ftplug.inplace import unwrap_forward, wrap_forward
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from ftplug_plugins.trunk import Trunk
+    from ftplug_plugins.trunk_cache.trunk import Trunk
 
 TRUNK = "_ftplug_trunk"  # on the backbone, its input embeddings and the layers of the trunk
 

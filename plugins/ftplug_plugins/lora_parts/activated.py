@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from ftplug import MethodError, structure
 from ftplug.inplace import wrap_forward
-from ftplug_plugins import peft_files
-from ftplug_plugins.virtual_positions import is_causal, named
+from ftplug_plugins.peft_bridge import files as peft_files
+from ftplug_plugins.virtual.positions import is_causal, named
 
 if TYPE_CHECKING:
     from torch import nn

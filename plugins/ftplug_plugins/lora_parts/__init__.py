@@ -1,0 +1,1 @@
+"""The parts of LoRA that peft does not have."""

@@ -1,0 +1,1 @@
+"""Every PEFT type as a method under its own name."""

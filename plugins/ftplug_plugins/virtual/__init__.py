@@ -1,0 +1,1 @@
+"""Virtual tokens: positions, embeddings and key-value caches before the input."""
