@@ -7,25 +7,25 @@ from typing import TYPE_CHECKING
 from ftplug.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from ftplug_registry.fetching import pull
     from ftplug_registry.hub import Hub
     from ftplug_registry.local_hub import round_trip
-    from ftplug_registry.plain_peft import load_plain
-    from ftplug_registry.publishing import Published, push
+    from ftplug_registry.pull.fetching import pull
+    from ftplug_registry.pull.plain_peft import load_plain
+    from ftplug_registry.push.publishing import Published, push
     from ftplug_registry.searching import Found, search
-    from ftplug_registry.summary import show
+    from ftplug_registry.showing import show
     from ftplug_registry.verification import verify
 
 _HOME = {
     "Hub": "hub",
-    "load_plain": "plain_peft",
+    "load_plain": "pull.plain_peft",
     "round_trip": "local_hub",
-    "pull": "fetching",
-    "Published": "publishing",
-    "push": "publishing",
+    "pull": "pull.fetching",
+    "Published": "push.publishing",
+    "push": "push.publishing",
     "Found": "searching",
     "search": "searching",
-    "show": "summary",
+    "show": "showing",
     "verify": "verification",
 }
 

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ftplug_registry.fetching import snapshot
 from ftplug_registry.hub import Hub
-from ftplug_registry.publishing import push
+from ftplug_registry.pull.fetching import snapshot
+from ftplug_registry.push.publishing import push
 
 _ACCOUNT = "demo"
 

@@ -164,7 +164,7 @@ def test_a_card_that_fails_does_not_cost_the_model(base, tmp_path, monkeypatch, 
     def broken(manifest, *, repo_id=None):
         raise ValueError("no card today")
 
-    monkeypatch.setattr("ftplug_registry.card.render", broken)
+    monkeypatch.setattr("ftplug_registry.card.rendering.render", broken)
     folder = ftplug.save(ftplug.apply(copy.deepcopy(base), "lora"), tmp_path)
     ftplug.load(copy.deepcopy(base), folder)
     assert "no card today" in caplog.text

@@ -429,7 +429,7 @@ def test_no_secret_and_no_path_of_the_run_is_written(tmp_path):
 
 def test_importing_the_card_loads_nothing_heavy():
     code = (
-        "import sys, ftplug_registry.card as c; "
+        "import sys, ftplug_registry.card.rendering as c; "
         "print([m for m in ('torch', 'transformers', 'peft', 'matplotlib', 'jinja2', 'datasets')"
         " if m in sys.modules])"
     )

@@ -5,7 +5,7 @@ import logging
 import math
 
 import pytest
-from ftplug_registry.curve import training_curve
+from ftplug_registry.card.curve import training_curve
 from PIL import Image
 
 

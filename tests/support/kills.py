@@ -49,7 +49,7 @@ WARM = [
     "ftplug_plugins.gradual_unfreezing",
     "ftplug_plugins.lisa",
     "ftplug_plugins.lora",
-    "ftplug_registry.card",
+    "ftplug_registry.card.rendering",
     "ftplug_registry.commands",
     "matplotlib.backends.backend_agg",
     "matplotlib.figure",

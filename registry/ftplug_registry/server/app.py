@@ -18,8 +18,17 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from ftplug_registry.server import contents, downloads, lfs_transfers, listing, refs, repos, uploads
-from ftplug_registry.server.calls import (
+from ftplug_registry.server.errors import error_response, http_exception, hub_error, repo_not_found
+from ftplug_registry.server.handlers import (
+    contents,
+    downloads,
+    lfs_transfers,
+    listing,
+    refs,
+    repos,
+    uploads,
+)
+from ftplug_registry.server.handlers.calls import (
     MAX_JSON,
     Call,
     Handler,
@@ -29,8 +38,7 @@ from ftplug_registry.server.calls import (
     drain,
     read_call,
 )
-from ftplug_registry.server.errors import error_response, http_exception, hub_error, repo_not_found
-from ftplug_registry.server.store import KINDS
+from ftplug_registry.server.storage.store import KINDS
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from ftplug_registry.server.accounts import Account, Accounts
 if TYPE_CHECKING:
     import uvicorn
 
-    from ftplug_registry.server.store import RepositoryStore
+    from ftplug_registry.server.storage.store import RepositoryStore
 
 THREADS = 8
 CONNECTIONS = 256  # open at once; one more is answered 503
@@ -90,8 +90,8 @@ class EmbeddedHub:
     def _start(self, resources: ExitStack) -> None:
         uvicorn = _require_extra()
         from ftplug_registry.server.app import QuietProtocol, create_app
-        from ftplug_registry.server.calls import Hub
-        from ftplug_registry.server.lfs import Signer
+        from ftplug_registry.server.handlers.calls import Hub
+        from ftplug_registry.server.storage.lfs import Signer
 
         store = self._open_root(resources)
         listener = self._listen(resources)
@@ -115,7 +115,7 @@ class EmbeddedHub:
     def _open_root(self, resources: ExitStack) -> RepositoryStore:
         from filelock import FileLock, Timeout
 
-        from ftplug_registry.server.store import RepositoryStore
+        from ftplug_registry.server.storage.store import RepositoryStore
 
         root = self._root
         try:

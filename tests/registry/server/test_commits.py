@@ -10,7 +10,7 @@ import commits
 import pytest
 from commits import git
 from ftplug_registry.server.accounts import Account
-from ftplug_registry.server.repository import RepoId, Repository
+from ftplug_registry.server.storage.repository import RepoId, Repository
 from starlette.exceptions import HTTPException
 
 LARGE = b"x" * 5000

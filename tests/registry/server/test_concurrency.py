@@ -13,8 +13,8 @@ import commits
 import httpx2
 import hub
 import pytest
-from ftplug_registry.server.commits import PendingCommit
 from ftplug_registry.server.embedded import EmbeddedHub
+from ftplug_registry.server.handlers.commits import PendingCommit
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 

@@ -6,7 +6,7 @@ import time
 import commits
 import pytest
 from commits import git
-from ftplug_registry.server import metadata
+from ftplug_registry.server.storage import metadata
 from huggingface_hub import CommitOperationAdd
 
 CARDS = {

@@ -11,8 +11,8 @@ from ftplug.artifacts.manifest import Manifest, read_manifest
 from ftplug.artifacts.registries import is_published
 from ftplug.errors import FtplugError
 from ftplug.method import chosen
-from ftplug_registry.fetching import manifest_at
 from ftplug_registry.hub import Hub
+from ftplug_registry.pull.fetching import manifest_at
 
 
 def show(

@@ -12,10 +12,10 @@ from ftplug.artifacts.saving import annotate
 from ftplug.base.license import named_license
 from ftplug.context import logger
 from ftplug.errors import ArtifactError, RegistryError
-from ftplug_registry.branch import Branch
 from ftplug_registry.contents import contents, size_of
 from ftplug_registry.credentials import credential_in
 from ftplug_registry.hub import Hub, check_ref, check_repo_id
+from ftplug_registry.push.branch import Branch
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo

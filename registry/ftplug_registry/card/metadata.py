@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ftplug_registry.markdown import is_number, line
+from ftplug_registry.card.markdown import is_number, line
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData

@@ -11,11 +11,11 @@ import pygit2
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from ftplug_registry.server.calls import Call, is_size, text_field
-from ftplug_registry.server.commits import PendingCommit, lines
 from ftplug_registry.server.errors import Json, hub_error
-from ftplug_registry.server.paths import checked_path
-from ftplug_registry.server.repository import Repository
+from ftplug_registry.server.handlers.calls import Call, is_size, text_field
+from ftplug_registry.server.handlers.commits import PendingCommit, lines
+from ftplug_registry.server.storage.paths import checked_path
+from ftplug_registry.server.storage.repository import Repository
 
 MAX_FILES = 1000  # in one preupload request
 MAX_IGNORE = 1 << 16  # bytes of .gitignore

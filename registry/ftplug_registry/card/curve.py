@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ftplug_registry.markdown import is_number, line
+from ftplug_registry.card.markdown import is_number, line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,11 +10,11 @@ from urllib.parse import parse_qs, quote, urlencode
 import pygit2
 from starlette.responses import Response
 
-from ftplug_registry.server import trees
-from ftplug_registry.server.calls import Call, json_object
 from ftplug_registry.server.errors import Json, entry_not_found, hub_error
-from ftplug_registry.server.references import MAIN
-from ftplug_registry.server.repository import Repository, date, title_and_body
+from ftplug_registry.server.handlers.calls import Call, json_object
+from ftplug_registry.server.storage import trees
+from ftplug_registry.server.storage.references import MAIN
+from ftplug_registry.server.storage.repository import Repository, date, title_and_body
 
 PAGE, EXPANDED_PAGE, COMMITS_PAGE = 1000, 50, 100
 MAX_PATHS = 1000

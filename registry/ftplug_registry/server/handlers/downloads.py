@@ -10,9 +10,9 @@ import pygit2
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from ftplug_registry.server.calls import Call, Hub
 from ftplug_registry.server.errors import error_response
-from ftplug_registry.server.repository import File, Repository
+from ftplug_registry.server.handlers.calls import Call, Hub
+from ftplug_registry.server.storage.repository import File, Repository
 
 BLOCK = 1 << 20
 

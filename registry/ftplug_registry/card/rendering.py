@@ -13,10 +13,10 @@ from typing import Any
 from ftplug import discovery
 from ftplug.artifacts.card import CARD, CURVE
 from ftplug.errors import PluginError
-from ftplug_registry import card_rows as rows
-from ftplug_registry.card_metadata import base_id, metadata, section
-from ftplug_registry.markdown import code, fenced, line, link, plain, table
-from ftplug_registry.snippets import snippets
+from ftplug_registry.card import rows
+from ftplug_registry.card.markdown import code, fenced, line, link, plain, table
+from ftplug_registry.card.metadata import base_id, metadata, section
+from ftplug_registry.card.snippets import snippets
 
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
 
@@ -90,7 +90,7 @@ def _curve(training: Mapping[str, Any]) -> bytes | None:
 @lru_cache(maxsize=4)
 def _drawn(content: str) -> bytes | None:
     """Draw a history and the commonest answer's metrics: pushing draws again what saving drew."""
-    from ftplug_registry.curve import training_curve  # matplotlib: only when there is a curve
+    from ftplug_registry.card.curve import training_curve  # matplotlib: only when there is a curve
 
     history, majority = json.loads(content)
     return training_curve(history, majority)

@@ -12,13 +12,13 @@ import pygit2
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from ftplug_registry.server import metadata
-from ftplug_registry.server.calls import Call
-from ftplug_registry.server.contents import siblings
 from ftplug_registry.server.errors import Json, hub_error
-from ftplug_registry.server.references import MAIN
-from ftplug_registry.server.repository import Repository, date
-from ftplug_registry.server.trees import find, is_file
+from ftplug_registry.server.handlers.calls import Call
+from ftplug_registry.server.handlers.contents import siblings
+from ftplug_registry.server.storage import metadata
+from ftplug_registry.server.storage.references import MAIN
+from ftplug_registry.server.storage.repository import Repository, date
+from ftplug_registry.server.storage.trees import find, is_file
 
 PAGE = 1000
 DATES = ("lastModified", "createdAt")

@@ -7,11 +7,11 @@ from typing import Any
 
 from starlette.responses import Response
 
-from ftplug_registry.server import metadata
 from ftplug_registry.server.accounts import is_name
-from ftplug_registry.server.calls import Call, text_field
 from ftplug_registry.server.errors import BAD_TOKEN, Json, hub_error
-from ftplug_registry.server.repository import RepoId
+from ftplug_registry.server.handlers.calls import Call, text_field
+from ftplug_registry.server.storage import metadata
+from ftplug_registry.server.storage.repository import RepoId
 
 
 def whoami(call: Call) -> Response:

@@ -11,11 +11,11 @@ from typing import Any
 import pygit2
 from pygit2.enums import SortMode
 
-from ftplug_registry.server import trees
 from ftplug_registry.server.accounts import Account
 from ftplug_registry.server.errors import entry_not_found, hub_error
-from ftplug_registry.server.lfs import LARGEST_POINTER, LfsObjects, Pointer
-from ftplug_registry.server.references import MAIN, References, full_name, signature
+from ftplug_registry.server.storage import trees
+from ftplug_registry.server.storage.lfs import LARGEST_POINTER, LfsObjects, Pointer
+from ftplug_registry.server.storage.references import MAIN, References, full_name, signature
 
 
 @dataclass(frozen=True, order=True)

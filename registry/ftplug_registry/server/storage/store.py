@@ -17,10 +17,10 @@ import pygit2
 from ftplug.files.staged import flush
 from ftplug_registry.server.accounts import Account, is_name
 from ftplug_registry.server.errors import hub_error, repo_not_found
-from ftplug_registry.server.lfs import sync_directory
-from ftplug_registry.server.references import MAIN
-from ftplug_registry.server.repository import RepoId, Repository, date
-from ftplug_registry.server.trees import NewTree
+from ftplug_registry.server.storage.lfs import sync_directory
+from ftplug_registry.server.storage.references import MAIN
+from ftplug_registry.server.storage.repository import RepoId, Repository, date
+from ftplug_registry.server.storage.trees import NewTree
 
 KINDS = ("models", "datasets", "spaces")
 ATTRIBUTES = b"* -text\n"  # files come out of git as they went in

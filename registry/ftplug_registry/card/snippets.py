@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from ftplug_registry.card_metadata import base_id, stands_alone
-from ftplug_registry.markdown import code, fenced
+from ftplug_registry.card.markdown import code, fenced
+from ftplug_registry.card.metadata import base_id, stands_alone
 
 _FEW_LABELS = 12  # that a snippet spells out
 

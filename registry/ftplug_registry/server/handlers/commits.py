@@ -11,14 +11,14 @@ from typing import Any
 
 import pygit2
 
-from ftplug_registry.server import metadata
 from ftplug_registry.server.accounts import Account
-from ftplug_registry.server.calls import json_object, text_field, too_large
 from ftplug_registry.server.errors import hub_error, repo_not_found
-from ftplug_registry.server.paths import checked_path
-from ftplug_registry.server.repository import Repository, stale_parent
-from ftplug_registry.server.store import RepositoryStore
-from ftplug_registry.server.trees import NewTree
+from ftplug_registry.server.handlers.calls import json_object, text_field, too_large
+from ftplug_registry.server.storage import metadata
+from ftplug_registry.server.storage.paths import checked_path
+from ftplug_registry.server.storage.repository import Repository, stale_parent
+from ftplug_registry.server.storage.store import RepositoryStore
+from ftplug_registry.server.storage.trees import NewTree
 
 MAX_OPERATIONS = 25_000
 MAX_ATTRIBUTES_LINE = 2048  # git's own bound on .gitattributes

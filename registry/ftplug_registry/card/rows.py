@@ -8,8 +8,8 @@ from typing import Any
 from ftplug import discovery
 from ftplug.errors import PluginError
 from ftplug.method import chosen
-from ftplug_registry.card_metadata import base_id, is_hub_id, metric_name, section
-from ftplug_registry.markdown import code, is_number, line, link, number, plain, table
+from ftplug_registry.card.markdown import code, is_number, line, link, number, plain, table
+from ftplug_registry.card.metadata import base_id, is_hub_id, metric_name, section
 
 Row = tuple[str, str]
 

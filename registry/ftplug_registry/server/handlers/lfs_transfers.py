@@ -11,10 +11,10 @@ from typing import IO, Any
 
 from starlette.responses import Response
 
-from ftplug_registry.server.calls import Call, is_size
 from ftplug_registry.server.errors import Json, hub_error, repo_not_found
-from ftplug_registry.server.lfs import OID
-from ftplug_registry.server.repository import Repository
+from ftplug_registry.server.handlers.calls import Call, is_size
+from ftplug_registry.server.storage.lfs import OID
+from ftplug_registry.server.storage.repository import Repository
 
 MAX_OBJECTS = 1000  # in one batch request
 BLOCK = 1 << 20

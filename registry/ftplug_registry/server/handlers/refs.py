@@ -6,10 +6,10 @@ from typing import Any
 
 from starlette.responses import Response
 
-from ftplug_registry.server.calls import Call, text_field
 from ftplug_registry.server.errors import Json, hub_error
-from ftplug_registry.server.references import MAIN
-from ftplug_registry.server.repository import Repository
+from ftplug_registry.server.handlers.calls import Call, text_field
+from ftplug_registry.server.storage.references import MAIN
+from ftplug_registry.server.storage.repository import Repository
 
 
 def refs(call: Call) -> Response:

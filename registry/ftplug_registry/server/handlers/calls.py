@@ -17,9 +17,9 @@ from starlette.responses import Response
 
 from ftplug_registry.server.accounts import Account, Accounts
 from ftplug_registry.server.errors import ANONYMOUS, BAD_TOKEN, hub_error, repo_not_found
-from ftplug_registry.server.lfs import Signer
-from ftplug_registry.server.repository import RepoId, Repository
-from ftplug_registry.server.store import RepositoryStore
+from ftplug_registry.server.storage.lfs import Signer
+from ftplug_registry.server.storage.repository import RepoId, Repository
+from ftplug_registry.server.storage.store import RepositoryStore
 
 MAX_JSON = 4 << 20  # bytes of a request body, where it is not an upload
 DRAIN = 256 << 20  # bytes read of a request that is refused already

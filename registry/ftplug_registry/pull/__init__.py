@@ -1,0 +1,1 @@
+"""Fetching an artifact and verifying it."""

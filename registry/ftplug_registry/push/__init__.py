@@ -1,0 +1,1 @@
+"""Publishing an artifact in one commit."""

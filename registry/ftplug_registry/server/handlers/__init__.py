@@ -1,0 +1,1 @@
+"""What the embedded Hub answers to each request."""
