@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 from ftplug.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from ftplug.applying import apply
     from ftplug.artifacts.loading import load
     from ftplug.artifacts.saving import save
-    from ftplug.attaching.attachment import apply, disabled
+    from ftplug.attaching.attachment import disabled
     from ftplug.attaching.merging import merge
     from ftplug.discovery import methods
     from ftplug.errors import (
@@ -32,7 +33,7 @@ __version__ = "0.1.0"
 _HOME = {
     "FTPlugCallback": "training.binding",
     "attach": "training.binding",
-    "apply": "attaching.attachment",
+    "apply": "applying",
     "disabled": "attaching.attachment",
     "save": "artifacts.saving",
     "load": "artifacts.loading",

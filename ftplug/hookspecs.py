@@ -1,6 +1,8 @@
 """The hooks a method may implement, in the order a run meets them.
 
 A method implements any subset, and an implementation may take any subset of a hook's parameters.
+Every hook may take ``run`` (:class:`ftplug.context.RunView`): the seed, what may train, the base's
+values, a state that is resumed.
 A hook that its settings leave nothing to do is set to None in ``__post_init__``, and not called:
 ``object.__setattr__(self, "on_step", None)``.
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import TrainingArguments
 
-    from ftplug.context import Context
+    from ftplug.context import Context, RunView
 
 PROJECT = "ftplug"
 HOOK_API = 1  # raised when a hook changes so that an older plugin would misbehave
@@ -34,7 +36,7 @@ class HookSpecs:
     """Specifications of the hooks; a :class:`ftplug.Method` is where implementations live."""
 
     @hookspec
-    def prepare_model(self, model: nn.Module, context: Context) -> None:
+    def prepare_model(self, model: nn.Module, context: Context, run: RunView) -> None:
         """Change the model in place, once: add modules, wrap forwards.
 
         Called with the model on its device and before any optimizer exists. Never return a
@@ -44,7 +46,7 @@ class HookSpecs:
         """
 
     @hookspec
-    def select_trainable(self, model: nn.Module) -> Iterable[str] | None:
+    def select_trainable(self, model: nn.Module, run: RunView) -> Iterable[str] | None:
         """Return the names of all parameters that may train at any time in this run.
 
         Called once, after every ``prepare_model``. The union over methods (and the head) goes
@@ -53,7 +55,9 @@ class HookSpecs:
         """
 
     @hookspec
-    def finish_model(self, model: nn.Module, may_train: frozenset[str], context: Context) -> None:
+    def finish_model(
+        self, model: nn.Module, may_train: frozenset[str], context: Context, run: RunView
+    ) -> None:
         """Act on the model as all methods leave it, once it is known what may train.
 
         Called once, after every ``select_trainable``. Wrap forwards, or raise
@@ -63,12 +67,12 @@ class HookSpecs:
 
     @hookspec
     def schedule_trainable(
-        self, model: nn.Module, step: int, total_steps: int
+        self, model: nn.Module, step: int, total_steps: int, run: RunView
     ) -> Iterable[str] | None:
         """Return the subset of this method's parameters that trains in optimizer step ``step``.
 
         Called at the start of each optimizer step (0-based). A pure function of its arguments and
-        the method's seed, so that a resumed run draws what the uninterrupted one drew.
+        ``run.seed``, so that a resumed run draws what the uninterrupted one drew.
         """
 
     @hookspec
@@ -77,6 +81,7 @@ class HookSpecs:
         model: nn.Module,
         args: TrainingArguments,
         named_parameters: Mapping[str, nn.Parameter],
+        run: RunView,
     ) -> torch.optim.Optimizer | None:
         """Return an optimizer over exactly ``named_parameters``, or None for the Trainer's own.
 
@@ -84,18 +89,27 @@ class HookSpecs:
         """
 
     @hookspec
-    def on_gradients(self, model: nn.Module, step: int) -> None:
+    def on_gradients(self, model: nn.Module, step: int, run: RunView) -> None:
         """Read or change the gradients, after clipping and before the optimizer step."""
 
     @hookspec
     def on_step(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, total_steps: int
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        step: int,
+        total_steps: int,
+        run: RunView,
     ) -> None:
         """Act after optimizer step ``step`` (1-based): move a rank schedule, drop state."""
 
     @hookspec
     def save_artifact(
-        self, model: nn.Module, directory: Path, tensors: Mapping[str, torch.Tensor]
+        self,
+        model: nn.Module,
+        directory: Path,
+        tensors: Mapping[str, torch.Tensor],
+        run: RunView,
     ) -> Iterable[str] | None:
         """Write the export files of this method and return the names of the tensors they hold.
 
@@ -105,7 +119,9 @@ class HookSpecs:
         """
 
     @hookspec
-    def load_artifact(self, model: nn.Module, directory: Path) -> Mapping[str, torch.Tensor] | None:
+    def load_artifact(
+        self, model: nn.Module, directory: Path, run: RunView
+    ) -> Mapping[str, torch.Tensor] | None:
         """Return the tensors that ``save_artifact`` wrote, under in-memory names.
 
         The exact inverse of ``save_artifact``. ``model`` is prepared already and may live on the
@@ -113,7 +129,7 @@ class HookSpecs:
         """
 
     @hookspec
-    def disable_model(self, model: nn.Module) -> AbstractContextManager[None] | None:
+    def disable_model(self, model: nn.Module, run: RunView) -> AbstractContextManager[None] | None:
         """Return a context within which the modules this method added do nothing.
 
         Needed only by methods that do not add them through :func:`ftplug.inplace.wrap_forward`.
@@ -121,7 +137,7 @@ class HookSpecs:
         """
 
     @hookspec
-    def merge_model(self, model: nn.Module) -> None:
+    def merge_model(self, model: nn.Module, run: RunView) -> None:
         """Fold what was trained into the base's own tensors and remove the added modules.
 
         Raise :class:`ftplug.MethodError` where the mathematics does not allow it.

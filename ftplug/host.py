@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pluggy
 
 from ftplug import discovery
+from ftplug.context import RunView, logger
 from ftplug.errors import MethodError, PluginError
 from ftplug.hookspecs import HOOK_API, PROJECT, HookSpecs
 from ftplug.method import Method
@@ -30,10 +31,29 @@ def resolve(given: Sequence[MethodLike], settings: Mapping[str, Any]) -> list[Me
         if not isinstance(item, str | Method):
             raise MethodError(f"a method is a name or a Method instance, not {item!r}")
         names.append(item if isinstance(item, str) else item.name)
-    return [
-        item if isinstance(item, Method) else discovery.entry(item).load().configure(chosen)
-        for item, chosen in zip(flat, split_settings(flat, names, settings), strict=True)
-    ]
+    configured: list[Method] = []
+    for item, own in zip(flat, split_settings(flat, names, settings), strict=True):
+        if isinstance(item, Method):
+            configured.append(item)
+        else:
+            entries = as_called_now(item, own)
+            configured += [discovery.entry(n).load().configure(given) for n, given in entries]
+    return configured
+
+
+def as_called_now(name: str, settings: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Return what a user who gives a method settings that moved means, and say so once."""
+    discovery.entry(name)  # a name that nobody has is refused with those there are
+    now = migrated([(name, settings)])
+    if now != [(name, dict(settings))]:
+        spelled = " + ".join(
+            f"{n}({', '.join(f'{k}={v}' for k, v in own.items())})" for n, own in now
+        )
+        gone = ", ".join(f"{k}={v}" for k, v in settings.items() if (k, v) not in now[0][1].items())
+        logger.warning(
+            "%s: %s is deprecated, and refused by the next version: write %s", name, gone, spelled
+        )
+    return now
 
 
 def split_settings(
@@ -58,10 +78,15 @@ def split_settings(
 
 
 class Host:
-    """Calls the hooks of one run's methods, in the order the methods were given."""
+    """Calls the hooks of one run's methods, in the order the methods were given.
+
+    ``views`` makes what a hook that takes ``run`` is given, of a method and a model; whoever
+    prepares a model sets it.
+    """
 
     def __init__(self, methods: Sequence[Method]) -> None:
         self.methods = list(methods)
+        self.views: Callable[[Method, Any], RunView] = _no_run
         self._manager = pluggy.PluginManager(PROJECT)
         self._manager.add_hookspecs(HookSpecs)
         for method in reversed(self.methods):  # pluggy calls the last registered first
@@ -81,6 +106,12 @@ class Host:
         except pluggy.PluginValidationError as error:
             reason = str(error).replace("\n", " ")
             raise PluginError(f"method {method.name!r} has a misspelt hook: {reason}") from error
+        for caller in self._manager.get_hookcallers(method) or ():
+            if any(impl.wrapper or impl.hookwrapper for impl in caller.get_hookimpls()):
+                raise PluginError(
+                    f"method {method.name!r}: {caller.name} is a hook wrapper, which would run "
+                    "around other methods: implement the hook itself"
+                )
 
     @property
     def names(self) -> str:
@@ -98,24 +129,32 @@ class Host:
 
     def call(self, hook: str, **arguments: Any) -> list[Any]:
         """Call the hook on all methods and return the answers that are not None."""
-        answers: list[Any] = getattr(self._manager.hook, hook)(**arguments)
-        return answers
+        return [answer for _, answer in self.call_each(hook, **arguments) if answer is not None]
 
     def call_each(self, hook: str, **arguments: Any) -> list[tuple[Method, Any]]:
-        """Call the hook on each method that implements it and pair the answers with the methods."""
+        """Call the hook on each method that implements it and pair the answers with the methods.
+
+        In pluggy's order (``trylast`` counts), but one by one: each method has a ``run`` of its
+        own.
+        """
         answers = []
-        for method in self.methods:
-            others = [other for other in self.methods if other is not method]
-            caller = self._manager.subset_hook_caller(hook, others)
-            if caller.get_hookimpls():
-                answers.append((method, next(iter(caller(**arguments)), None)))
+        for impl in reversed(getattr(self._manager.hook, hook).get_hookimpls()):
+            method = impl.plugin
+            if "run" in impl.argnames:
+                arguments["run"] = self.views(method, arguments["model"])
+            answers.append((method, impl.function(*(arguments[name] for name in impl.argnames))))
         return answers
 
-    def spec(self) -> list[dict[str, Any]]:
-        """Return name, settings and origin of each method, as checkpoints and manifests do."""
+    def spec(self, *, transient: bool = True) -> list[dict[str, Any]]:
+        """Return name, settings and origin of each method, as reports and manifests record them.
+
+        Without ``transient`` those that train nothing are left out, as manifests do.
+        """
         known = discovery.entries()
         spec = []
         for method in self.methods:
+            if method.transient and not transient:
+                continue
             origin = known.get(method.name)
             spec.append(
                 {
@@ -130,11 +169,38 @@ class Host:
     def same_methods(self, spec: Sequence[Mapping[str, Any]]) -> bool:
         """Whether a recorded spec names the same methods with the same settings.
 
-        A setting that a method has got since then was what its default is now.
+        A setting that a method has got since then was what its default is now; one that moved to
+        another method is that method's. What trains nothing may differ.
         """
-        mine = [(m.name, m.settings()) for m in self.methods]
-        recorded = [
-            (then["name"], now.defaults() | then["settings"])
-            for now, then in zip(self.methods, spec, strict=False)
+        recorded = migrated((entry["name"], entry["settings"]) for entry in spec)
+        then = [(name, settings) for name, settings in recorded if not _is_transient(name)]
+        mine = [method for method in self.methods if not method.transient]
+        filled = [
+            (name, method.defaults() | settings)
+            for method, (name, settings) in zip(mine, then, strict=False)
         ]
-        return len(spec) == len(mine) and mine == recorded
+        return len(then) == len(mine) and filled == [(m.name, m.settings()) for m in mine]
+
+
+def migrated(entries: Iterable[tuple[str, Mapping[str, Any]]]) -> list[tuple[str, dict[str, Any]]]:
+    """Return methods with settings as an older version recorded them, as they are called now.
+
+    Each method knows its own (:attr:`ftplug.Method.MIGRATIONS`); one that is not installed stays as
+    it is.
+    """
+    moved: list[tuple[str, dict[str, Any]]] = []
+    for name, settings in entries:
+        known = discovery.entries().get(name)
+        migrations = known[0].load().MIGRATIONS if known else ()
+        changed = next((new for m in migrations if (new := m(dict(settings))) is not None), None)
+        moved += [(name, dict(settings))] if changed is None else migrated(changed)
+    return moved
+
+
+def _is_transient(name: str) -> bool:
+    known = discovery.entries().get(name)
+    return known is not None and known[0].load().transient
+
+
+def _no_run(method: Method, model: Any) -> RunView:
+    raise MethodError(f"{method.name}: this hook needs a run: apply the method to a model first")

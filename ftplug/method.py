@@ -9,7 +9,7 @@ import json
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
@@ -17,6 +17,11 @@ from ftplug.errors import MethodError
 from ftplug.hookspecs import HOOK_API
 
 Kind = Literal["selection", "structure", "schedule", "optimizer", "regularizer"]
+"""What a method mainly does: `ftplug methods` groups by it."""
+
+Migration = Callable[[dict[str, Any]], list[tuple[str, dict[str, Any]]] | None]
+"""Of a method's settings as an older version had them (or as a user types them: values may be
+texts), the methods and settings that mean the same now; None where nothing moved."""
 
 
 class LearningRate(NamedTuple):
@@ -52,6 +57,11 @@ class Method:
     citation: ClassVar[str | None] = None
     learning_rate: ClassVar[LearningRate | None] = None
     hook_api: ClassVar[int] = HOOK_API
+    transient: ClassVar[bool] = False
+    """It trains nothing and changes no answer: a run's record names it, no artifact does, and a
+    resumed run may go without it."""
+    MIGRATIONS: ClassVar[tuple[Migration, ...]] = ()
+    """How settings of older versions read now, for artifacts and checkpoints that have them."""
 
     def __post_init__(self) -> None:
         for field, annotation in _annotations(type(self)).items():
@@ -106,7 +116,7 @@ class Method:
             for name, hint in _annotations(cls).items()
         ]
 
-    def needs_whole_tensors(self) -> str:
+    def sharding_refusal(self) -> str:
         """Say why it cannot train on shards (FSDP), or return nothing where it can."""
         return ""
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from ftplug.errors import MethodError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
     from transformers import PreTrainedModel
 
 # Model-class suffix -> the Hub's pipeline tag.
@@ -188,3 +189,30 @@ def pooler(model: nn.Module) -> list[str]:
     """Return the names of the backbone's pooler parameters, e.g. ``bert.pooler.dense.weight``."""
     prefix = f"{backbone_prefix(model)}pooler."
     return [name for name, _ in model.named_parameters() if name.startswith(prefix)]
+
+
+def persistent_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield the buffers that belong to the state: BatchNorm statistics move even when frozen."""
+    for prefix, module in model.named_modules():
+        for name, buffer in module._buffers.items():
+            if buffer is not None and name not in module._non_persistent_buffers_set:
+                yield (f"{prefix}.{name}" if prefix else name), buffer
+
+
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return the live parameters and persistent buffers by name."""
+    return dict(model.named_parameters()) | dict(persistent_buffers(model))
+
+
+def weightless_copy(model: nn.Module) -> nn.Module:
+    """Return a deep copy whose parameters and buffers live on the meta device."""
+    import torch
+    from torch import nn
+
+    memo: dict[int, Any] = {}
+    for parameter in model.parameters():
+        meta = torch.empty_like(parameter, device="meta")
+        memo[id(parameter)] = nn.Parameter(meta, requires_grad=parameter.requires_grad)
+    for buffer in model.buffers():
+        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
+    return copy.deepcopy(model, memo)

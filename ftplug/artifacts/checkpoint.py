@@ -10,16 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from ftplug.artifacts.digests import FileEntry, check_files, file_entry
 from ftplug.artifacts.manifest import Manifest, describe, read_manifest
-from ftplug.artifacts.tensors import (
-    check_tensors,
-    copy_tensors,
-    gathered_tensors,
-    read_tensors,
-    write_tensors,
-)
+from ftplug.artifacts.tensors import check_tensors, copy_tensors, gathered_tensors, write_tensors
 from ftplug.attaching.attachment import require_attachment
 from ftplug.base.fingerprint import Fingerprint
-from ftplug.context import logger
+from ftplug.context import logger, read_tensors
 from ftplug.errors import ArtifactError, MethodError, one_line
 
 if TYPE_CHECKING:

@@ -13,11 +13,11 @@ from ftplug.artifacts.base_model import base_fingerprint, base_model
 from ftplug.artifacts.checkpoint import STATE, STATE_WEIGHTS, named_base, require_same_base, spelled
 from ftplug.artifacts.manifest import MANIFEST, Manifest, read_manifest
 from ftplug.artifacts.registries import artifact_folder, registry
-from ftplug.artifacts.saving import WEIGHTS
-from ftplug.artifacts.tensors import check_tensors, copy_tensors, read_tensors
-from ftplug.attaching.attachment import attachment_of, prepare, require_attachment, weightless_copy
+from ftplug.artifacts.saving import write_artifact_in_save_pretrained
+from ftplug.artifacts.tensors import check_tensors, copy_tensors
+from ftplug.attaching.attachment import attachment_of, prepare, require_attachment
 from ftplug.base.inspecting import base_identity
-from ftplug.context import Context, logger
+from ftplug.context import WEIGHTS, Context, logger, read_tensors
 from ftplug.errors import (
     ArtifactError,
     MethodError,
@@ -25,6 +25,7 @@ from ftplug.errors import (
     PluginError,
     one_line,
 )
+from ftplug.structure import weightless_copy
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -191,5 +192,6 @@ def _prepared(
     try:
         fresh = manifest.base.get("fresh", [])
         prepare(model, methods, context, train_head=manifest.train_head, fresh=fresh)
+        write_artifact_in_save_pretrained(model)
     except MethodError as error:
         raise ArtifactError(f"{directory}: does not fit this base: {error}") from error

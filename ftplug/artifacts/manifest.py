@@ -142,7 +142,7 @@ def describe(
     classifies = "classification" in str(attached.context.task)
     labels = getattr(config, "id2label", None) if classifies else None
     return Manifest(
-        methods=cast("list[MethodEntry]", attached.host.spec()),
+        methods=cast("list[MethodEntry]", attached.host.spec(transient=False)),
         train_head=attached.train_head,
         base=_base_entry(attached.base),
         model={

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import types
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,17 +14,15 @@ from ftplug.artifacts.card import CARD, CURVE, bare_card, card_files, is_generat
 from ftplug.artifacts.digests import FileEntry, file_entry
 from ftplug.artifacts.manifest import MANIFEST, Manifest, describe, read_manifest
 from ftplug.artifacts.tensors import gathered_tensors, write_tensors
-from ftplug.attaching.attachment import require_attachment, unwrapped
+from ftplug.attaching.attachment import require_attachment, unwrap_model
 from ftplug.attaching.sharding import is_sharded
-from ftplug.context import logger
-from ftplug.errors import ArtifactError, PluginError
+from ftplug.context import WEIGHTS, logger
+from ftplug.errors import ArtifactError, MethodError, PluginError
 from ftplug.files.staged import finish_interrupted, replace_file, staged, stated
 from ftplug.training.record import json_values
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-WEIGHTS = "ftplug.safetensors"
 
 
 def save(
@@ -46,7 +45,7 @@ def save(
     import torch
 
     attached = require_attachment(model)
-    inner = unwrapped(model)
+    inner = unwrap_model(model)
     target = Path(directory)
     said = checked_author(author or {})
     tensors = gathered_tensors(inner, state_dict)
@@ -83,6 +82,23 @@ def save(
             (stage / name).write_bytes(content)
         manifest.write(stage / MANIFEST)
     return target
+
+
+def write_artifact_in_save_pretrained(model: nn.Module) -> None:
+    """Let ``save_pretrained`` of a model that carries a method write the artifact."""
+    if hasattr(model, "save_pretrained"):
+        model.__dict__["save_pretrained"] = types.MethodType(_save_pretrained, model)
+
+
+def _save_pretrained(self: nn.Module, save_directory: str, **kwargs: Any) -> None:
+    """Write the artifact: what ``save_pretrained`` means for a model with a method attached."""
+    if not kwargs.get("is_main_process", True):
+        if kwargs.get("state_dict") is None and is_sharded(self):
+            gathered_tensors(self)  # the main process waits for these
+        return
+    save(self, save_directory, state_dict=kwargs.get("state_dict"))
+    if kwargs.get("push_to_hub"):
+        raise MethodError("save_pretrained(push_to_hub=True): save, then push the folder")
 
 
 def annotate(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ftplug.attaching.attachment import require_attachment
 from ftplug.attaching.plan import saved_tensors
 from ftplug.attaching.sharding import shard_as, whole
-from ftplug.errors import ArtifactError, one_line
+from ftplug.errors import ArtifactError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -67,14 +67,3 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     from safetensors.torch import save_file
 
     save_file({name: t.contiguous() for name, t in tensors.items()}, path, {"format": "pt"})
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file; a damaged one is an ArtifactError."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return dict(load_file(path))
-    except (OSError, SafetensorError) as error:
-        raise ArtifactError(f"{path}: not readable: {one_line(error)}") from error

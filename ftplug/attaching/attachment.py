@@ -1,22 +1,21 @@
-"""Putting methods on a model: ``apply``, and ``disabled`` to ask the base model again."""
+"""Methods on a model: ``prepare`` puts them on, ``disabled`` asks the base model again."""
 
 from __future__ import annotations
 
-import copy
-import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ftplug import structure
 from ftplug.attaching.original_values import OriginalValues
-from ftplug.attaching.plan import Plan, make_plan, set_trainable
+from ftplug.attaching.plan import Plan, set_trainable
+from ftplug.attaching.rehearsal import Accept, Change
+from ftplug.attaching.run_view import NoTrainer, RunFacts
 from ftplug.attaching.sharding import is_sharded
 from ftplug.base.inspecting import Base, inspect_base
-from ftplug.context import Context, logger
-from ftplug.errors import FtplugError, MethodError
-from ftplug.host import Host, MethodLike, resolve
+from ftplug.context import Context
+from ftplug.errors import MethodError
+from ftplug.host import Host
 from ftplug.inplace import forwards_disabled, is_wrapped
 
 if TYPE_CHECKING:
@@ -37,13 +36,14 @@ class Attachment:
     context: Context
     train_head: bool
     original_values: OriginalValues = field(repr=False)
+    facts: RunFacts = field(repr=False)
     training: dict[str, Any] = field(default_factory=dict)  # facts of the last train()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Attachment:
         return self
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
+def unwrap_model(model: nn.Module) -> nn.Module:
     """Return the model inside DDP, DataParallel and torch.compile wrappers."""
     from accelerate.utils import extract_model_from_parallel
     from torch import nn
@@ -59,39 +59,17 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 def attachment_of(model: nn.Module) -> Attachment | None:
     """Return what is attached to a model, seen through DDP, DataParallel and torch.compile."""
-    return unwrapped(model).__dict__.get(_ATTRIBUTE)
+    return unwrap_model(model).__dict__.get(_ATTRIBUTE)
 
 
 def require_attachment(model: nn.Module) -> Attachment:
     """Return what is attached to a model, or say that nothing is."""
-    found = attachment_of(model)
-    if found is None:
+    attached = attachment_of(model)
+    if attached is None:
         raise MethodError(
             f"this {type(model).__name__} carries no ftplug method: use ftplug.apply(model, 'lora')"
         )
-    return found
-
-
-def apply(
-    model: nn.Module,
-    *methods: MethodLike,
-    train_head: bool = True,
-    seed: int = 42,
-    **settings: Any,
-) -> nn.Module:
-    """Put one or several methods on a model, in place, for a hand-written training loop.
-
-    ``apply(model, "lora", r=8)``, ``apply(model, Lora(r=8))``, ``apply(model, "lora", "bitfit")``.
-    Afterwards exactly the parameters that train require gradients. Random initialisation is drawn
-    under ``seed`` (the Trainer's default); torch's own generators are left as they were.
-
-    Returns the same object. Raises :class:`MethodError` where a method or setting does not fit.
-    """
-    chosen = resolve(methods, settings)
-    inner = unwrapped(model)
-    context = Context(seed=seed, task=structure.task_of(inner), model_class=type(inner).__name__)
-    prepare(inner, chosen, context, train_head=train_head)
-    return model
+    return attached
 
 
 def prepare(
@@ -101,7 +79,7 @@ def prepare(
     *,
     train_head: bool = True,
     fresh: Sequence[str] | None = None,
-    accept: Callable[[Host, Plan], None] = lambda host, plan: None,
+    accept: Accept = lambda host, plan: None,
 ) -> Attachment:
     """Apply configured methods, once; a model that already carries the same ones is adopted.
 
@@ -111,108 +89,47 @@ def prepare(
     """
     _refuse_strangers(model)
     host = Host(methods)
-    if (found := attachment_of(model)) is not None:
-        if not host.same_methods(found.host.spec()) or found.train_head != train_head:
-            raise MethodError(
-                f"the model already carries {found.host.names} with other settings or methods than "
-                f"{host.names}: merge it, or load a fresh base"
-            )
-        return found
+    if (present := attachment_of(model)) is not None:
+        return _adopted(present, host, train_head)
     if is_sharded(model):
         raise MethodError(
             f"{host.names}: the model is sharded over processes already: apply methods first, and "
             "let the Trainer shard it (fsdp=True)"
         )
-    base = inspect_base(model, fresh)
-    rehearsed = _rehearse(model, host, base, context, train_head, accept)
-    plan = _changed(model, host, base, context, train_head)
+    facts = RunFacts(context, inspect_base(model, fresh), NoTrainer())
+    change = Change(host, facts, train_head)
+    rehearsed = change.rehearsed_on(model, accept)
+    plan = change.to(model)
     if not rehearsed:
         accept(host, plan)
     set_trainable(model, set(plan.may_train))
+    facts.original_values = OriginalValues.of(model, facts.base, plan)
     attachment = Attachment(
         host=host,
-        base=base,
+        base=facts.base,
         plan=plan,
         context=context,
         train_head=train_head,
-        original_values=OriginalValues.of(model, base, plan),
+        original_values=facts.original_values,
+        facts=facts,
     )
     model.__dict__[_ATTRIBUTE] = attachment
-    if hasattr(model, "save_pretrained"):
-        model.__dict__["save_pretrained"] = types.MethodType(_save_pretrained, model)
     return attachment
 
 
-def detach(model: nn.Module) -> None:
+def _adopted(present: Attachment, host: Host, train_head: bool) -> Attachment:
+    if not host.same_methods(present.host.spec()) or present.train_head != train_head:
+        raise MethodError(
+            f"the model already carries {present.host.names} with other settings or methods than "
+            f"{host.names}: merge it, or load a fresh base"
+        )
+    return present
+
+
+def forget(model: nn.Module) -> None:
     """Forget the methods of a model that is plain again: ``save_pretrained`` means what it did."""
     model.__dict__.pop(_ATTRIBUTE, None)
     model.__dict__.pop("save_pretrained", None)
-
-
-def _changed(model: nn.Module, host: Host, base: Base, context: Context, train_head: bool) -> Plan:
-    """Let the methods change the model and return the plan."""
-    original = dict(model.named_parameters())
-    with _drawn_under(context.seed, model):
-        host.call("prepare_model", model=model, context=context)
-    plan = make_plan(model, host, base, original, train_head=train_head)
-    host.call("finish_model", model=model, may_train=frozenset(plan.may_train), context=context)
-    return plan
-
-
-def _rehearse(
-    model: nn.Module,
-    host: Host,
-    base: Base,
-    context: Context,
-    train_head: bool,
-    accept: Callable[[Host, Plan], None],
-) -> bool:
-    """Go through it on a copy without weights, so that a refusal comes before any change.
-
-    Returns whether that could be done. What is not a refusal (a model that cannot be copied, an
-    initialisation that computes with the weights) is left to the real thing.
-    """
-    import torch
-
-    try:
-        copied = weightless_copy(model)
-        with torch.device("meta"):
-            plan = _changed(copied, host, base, replace(context, loading=True), train_head)
-    except FtplugError:
-        raise
-    except Exception as error:  # whatever a stranger's module does when copied
-        logger.debug("not rehearsed: %r", error)
-        return False
-    accept(host, plan)
-    return True
-
-
-def weightless_copy(model: nn.Module) -> nn.Module:
-    """Return a deep copy whose parameters and buffers live on the meta device."""
-    import torch
-    from torch import nn
-
-    memo: dict[int, Any] = {}
-    for parameter in model.parameters():
-        meta = torch.empty_like(parameter, device="meta")
-        memo[id(parameter)] = nn.Parameter(meta, requires_grad=parameter.requires_grad)
-    for buffer in model.buffers():
-        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
-    return copy.deepcopy(model, memo)
-
-
-def _save_pretrained(self: nn.Module, save_directory: str, **kwargs: Any) -> None:
-    """Write the artifact: what ``save_pretrained`` means for a model with a method attached."""
-    from ftplug.artifacts.saving import save
-    from ftplug.artifacts.tensors import gathered_tensors
-
-    if not kwargs.get("is_main_process", True):
-        if kwargs.get("state_dict") is None and is_sharded(self):
-            gathered_tensors(self)  # the main process waits for these
-        return
-    save(self, save_directory, state_dict=kwargs.get("state_dict"))
-    if kwargs.get("push_to_hub"):
-        raise MethodError("save_pretrained(push_to_hub=True): save, then push the folder")
 
 
 def _refuse_strangers(model: nn.Module) -> None:
@@ -236,17 +153,6 @@ def _refuse_strangers(model: nn.Module) -> None:
 
 
 @contextmanager
-def _drawn_under(seed: int, model: nn.Module) -> Iterator[None]:
-    """Seed torch's generators for the block and put them back afterwards."""
-    import torch
-
-    devices = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
-    with torch.random.fork_rng(devices=sorted(devices)):
-        torch.manual_seed(seed)
-        yield
-
-
-@contextmanager
 def disabled(model: nn.Module) -> Iterator[None]:
     """Let the model give the base model's answers, exactly, within the block.
 
@@ -254,7 +160,7 @@ def disabled(model: nn.Module) -> Iterator[None]:
     values they had when the method was applied. Useful as the reference model of DPO.
     """
     attached = require_attachment(model)
-    inner = unwrapped(model)
+    inner = unwrap_model(model)
     training = {name for name, p in inner.named_parameters() if p.requires_grad}
     with ExitStack() as stack:
         stack.callback(set_trainable, inner, training)  # last: libraries toggle it on their way out

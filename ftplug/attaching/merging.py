@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ftplug.attaching.attachment import detach, require_attachment, unwrapped
+from ftplug.attaching.attachment import forget, require_attachment, unwrap_model
 from ftplug.attaching.sharding import is_sharded
 from ftplug.errors import ArtifactError, MethodError
 from ftplug.host import Host
@@ -24,7 +24,7 @@ def merge(model: nn.Module) -> nn.Module:
     Raises :class:`MethodError`, with the model untouched, where a method adds a computation that no
     weight of the base can hold (a prefix, a bottleneck with a non-linearity).
     """
-    inner = unwrapped(model)
+    inner = unwrap_model(model)
     attached = require_attachment(inner)
     if is_sharded(inner):
         raise MethodError(
@@ -40,8 +40,10 @@ def merge(model: nn.Module) -> nn.Module:
             )
     # What may refuse goes first: a selection has nothing to fold, and only tidies up.
     ordered = sorted(attached.host.methods, key=lambda method: method.kind != "structure")
-    Host(ordered).call("merge_model", model=inner)
-    detach(inner)
+    folding = Host(ordered)
+    folding.views = attached.facts.views(attached.host)
+    folding.call("merge_model", model=inner)
+    forget(inner)
     return inner
 
 

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ftplug import structure
-from ftplug.attaching.plan import Plan, persistent_buffers
+from ftplug.attaching.plan import Plan
 from ftplug.attaching.sharding import lend, reshard, shard_as
 from ftplug.base.fingerprint import fingerprint
 from ftplug.base.inspecting import Base
 from ftplug.errors import MethodError, one_line
+from ftplug.structure import named_tensors, persistent_buffers
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -56,7 +57,7 @@ class OriginalValues:
 
         self._complete(model)
         reshard(model)
-        live: dict[str, Tensor] = dict(model.named_parameters()) | dict(persistent_buffers(model))
+        live: dict[str, Tensor] = named_tensors(model)
         with ExitStack() as trained:
             trained.callback(torch.clear_autocast_cache)  # it holds casts of what goes
             for name, value in self.kept.items():
@@ -67,7 +68,7 @@ class OriginalValues:
 
     def keep(self, model: nn.Module) -> None:
         """Keep the values, where they are, of a model that has not trained yet: read often."""
-        live: dict[str, Tensor] = dict(model.named_parameters()) | dict(persistent_buffers(model))
+        live: dict[str, Tensor] = named_tensors(model)
         names = (*self.kept, *self.elsewhere)
         self.kept = {name: live[name].detach().clone() for name in names}
         self.elsewhere = {}
@@ -76,7 +77,7 @@ class OriginalValues:
         """Return the values, kept from now on where the tensors of ``model`` are: read often."""
         self._complete(model)
         reshard(model)
-        live: dict[str, Tensor] = dict(model.named_parameters()) | dict(persistent_buffers(model))
+        live: dict[str, Tensor] = named_tensors(model)
         self.kept = {name: shard_as(value, live[name]) for name, value in self.kept.items()}
         return self.kept
 

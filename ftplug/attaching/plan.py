@@ -5,12 +5,13 @@ The host alone sets ``requires_grad``: whatever a method's library does to it is
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ftplug.attaching.sharding import reshard
 from ftplug.errors import MethodError
+from ftplug.structure import named_tensors, persistent_buffers
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -25,7 +26,8 @@ class Plan:
 
     ``may_train`` goes into the optimizer; ``saved`` (may-train, persistent buffers, and all that is
     not in the base) into checkpoints and artifacts; ``existing`` are the may-train parameters that
-    the base already had, by the name they had there; ``added`` the parameters it did not have.
+    the base already had, by the name they had there; ``added`` the parameters it did not have;
+    ``fresh`` those of the base that no checkpoint holds.
     """
 
     may_train: tuple[str, ...]
@@ -33,6 +35,7 @@ class Plan:
     saved: tuple[str, ...]
     existing: Mapping[str, str]
     added: tuple[str, ...]
+    fresh: tuple[str, ...]
 
     def trained_count(self, model: nn.Module) -> int:
         """Return how many scalar parameters may train."""
@@ -86,6 +89,7 @@ def make_plan(
         saved=(*kept, *(name for name, _ in persistent_buffers(model))),
         existing={name: old for name in may_train if (old := was[name]) is not None},
         added=tuple(name for name in current if name in new),
+        fresh=tuple(name for name in current if was[name] in base.fresh),
     )
 
 
@@ -103,18 +107,10 @@ def _refuse_idle_schedule(host: Host, by_method: Mapping[str, frozenset[str]]) -
                 )
 
 
-def persistent_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yield the buffers that belong to the state: BatchNorm statistics move even when frozen."""
-    for prefix, module in model.named_modules():
-        for name, buffer in module._buffers.items():
-            if buffer is not None and name not in module._non_persistent_buffers_set:
-                yield (f"{prefix}.{name}" if prefix else name), buffer
-
-
 def saved_tensors(model: nn.Module, plan: Plan) -> dict[str, Tensor]:
     """Return the live tensors of ``plan.saved``, without building a full state dict."""
     reshard(model)
-    live: dict[str, Tensor] = dict(model.named_parameters()) | dict(persistent_buffers(model))
+    live: dict[str, Tensor] = named_tensors(model)
     return {name: live[name].detach() for name in plan.saved}
 
 

@@ -15,10 +15,11 @@ from typing import Any, TypeVar
 from unittest import mock
 
 from ftplug import discovery
+from ftplug.applying import apply
 from ftplug.artifacts.loading import load
 from ftplug.artifacts.saving import save
 from ftplug.artifacts.tensors import copy_tensors
-from ftplug.attaching.attachment import apply, require_attachment
+from ftplug.attaching.attachment import require_attachment
 from ftplug.errors import MethodError
 from ftplug.host import Host, resolve
 from ftplug.method import Method

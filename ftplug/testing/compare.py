@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ftplug.attaching.plan import persistent_buffers
+from ftplug.structure import named_tensors
 from ftplug.testing import tiny
 
 SEED = 7
@@ -42,7 +42,7 @@ def logits(model: nn.Module, batch: Any = None) -> Tensor:
 
 def weights(model: nn.Module) -> dict[str, Tensor]:
     """Return a copy of all parameters and persistent buffers."""
-    live = dict(model.named_parameters()) | dict(persistent_buffers(model))
+    live = named_tensors(model)
     return {name: value.detach().clone() for name, value in live.items()}
 
 

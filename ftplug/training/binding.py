@@ -13,12 +13,13 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from ftplug import structure
 from ftplug.artifacts.author import Author
 from ftplug.artifacts.loading import continue_from
+from ftplug.artifacts.saving import write_artifact_in_save_pretrained
 from ftplug.attaching.attachment import (
     Attachment,
     attachment_of,
     prepare,
     require_attachment,
-    unwrapped,
+    unwrap_model,
 )
 from ftplug.attaching.plan import Plan, drop_gradients, scheduled, set_trainable
 from ftplug.context import Context
@@ -240,11 +241,12 @@ class FTPlugCallback(TrainerCallback):
 
         adopted = attachment_of(model) is not None
         attached = prepare(model, self.methods, context, train_head=self.train_head, accept=accept)
+        write_artifact_in_save_pretrained(model)
         if adopted:  # a later Trainer goes on with what an earlier one trained
             fit(attached.host, attached.plan)
-            set_trainable(unwrapped(model), set(attached.plan.may_train))
+            set_trainable(unwrap_model(model), set(attached.plan.may_train))
         elif self.start_from is not None:
-            continue_from(unwrapped(model), self.start_from)
+            continue_from(unwrap_model(model), self.start_from)
         return attached
 
     def _warn_of_still(self) -> None:
@@ -254,7 +256,7 @@ class FTPlugCallback(TrainerCallback):
 
     def _model(self) -> nn.Module:
         assert self.trainer is not None
-        return unwrapped(cast("nn.Module", self.trainer.model))
+        return unwrap_model(cast("nn.Module", self.trainer.model))
 
 
 def bind(trainer: Trainer, callback: FTPlugCallback) -> None:

@@ -25,7 +25,7 @@ from ftplug.artifacts.checkpoint import read_checkpoint, write_checkpoint
 from ftplug.artifacts.manifest import MANIFEST
 from ftplug.artifacts.saving import annotate, save
 from ftplug.artifacts.tensors import gathered_tensors
-from ftplug.attaching.attachment import require_attachment, unwrapped
+from ftplug.attaching.attachment import require_attachment, unwrap_model
 from ftplug.attaching.plan import set_trainable
 from ftplug.attaching.sharding import is_sharded, load_optimizer_state, optimizer_state
 from ftplug.errors import ArtifactError, MethodError
@@ -70,7 +70,7 @@ class TrainerMixin(StepMixin, ResumeMixin, UploadMixin):
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """Build the method's optimizer, or the Trainer's over everything that may train."""
-        model = unwrapped(self.model)
+        model = unwrap_model(self.model)
         attached = require_attachment(model)
         set_trainable(model, set(attached.plan.may_train))
         if self.is_fsdp_enabled:  # type: ignore[attr-defined]
@@ -131,10 +131,10 @@ class TrainerMixin(StepMixin, ResumeMixin, UploadMixin):
             with together("saving a checkpoint"):  # all gather, so all must have come this far
                 if lacks_state(self, stage / name):
                     # The class saves in a way of its own; resuming needs ours as well.
-                    tensors = gathered_tensors(unwrapped(self.model))
+                    tensors = gathered_tensors(unwrap_model(self.model))
                     if self.args.should_save:
                         (stage / name).mkdir(exist_ok=True)
-                        write_checkpoint(unwrapped(self.model), stage / name, tensors)
+                        write_checkpoint(unwrap_model(self.model), stage / name, tensors)
                 self._name_best_checkpoint(stage / name, run_dir / name)
             give_final_name(self, stage / name, run_dir / name)
             with together("removing old checkpoints"):
@@ -165,7 +165,7 @@ class TrainerMixin(StepMixin, ResumeMixin, UploadMixin):
             super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
             return
         with together("resuming"):
-            read_checkpoint(unwrapped(model or self.model), Path(resume_from_checkpoint))
+            read_checkpoint(unwrap_model(model or self.model), Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
         """Load the best checkpoint's tensors."""
@@ -175,7 +175,7 @@ class TrainerMixin(StepMixin, ResumeMixin, UploadMixin):
             raise ArtifactError("no best checkpoint was recorded in this run")
         else:
             with together("loading the best model"):
-                read_checkpoint(unwrapped(self.model), Path(self.state.best_model_checkpoint))
+                read_checkpoint(unwrap_model(self.model), Path(self.state.best_model_checkpoint))
             best = self.state.best_global_step or 0
             self.ftplug.clock.restored = (best, len(self.state.log_history))
 
@@ -199,7 +199,7 @@ class SavingTrainer(SteppingTrainer):
             if not self.is_fsdp_enabled:
                 super().save_model(output_dir, _internal_call)
                 return
-            self._save(output_dir, gathered_tensors(unwrapped(cast("nn.Module", self.model))))
+            self._save(output_dir, gathered_tensors(unwrap_model(cast("nn.Module", self.model))))
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
@@ -231,7 +231,7 @@ class SavingTrainer(SteppingTrainer):
         """Write the checkpoint files while a checkpoint is saved, otherwise the artifact."""
         if not self.args.should_save:
             return
-        model = unwrapped(cast("nn.Module", self.model))
+        model = unwrap_model(cast("nn.Module", self.model))
         directory = Path(output_dir or self.args.output_dir or ".")
         tokenizer = self.processing_class or getattr(
             getattr(self, "data_collator", None), "tokenizer", None

@@ -85,7 +85,7 @@ def _check_fsdp(plugin: Any, host: Host) -> None:
             "TrainingArguments(activation_checkpointing=True)"
         )
     for method in host.methods:
-        if reason := method.needs_whole_tensors():
+        if reason := method.sharding_refusal():
             raise MethodError(
                 f"{method.name}: {reason}, and FSDP leaves each process a "
                 "part of every tensor: use DDP, or another method"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from transformers import Trainer
 
-from ftplug.attaching.attachment import require_attachment, unwrapped
+from ftplug.attaching.attachment import require_attachment, unwrap_model
 from ftplug.training.numerics import require_finite_gradients
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def _require_finite(trainer: Any, norm: Any) -> None:
     value = None if norm is None else float(getattr(norm, "full_tensor", lambda: norm)())
     callback.losses.require_finite(step, partial(accelerator.reduce, reduction="sum"))
     if accelerator.scaler is None:
-        model = unwrapped(trainer.model)
+        model = unwrap_model(trainer.model)
         may_train = require_attachment(model).plan.may_train
         require_finite_gradients(model, may_train, value, step)
 

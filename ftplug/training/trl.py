@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 from torch import nn
 
 from ftplug import structure
-from ftplug.attaching.attachment import disabled, require_attachment, unwrapped
+from ftplug.attaching.attachment import disabled, require_attachment, unwrap_model
 from ftplug.attaching.original_values import OriginalValues
 from ftplug.attaching.plan import saved_tensors
 from ftplug.errors import MethodError
@@ -56,7 +56,7 @@ class Reference(nn.Module):
         """The model that trains; it is no submodule of this one."""
         trainer = self._trainer()
         assert trainer is not None  # it holds this reference
-        return unwrapped(cast("nn.Module", trainer.model))
+        return unwrap_model(cast("nn.Module", trainer.model))
 
     @property
     def config(self) -> Any:
@@ -113,7 +113,7 @@ def give_reference(
         if trained_before or precomputes:
             raise MethodError(f"{name}: a sharded model is no reference of itself: pass ref_model=")
         return None  # TRL loads the base
-    model = unwrapped(cast("nn.Module", trainer.model))
+    model = unwrap_model(cast("nn.Module", trainer.model))
     if args.sync_ref_model:
         if trained_before or require_attachment(model).plan.added:
             raise MethodError(
@@ -208,7 +208,7 @@ def _precompute_with(trainer: Any, reference: Reference) -> None:
     waiting = weakref.ref(trainer)
 
     def compute_ref_log_probs(model: nn.Module, inputs: Any) -> Any:
-        with reference.answering(unwrapped(model)):
+        with reference.answering(unwrap_model(model)):
             return own(waiting(), model, inputs)
 
     trainer.compute_ref_log_probs = compute_ref_log_probs

@@ -52,7 +52,7 @@ class Apollo(Method):
     """
     learning_rate: ClassVar[LearningRate] = LearningRate(1e-6, 5e-5, 1e-2)
 
-    def needs_whole_tensors(self) -> str:
+    def sharding_refusal(self) -> str:
         """Say why it cannot train on shards."""
         return "it projects whole gradients"
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, cast
 
 from ftplug import LearningRate, Method, MethodError, hookimpl
 from ftplug.attaching.attachment import require_attachment
-from ftplug.attaching.plan import persistent_buffers
+from ftplug.structure import named_tensors
 
 if TYPE_CHECKING:
     import torch
@@ -74,7 +74,7 @@ class Full(Method):
             return {}
         cls = cast("type[PreTrainedModel]", type(model))
         loaded = cls.from_pretrained(directory, dtype="auto")
-        return dict(loaded.named_parameters()) | dict(persistent_buffers(loaded))
+        return named_tensors(loaded)
 
 
 def _known(model: nn.Module) -> bool:

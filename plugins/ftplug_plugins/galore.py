@@ -44,7 +44,7 @@ class Galore(Method):
     """
     learning_rate: ClassVar[LearningRate] = LearningRate(1e-6, 2e-4, 1e-2)
 
-    def needs_whole_tensors(self) -> str:
+    def sharding_refusal(self) -> str:
         """Say why it cannot train on shards."""
         return "it decomposes whole gradients"
 

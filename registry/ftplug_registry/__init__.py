@@ -9,20 +9,20 @@ from ftplug.lazy import lazy_names
 if TYPE_CHECKING:
     from ftplug_registry.hub import Hub
     from ftplug_registry.local_hub import round_trip
-    from ftplug_registry.pull.fetching import pull
-    from ftplug_registry.pull.plain_peft import load_plain
-    from ftplug_registry.push.publishing import Published, push
+    from ftplug_registry.pulling.fetching import pull
+    from ftplug_registry.pulling.plain_peft import load_plain
+    from ftplug_registry.pushing.publishing import Published, push
     from ftplug_registry.searching import Found, search
     from ftplug_registry.showing import show
     from ftplug_registry.verification import verify
 
 _HOME = {
     "Hub": "hub",
-    "load_plain": "pull.plain_peft",
+    "load_plain": "pulling.plain_peft",
     "round_trip": "local_hub",
-    "pull": "pull.fetching",
-    "Published": "push.publishing",
-    "push": "push.publishing",
+    "pull": "pulling.fetching",
+    "Published": "pushing.publishing",
+    "push": "pushing.publishing",
     "Found": "searching",
     "search": "searching",
     "show": "showing",

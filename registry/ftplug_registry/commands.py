@@ -14,7 +14,7 @@ from ftplug.cli import printable
 from ftplug_registry.server.command import serve
 
 if TYPE_CHECKING:
-    from ftplug_registry.push.publishing import Published
+    from ftplug_registry.pushing.publishing import Published
 
 _WIDEST = 400  # characters of a cell
 
@@ -63,7 +63,7 @@ def push(
     """
     from ftplug_registry.contents import contents, size_of
     from ftplug_registry.hub import Hub
-    from ftplug_registry.push.publishing import push
+    from ftplug_registry.pushing.publishing import push
 
     author = {k: v for k, v in {"notes": _text(notes), "license": license}.items() if v}
 
@@ -116,7 +116,7 @@ def pull(
 
     Example: ftplug pull org/my-adapter --revision v1 --to adapter
     """
-    from ftplug_registry.pull.fetching import snapshot
+    from ftplug_registry.pulling.fetching import snapshot
 
     found = snapshot(
         repo_id, revision, to=to, force=force, overwrite=overwrite, allow_pickle=allow_pickle

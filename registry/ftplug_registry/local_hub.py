@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ftplug_registry.hub import Hub
-from ftplug_registry.pull.fetching import snapshot
-from ftplug_registry.push.publishing import push
+from ftplug_registry.pulling.fetching import snapshot
+from ftplug_registry.pushing.publishing import push
 
 _ACCOUNT = "demo"
 

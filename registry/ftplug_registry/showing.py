@@ -12,7 +12,7 @@ from ftplug.artifacts.registries import is_published
 from ftplug.errors import FtplugError
 from ftplug.method import chosen
 from ftplug_registry.hub import Hub
-from ftplug_registry.pull.fetching import manifest_at
+from ftplug_registry.pulling.fetching import manifest_at
 
 
 def show(

@@ -13,7 +13,7 @@ from ftplug.artifacts.manifest import Manifest, read_manifest
 from ftplug.artifacts.registries import is_published
 from ftplug.errors import ArtifactError
 from ftplug_registry.hub import Hub
-from ftplug_registry.pull.fetching import snapshot
+from ftplug_registry.pulling.fetching import snapshot
 
 
 @dataclass(frozen=True)

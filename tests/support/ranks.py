@@ -21,8 +21,8 @@ import torch
 import ftplug
 from ftplug.artifacts import checkpoint
 from ftplug.attaching import sharding
-from ftplug.attaching.plan import persistent_buffers
 from ftplug.host import resolve
+from ftplug.structure import named_tensors
 from ftplug.testing import ddp
 from ftplug.testing.compare import base_model, logits
 from ftplug.testing.run import tiny_trainer, without_collecting
@@ -102,7 +102,7 @@ def trained(methods: dict[str, Any], out: Path, resume: bool = False, **options:
 def whole(model: Any) -> dict[str, torch.Tensor]:
     """Return copies of all parameters and buffers, gathered where they are sharded."""
     sharding.reshard(model)
-    live = dict(model.named_parameters()) | dict(persistent_buffers(model))
+    live = named_tensors(model)
     return {name: sharding.whole(tensor.detach()).clone() for name, tensor in live.items()}
 
 

@@ -26,7 +26,7 @@ from runs import logits, same, weights
 from transformers import TrainerCallback
 
 import ftplug
-from ftplug.attaching.attachment import unwrapped
+from ftplug.attaching.attachment import unwrap_model
 from ftplug.discovery import entry
 from ftplug.training.script import Launch
 
@@ -264,7 +264,7 @@ def _last_model() -> Iterator[dict[str, Any]]:
 
     class Remember(TrainerCallback):
         def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            model = unwrapped(kwargs["model"])
+            model = unwrap_model(kwargs["model"])
             last.update(weights=weights(model), answers=answers(model))
 
     defaults: list[Any] = transformers.trainer.DEFAULT_CALLBACKS

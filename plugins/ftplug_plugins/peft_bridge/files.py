@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from ftplug.artifacts.tensors import read_tensors
 from ftplug.attaching.attachment import require_attachment
 from ftplug.attaching.plan import saved_tensors
+from ftplug.context import read_tensors
 from ftplug.errors import MethodError, one_line
 from ftplug_plugins.peft_bridge.keys import ADAPTER, layout, of_base, tied, whole_modules
 

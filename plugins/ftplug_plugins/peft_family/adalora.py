@@ -52,7 +52,7 @@ class AdaLora(PeftMethod):
     init_r: ClassVar[int]
     target_r: ClassVar[int]
 
-    def needs_whole_tensors(self) -> str:
+    def sharding_refusal(self) -> str:
         """Say why it cannot train on shards."""
         return "its penalty and its allocator read whole matrices"
 

@@ -10,8 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ftplug import MethodError, hookimpl
-from ftplug.artifacts.saving import WEIGHTS
-from ftplug.artifacts.tensors import read_tensors
+from ftplug.context import WEIGHTS, read_tensors
 from ftplug.inplace import wrap_forward
 from ftplug_plugins.peft_bridge import files as peft_files
 from ftplug_plugins.peft_bridge.keys import ADAPTER

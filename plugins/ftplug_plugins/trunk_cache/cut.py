@@ -66,7 +66,7 @@ class CachesTrunk(Method):
         if not self.cache:
             object.__setattr__(self, "on_step", None)  # no call in each step for nothing
 
-    def needs_whole_tensors(self) -> str:
+    def sharding_refusal(self) -> str:
         """Under FSDP all processes must run a layer, or none."""
         return "with cache=True some processes skip layers that others run" if self.cache else ""
 

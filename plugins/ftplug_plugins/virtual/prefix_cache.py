@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ftplug.attaching.attachment import weightless_copy
 from ftplug.context import logger
+from ftplug.structure import weightless_copy
 
 if TYPE_CHECKING:
     import torch

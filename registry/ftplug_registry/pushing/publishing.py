@@ -15,7 +15,7 @@ from ftplug.errors import ArtifactError, RegistryError
 from ftplug_registry.contents import contents, size_of
 from ftplug_registry.credentials import credential_in
 from ftplug_registry.hub import Hub, check_ref, check_repo_id
-from ftplug_registry.push.branch import Branch
+from ftplug_registry.pushing.branch import Branch
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo

@@ -11,9 +11,9 @@ from ftplug.artifacts.manifest import LARGEST, MANIFEST, Manifest, read_manifest
 from ftplug.errors import ArtifactError, MissingMethodError, RegistryError
 from ftplug_registry.contents import card_images
 from ftplug_registry.hub import Hub, check_repo_id
-from ftplug_registry.pull.copying import copy_to_folder, require_free
-from ftplug_registry.pull.plain_peft import PLAIN, plain_files
-from ftplug_registry.pull.source import Source, check_place
+from ftplug_registry.pulling.copying import copy_to_folder, require_free
+from ftplug_registry.pulling.plain_peft import PLAIN, plain_files
+from ftplug_registry.pulling.source import Source, check_place
 
 _LARGEST_CARD = 2**20  # bytes; a picture may have eight times as many
 

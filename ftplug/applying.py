@@ -1,0 +1,37 @@
+"""``ftplug.apply``: methods on a model, for a hand-written training loop."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ftplug import structure
+from ftplug.artifacts.saving import write_artifact_in_save_pretrained
+from ftplug.attaching.attachment import prepare, unwrap_model
+from ftplug.context import Context
+from ftplug.host import MethodLike, resolve
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def apply(
+    model: nn.Module,
+    *methods: MethodLike,
+    train_head: bool = True,
+    seed: int = 42,
+    **settings: Any,
+) -> nn.Module:
+    """Put one or several methods on a model, in place, for a hand-written training loop.
+
+    ``apply(model, "lora", r=8)``, ``apply(model, Lora(r=8))``, ``apply(model, "lora", "bitfit")``.
+    Afterwards exactly the parameters that train require gradients. Random initialisation is drawn
+    under ``seed`` (the Trainer's default); torch's own generators are left as they were.
+
+    Returns the same object. Raises :class:`MethodError` where a method or setting does not fit.
+    """
+    configured = resolve(methods, settings)
+    inner = unwrap_model(model)
+    context = Context(seed=seed, task=structure.task_of(inner), model_class=type(inner).__name__)
+    prepare(inner, configured, context, train_head=train_head)
+    write_artifact_in_save_pretrained(inner)
+    return model
