@@ -12,17 +12,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from typer.core import TyperGroup
 
 from ftplug import __version__
-from ftplug.errors import FtplugError, MethodError, one_line
+from ftplug.errors import FtplugError, one_line
 
 if TYPE_CHECKING:
     from ftplug.method import Method
 
 COMMANDS = "ftplug.commands"  # entry points: functions that take the typer app and add commands
 
+
+class WholeSentences(TyperGroup):
+    """Lists the commands with their whole first sentence, where click cuts it off."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the commands, sentences wrapped."""
+        known = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        rows = [(name, c.get_short_help_str(limit=1000)) for name, c in known if c and not c.hidden]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
 app = typer.Typer(
     name="ftplug",
+    cls=WholeSentences,
     help="Switch the fine-tuning method of any Hugging Face Trainer run, without touching it.",
     no_args_is_help=True,
     add_completion=False,
@@ -63,7 +77,7 @@ def methods(
 
     Example: ftplug methods lora
     """
-    from ftplug import discovery
+    from ftplug import discovery, listing
 
     with warnings.catch_warnings(record=True) as broken:
         warnings.simplefilter("always")
@@ -71,52 +85,13 @@ def methods(
     for warning in broken:
         typer.echo(f"warning: {warning.message}", err=True)
     if not name and not as_json:
-        width = max(map(len, found), default=0)
-        for key, cls in found.items():
-            typer.echo(f"{key:{width}}  {cls.summary()}")
-        typer.echo("\nftplug methods NAME shows a method's settings.")
+        typer.echo(listing.overview(found))
         return
-    rows = [_describe(cls, discovery.entry(key)) for key, cls in found.items()]
+    rows = [listing.row(cls, discovery.entry(key)) for key, cls in found.items()]
     if as_json:
         typer.echo(json.dumps(rows[0] if name else rows, indent=2, default=str))
     else:
-        _print_method(rows[0])
-
-
-def _describe(cls: type[Method], entry: Any) -> dict[str, Any]:
-    try:
-        lr = cls.configure({}).suggested_learning_rate()
-    except MethodError:  # a setting without a default: the class's own range
-        lr = cls.learning_rate
-    return {
-        "name": cls.name,
-        "kind": cls.kind,
-        "summary": cls.summary(),
-        "paper": cls.paper,
-        "citation": cls.citation,
-        "distribution": entry.distribution,
-        "version": entry.version,
-        "learning_rate": lr._asdict() if lr else None,
-        "settings": [setting.__dict__ for setting in cls.describe()],
-    }
-
-
-def _print_method(row: dict[str, Any]) -> None:
-    typer.echo(f"{row['name']} ({row['kind']}, {row['distribution']} {row['version']})")
-    typer.echo(f"  {row['summary']}")
-    if row["paper"]:
-        typer.echo(f"  {row['paper']}")
-    if lr := row["learning_rate"]:
-        typer.echo(
-            f"  learning rate {lr['low']:g} to {lr['high']:g}; --lr suggested: {lr['suggested']:g}"
-        )
-    for setting in row["settings"]:
-        typer.echo(f"  --set {setting['name']}={_shown(setting['default'])}  ({setting['type']})")
-        typer.echo(f"      {setting['help']}")
-
-
-def _shown(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        typer.echo(listing.page(rows[0]))
 
 
 class _FromScript(BaseException):
@@ -229,7 +204,7 @@ def merge(
 
     Example: ftplug merge org/my-adapter --to merged
     """
-    from ftplug.attaching.merging import merge_artifact
+    from ftplug.artifacts.merged_model import merge_artifact
 
     target = merge_artifact(artifact, to, base=base, revision=revision)
     size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pluggy
@@ -132,18 +132,20 @@ class Host:
         return [answer for _, answer in self.call_each(hook, **arguments) if answer is not None]
 
     def call_each(self, hook: str, **arguments: Any) -> list[tuple[Method, Any]]:
-        """Call the hook on each method that implements it and pair the answers with the methods.
+        """Call the hook on each method that implements it and pair the answers with the methods."""
+        return list(self.calls(hook, **arguments))
+
+    def calls(self, hook: str, **arguments: Any) -> Iterator[tuple[Method, Any]]:
+        """Yield each method that implements the hook, once it was called, and its answer.
 
         In pluggy's order (``trylast`` counts), but one by one: each method has a ``run`` of its
         own.
         """
-        answers = []
         for impl in reversed(getattr(self._manager.hook, hook).get_hookimpls()):
             method = impl.plugin
             if "run" in impl.argnames:
                 arguments["run"] = self.views(method, arguments["model"])
-            answers.append((method, impl.function(*(arguments[name] for name in impl.argnames))))
-        return answers
+            yield method, impl.function(*(arguments[name] for name in impl.argnames))
 
     def spec(self, *, transient: bool = True) -> list[dict[str, Any]]:
         """Return name, settings and origin of each method, as reports and manifests record them.
@@ -169,10 +171,10 @@ class Host:
     def same_methods(self, spec: Sequence[Mapping[str, Any]]) -> bool:
         """Whether a recorded spec names the same methods with the same settings.
 
-        A setting that a method has got since then was what its default is now; one that moved to
-        another method is that method's. What trains nothing may differ.
+        A setting that a method has got since then was what its default is now. What trains nothing
+        may differ.
         """
-        recorded = migrated((entry["name"], entry["settings"]) for entry in spec)
+        recorded = [(entry["name"], entry["settings"]) for entry in spec]
         then = [(name, settings) for name, settings in recorded if not _is_transient(name)]
         mine = [method for method in self.methods if not method.transient]
         filled = [
@@ -190,8 +192,10 @@ def migrated(entries: Iterable[tuple[str, Mapping[str, Any]]]) -> list[tuple[str
     """
     moved: list[tuple[str, dict[str, Any]]] = []
     for name, settings in entries:
-        known = discovery.entries().get(name)
-        migrations = known[0].load().MIGRATIONS if known else ()
+        try:
+            migrations = discovery.entry(name).load().MIGRATIONS
+        except PluginError:
+            migrations = ()
         changed = next((new for m in migrations if (new := m(dict(settings))) is not None), None)
         moved += [(name, dict(settings))] if changed is None else migrated(changed)
     return moved

@@ -57,6 +57,8 @@ class Method:
     citation: ClassVar[str | None] = None
     learning_rate: ClassVar[LearningRate | None] = None
     hook_api: ClassVar[int] = HOOK_API
+    refused: ClassVar[str] = ""
+    """Why no model can carry it here, and what to use instead: `ftplug methods` marks it."""
     transient: ClassVar[bool] = False
     """It trains nothing and changes no answer: a run's record names it, no artifact does, and a
     resumed run may go without it."""
@@ -132,7 +134,7 @@ class Method:
         return _as_json(values)
 
 
-def chosen(settings: Mapping[str, Any]) -> dict[str, Any]:
+def settings_to_show(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings worth showing to a person: those that are not empty.
 
     None, False and empty lists ask for nothing, and peft's types have many of them.

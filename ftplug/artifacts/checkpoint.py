@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftplug.artifacts.digests import FileEntry, check_files, file_entry
-from ftplug.artifacts.manifest import Manifest, describe, read_manifest
+from ftplug.artifacts.manifest import Manifest, make_manifest, read_manifest
 from ftplug.artifacts.tensors import check_tensors, copy_tensors, gathered_tensors, write_tensors
 from ftplug.attaching.attachment import require_attachment
 from ftplug.base.fingerprint import Fingerprint
@@ -31,7 +31,8 @@ def write_checkpoint(
     """Write the two checkpoint files: the tensors that may train, and what they are."""
     weights = directory / STATE_WEIGHTS
     write_tensors(gathered_tensors(model, state_dict), weights)
-    describe(model, files={STATE_WEIGHTS: file_entry(weights)}).write(directory / STATE)
+    files = {STATE_WEIGHTS: file_entry(weights)}
+    make_manifest(model, require_attachment(model), files=files).write(directory / STATE)
 
 
 def read_checkpoint(model: nn.Module, directory: Path) -> None:

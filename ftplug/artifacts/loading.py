@@ -12,7 +12,7 @@ from ftplug import discovery, structure
 from ftplug.artifacts.base_model import base_fingerprint, base_model
 from ftplug.artifacts.checkpoint import STATE, STATE_WEIGHTS, named_base, require_same_base, spelled
 from ftplug.artifacts.manifest import MANIFEST, Manifest, read_manifest
-from ftplug.artifacts.registries import artifact_folder, registry
+from ftplug.artifacts.registries import artifact_folder, registries, registry
 from ftplug.artifacts.saving import write_artifact_in_save_pretrained
 from ftplug.artifacts.tensors import check_tensors, copy_tensors
 from ftplug.attaching.attachment import attachment_of, prepare, require_attachment
@@ -114,10 +114,9 @@ def manifest_of(directory: Path) -> Manifest:
 
 
 def is_plain(directory: Path) -> bool:
-    """Whether a folder is an adapter as peft alone saves it."""
-    return not any((directory / name).is_file() for name in (MANIFEST, STATE)) and (
-        (directory / "adapter_config.json").is_file()
-    )
+    """Whether a folder is an adapter that ftplug did not make, and the registry can read."""
+    ours = any((directory / name).is_file() for name in (MANIFEST, STATE))
+    return not ours and any(known.is_plain(directory) for known in registries())
 
 
 def _opened(directory: Path) -> tuple[Manifest, Callable[[nn.Module], dict[str, Tensor]]]:

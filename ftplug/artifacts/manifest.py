@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any, NotRequired, cast
@@ -16,34 +16,33 @@ from typing_extensions import TypedDict  # pydantic needs it before Python 3.12
 from ftplug import structure
 from ftplug.artifacts.author import Author
 from ftplug.artifacts.digests import FileEntry, check_files
-from ftplug.attaching.attachment import require_attachment
+from ftplug.artifacts.json_values import json_values
+from ftplug.artifacts.migrations import SCHEMA, migrated_manifest
 from ftplug.base.fingerprint import Fingerprint
+from ftplug.context import WEIGHTS
 from ftplug.errors import ArtifactError
 from ftplug.files.staged import finish_interrupted
-from ftplug.training.record import json_values
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from ftplug.attaching.attachment import Attachment
     from ftplug.base.inspecting import Base
 
 MANIFEST = "ftplug.json"
-SCHEMA = 1
 LARGEST = 16 * 2**20  # bytes of a manifest: it holds a config and a list of files
 _PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill"}
 _LIBRARIES = ("ftplug", "torch", "transformers", "peft", "accelerate", "safetensors")
 
-# Schema n -> a function that turns such a manifest into one of schema n + 1.
-MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
-
 
 class MethodEntry(TypedDict):
-    """One method of the run, and the distribution it came from."""
+    """One method of the run, the distribution it came from, and which files it wrote."""
 
     name: str
     settings: dict[str, Any]
     distribution: str | None
     version: str | None
+    files: NotRequired[list[str]]
 
 
 class Digests(TypedDict):
@@ -114,6 +113,13 @@ class Manifest:
         """The methods' names, for messages."""
         return " + ".join(method["name"] for method in self.methods)
 
+    def weight_files(self) -> set[str]:
+        """Return the files that go when another artifact takes this one's place.
+
+        What its methods and the host wrote; all else (a tokenizer's files) belongs to the model.
+        """
+        return {WEIGHTS, *(name for method in self.methods for name in method.get("files", ()))}
+
     def text(self) -> str:
         """Return the manifest as JSON, the content of ``ftplug.json``."""
         text = json.dumps(asdict(self), indent=2, ensure_ascii=False, default=str)
@@ -129,20 +135,24 @@ class Manifest:
         check_files(directory, self.files, way_out="copy or pull it again")
 
 
-def describe(
+def make_manifest(
     model: nn.Module,
+    attached: Attachment,
     *,
     training: Mapping[str, Any] | None = None,
     files: Mapping[str, FileEntry] | None = None,
+    written: Mapping[str, Sequence[str]] | None = None,
     author: Author | None = None,
 ) -> Manifest:
-    """Return the manifest of a model that carries a method."""
-    attached = require_attachment(model)
+    """Return the manifest of a model that carries a method.
+
+    ``written`` says, by method, which of the files that method wrote; None in a checkpoint.
+    """
     config = structure.pretrained(model).config
     classifies = "classification" in str(attached.context.task)
     labels = getattr(config, "id2label", None) if classifies else None
     return Manifest(
-        methods=cast("list[MethodEntry]", attached.host.spec(transient=False)),
+        methods=_method_entries(attached, written),
         train_head=attached.train_head,
         base=_base_entry(attached.base),
         model={
@@ -154,9 +164,25 @@ def describe(
         parameters={"trained": attached.plan.trained_count(model), "total": attached.base.total},
         versions=dict(_versions()),
         files=dict(files or {}),
-        training=json_values(training or {}),
+        training=json_values(training or _logged(attached)),
         author=author or {},
     )
+
+
+def _method_entries(
+    attached: Attachment, written: Mapping[str, Sequence[str]] | None
+) -> list[MethodEntry]:
+    entries = cast("list[MethodEntry]", attached.host.spec(transient=False))
+    if written is not None:
+        for entry in entries:
+            entry["files"] = sorted(written.get(entry["name"], ()))
+    return entries
+
+
+def _logged(attached: Attachment) -> dict[str, Any]:
+    """Return what methods logged in a hand-written loop, as a run's history has it."""
+    scalars = getattr(attached.facts.surroundings, "scalars", ())
+    return {"history": {"train": list(scalars)}} if scalars else {}
 
 
 @functools.cache
@@ -190,7 +216,7 @@ def _portable(config: Any) -> dict[str, Any]:
 
 
 def read_manifest(directory: Path, name: str = MANIFEST) -> Manifest:
-    """Read and check a manifest, migrating an older schema; every failure is an ArtifactError."""
+    """Read and check a manifest, every failure is an ArtifactError."""
     path = directory / name
     if not directory.is_dir():
         raise ArtifactError(f"{directory}: no such folder")
@@ -210,11 +236,8 @@ def read_manifest(directory: Path, name: str = MANIFEST) -> Manifest:
 def _checked(path: Path, content: Any) -> Manifest:
     if not isinstance(content, dict):
         raise ArtifactError(f"{path}: not a manifest: a JSON object is expected")
-    schema = content.get("schema")
-    while isinstance(schema, int) and schema in MIGRATIONS:
-        content = MIGRATIONS[schema](content)
-        schema = content["schema"]
-    if schema != SCHEMA:
+    content = migrated_manifest(content)
+    if (schema := content.get("schema")) != SCHEMA:
         raise ArtifactError(
             f"{path}: schema {schema!r} is unknown to this ftplug, which reads {SCHEMA}: upgrade it"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -28,6 +29,9 @@ class Registry(Protocol):
     def push(self, directory: str | Path, repo_id: str, **options: Any) -> Any:
         """Publish an artifact folder."""
 
+    def is_plain(self, directory: Path) -> bool:
+        """Whether a folder is an adapter that ftplug did not make."""
+
     def load_plain(
         self, base: nn.Module | str | os.PathLike[str], directory: Path, *, allow_pickle: bool
     ) -> nn.Module:
@@ -37,10 +41,16 @@ class Registry(Protocol):
         """Publish to an embedded Hub, pull back, verify: yields ``path`` and figures."""
 
 
-def registry() -> Registry:
-    """Return the installed registry."""
+def registries() -> Iterator[Registry]:
+    """Yield the installed registries."""
     for point in importlib.metadata.entry_points(group=GROUP):
-        return cast("Registry", point.load())
+        yield cast("Registry", point.load())
+
+
+def registry() -> Registry:
+    """Return the installed registry, or say that there is none."""
+    for installed in registries():
+        return installed
     raise RegistryError("no registry is installed (entry points ftplug.registries): pip install")
 
 

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 from ftplug.artifacts.author import checked_author, merged_author
 from ftplug.artifacts.card import CARD, CURVE, bare_card, card_files, is_generated
 from ftplug.artifacts.digests import FileEntry, file_entry
-from ftplug.artifacts.manifest import MANIFEST, Manifest, describe, read_manifest
+from ftplug.artifacts.json_values import json_values
+from ftplug.artifacts.manifest import MANIFEST, Manifest, make_manifest, read_manifest
 from ftplug.artifacts.tensors import gathered_tensors, write_tensors
-from ftplug.attaching.attachment import require_attachment, unwrap_model
+from ftplug.attaching.attachment import Attachment, require_attachment, unwrap_model
 from ftplug.attaching.sharding import is_sharded
 from ftplug.context import WEIGHTS, logger
 from ftplug.errors import ArtifactError, MethodError, PluginError
-from ftplug.files.staged import finish_interrupted, replace_file, staged, stated
-from ftplug.training.record import json_values
+from ftplug.files.staged import finish_interrupted, replace_file, staged, stated_write_errors
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -53,16 +53,11 @@ def save(
         return target
     finish_interrupted(target)
     earlier = _earlier(target)
-    obsolete = _weights(earlier) | ({CURVE} if _has_generated_card(target) else set())
-    with stated(target), staged(target, last=MANIFEST, obsolete=obsolete) as stage:
-        written: set[str] = set()
-        for _, names in attached.host.call_each(
-            "save_artifact", model=inner, directory=stage, tensors=tensors
-        ):
-            written |= set(names or ())
-        rest = {name: tensor for name, tensor in tensors.items() if name not in written}
-        if rest:
-            write_tensors(rest, stage / WEIGHTS)
+    obsolete = earlier.weight_files() if earlier else set()
+    if _has_generated_card(target):
+        obsolete.add(CURVE)
+    with stated_write_errors(target), staged(target, last=MANIFEST, obsolete=obsolete) as stage:
+        written = _write_weights(inner, attached, tensors, stage)
         if processing_class is not None:
             processing_class.save_pretrained(str(stage))
         files = {
@@ -72,16 +67,36 @@ def save(
         }
         if processing_class is None:
             files = _carried(earlier, target) | files
-        manifest = describe(
+        manifest = make_manifest(
             inner,
+            attached,
             training=training or attached.training,
             files=files,
+            written=written,
             author=merged_author(earlier.author if earlier else {}, said),
         )
         for name, content in _card(manifest, target).items():
             (stage / name).write_bytes(content)
         manifest.write(stage / MANIFEST)
     return target
+
+
+def _write_weights(
+    model: nn.Module, attached: Attachment, tensors: Mapping[str, Tensor], stage: Path
+) -> dict[str, list[str]]:
+    """Let each method write its files, and the rest into the host's; return the files by method."""
+    written: dict[str, list[str]] = {}
+    held: set[str] = set()
+    for method, names in attached.host.calls(
+        "save_artifact", model=model, directory=stage, tensors=tensors
+    ):
+        held |= set(names or ())
+        files = {p.relative_to(stage).as_posix() for p in stage.rglob("*") if p.is_file()}
+        written[method.name] = sorted(files.difference(*written.values()))
+    rest = {name: tensor for name, tensor in tensors.items() if name not in held}
+    if rest:
+        write_tensors(rest, stage / WEIGHTS)
+    return written
 
 
 def write_artifact_in_save_pretrained(model: nn.Module) -> None:
@@ -120,7 +135,7 @@ def annotate(
         training=manifest.training | json_values(training or {}),
         author=merged_author(manifest.author, checked_author(author)),
     )
-    with stated(target):
+    with stated_write_errors(target):
         replace_file(target / MANIFEST, manifest.text().encode("utf-8"))
         for name, content in _card(manifest, target).items():
             replace_file(target / name, content)
@@ -130,9 +145,8 @@ def annotate(
 def _earlier(target: Path) -> Manifest | None:
     """Return the manifest of the artifact that a save replaces, if there is a readable one."""
     if not (target / MANIFEST).is_file():
-        for name in ("model.safetensors", "adapter_model.safetensors", "adapter_config.json"):
-            if (target / name).is_file():
-                logger.warning("%s holds a %s of another run: it stays there", target, name)
+        for path in sorted(target.glob("*.safetensors")):
+            logger.warning("%s holds a %s of another run: it stays there", target, path.name)
         return None
     try:
         return read_manifest(target)
@@ -140,17 +154,12 @@ def _earlier(target: Path) -> Manifest | None:
         return None  # not ours to judge: it is about to be replaced
 
 
-def _weights(manifest: Manifest | None) -> set[str]:
-    """Return an artifact's weights and configs: they go with it."""
-    configs = {"config.json", "generation_config.json", "adapter_config.json"}
-    listed = manifest.files if manifest else {}
-    return {name for name in listed if "safetensors" in name or name in configs}
-
-
 def _carried(manifest: Manifest | None, target: Path) -> dict[str, FileEntry]:
     """Return an artifact's other files (the tokenizer's): they stay."""
-    files, weights = manifest.files if manifest else {}, _weights(manifest)
-    return {n: e for n, e in files.items() if n not in weights and (target / n).is_file()}
+    if manifest is None:
+        return {}
+    weights = manifest.weight_files()
+    return {n: e for n, e in manifest.files.items() if n not in weights and (target / n).is_file()}
 
 
 def _card(manifest: Manifest, target: Path) -> dict[str, bytes]:

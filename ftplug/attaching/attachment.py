@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ftplug.attaching.original_values import OriginalValues
 from ftplug.attaching.plan import Plan, set_trainable
 from ftplug.attaching.rehearsal import Accept, Change
-from ftplug.attaching.run_view import NoTrainer, RunFacts
+from ftplug.attaching.run_view import NoTrainer, RunFacts, Surroundings
 from ftplug.attaching.sharding import is_sharded
 from ftplug.base.inspecting import Base, inspect_base
 from ftplug.context import Context
@@ -80,12 +80,13 @@ def prepare(
     train_head: bool = True,
     fresh: Sequence[str] | None = None,
     accept: Accept = lambda host, plan: None,
+    surroundings: Surroundings | None = None,
 ) -> Attachment:
     """Apply configured methods, once; a model that already carries the same ones is adopted.
 
     ``fresh`` names the parameters that are in no checkpoint, where a manifest knows them.
-    ``accept`` may raise on the plan. What is refused leaves the model as it was: all is rehearsed
-    on a weightless copy first.
+    ``accept`` may raise on the plan; ``surroundings`` is the Trainer's run, where there is one.
+    What is refused leaves the model as it was: all is rehearsed on a weightless copy first.
     """
     _refuse_strangers(model)
     host = Host(methods)
@@ -96,7 +97,7 @@ def prepare(
             f"{host.names}: the model is sharded over processes already: apply methods first, and "
             "let the Trainer shard it (fsdp=True)"
         )
-    facts = RunFacts(context, inspect_base(model, fresh), NoTrainer())
+    facts = RunFacts(context, inspect_base(model, fresh), surroundings or NoTrainer())
     change = Change(host, facts, train_head)
     rehearsed = change.rehearsed_on(model, accept)
     plan = change.to(model)
@@ -142,9 +143,7 @@ def _refuse_strangers(model: nn.Module) -> None:
                 f"{name or type(model).__name__} already carries a method: apply all methods at "
                 "once, to the outermost model"
             )
-    adapted = any(
-        hasattr(m, "base_layer") and hasattr(m, "adapter_layer_names") for m in model.modules()
-    )
+    adapted = any(type(module).__module__.startswith("peft.") for module in model.modules())
     if adapted or hasattr(model, "peft_config") or getattr(model, "_hf_peft_config_loaded", False):
         raise MethodError(
             f"{type(model).__name__} already carries a peft adapter: give ftplug the base model "

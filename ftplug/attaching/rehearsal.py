@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ftplug.attaching.plan import Plan, make_plan
-from ftplug.attaching.run_view import RunFacts
+from ftplug.attaching.run_view import NoTrainer, RunFacts
 from ftplug.context import logger
 from ftplug.errors import FtplugError
 from ftplug.structure import weightless_copy
@@ -52,7 +52,8 @@ class Change:
         import torch
 
         context = replace(self.facts.context, loading=True)
-        facts = replace(self.facts, context=context, states={})
+        nothing_logged = NoTrainer(context.args, context.total_steps)
+        facts = replace(self.facts, context=context, states={}, surroundings=nothing_logged)
         try:
             copied = weightless_copy(model)
             with torch.device("meta"):

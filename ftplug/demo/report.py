@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ftplug.method import chosen
+from ftplug.method import settings_to_show
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -108,7 +108,9 @@ def _rows(result: DemoResult) -> Iterator[tuple[str, str]]:
     memory = "GPU memory" if "CPU" not in result.hardware else "resident memory of the process"
     trained = f"{result.trained_parameters:,} of {result.total_parameters:,}"
     other = result.artifact_bytes - result.weights_bytes
-    settings = ", ".join(f"{name}={value}" for name, value in chosen(result.settings).items())
+    settings = ", ".join(
+        f"{name}={value}" for name, value in settings_to_show(result.settings).items()
+    )
     yield "Method", f"{result.method} ({settings})" if settings else result.method
     yield "Base model", result.base or "built from a config"
     yield "Sentences", "{:,} to train, {:,} to validate, {:,} held out".format(*rows)

@@ -135,7 +135,7 @@ def _save(
         name: {f"test_{metric}": value for metric, value in found.items()}
         for name, found in scores.items()
     }
-    facts = training_facts(trainer, trainer.ftplug.clock)  # type: ignore[attr-defined]
+    facts = training_facts(trainer, trainer.ftplug.measured)  # type: ignore[attr-defined]
     facts["data"] |= {"dataset": data.NAME, "test_rows": len(held_out.sentences)}
     facts["metrics"] |= named.pop("after")
     facts["baselines"] = _merged(facts.get("baselines", {}), named)

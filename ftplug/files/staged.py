@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ftplug.errors import ArtifactError
+from ftplug.files.flush import flush, flush_directory
 
 STAGE = "_ftplug_staging-"  # the Trainer's uploads skip names that start with an underscore
 COMMITTED = "_ftplug_committed-"  # complete: to be moved into the folder around it
@@ -63,7 +64,7 @@ def staged(target: Path, last: str, obsolete: Collection[str] = ()) -> Iterator[
 def finish_interrupted(target: Path) -> None:
     """Move in what a killed process had written completely, but not yet moved, into a folder."""
     for committed in _abandoned(target, COMMITTED):
-        with stated(target):
+        with stated_write_errors(target):
             _check_inside(committed, target)
             _move_out(committed)
 
@@ -118,7 +119,7 @@ def close_stage(stage: Path) -> None:
 
 
 @contextmanager
-def stated(target: Path) -> Iterator[None]:
+def stated_write_errors(target: Path) -> Iterator[None]:
     """Say in one line that a folder cannot be written (disk full, read-only, no permission)."""
     from safetensors import SafetensorError
 
@@ -194,32 +195,18 @@ def _move_into(stage: Path, target: Path, last: str) -> None:
     flush_directory(target)
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Give a file new content, flushed to disk: a crash leaves the old or the new one."""
+def replace_file(path: Path, content: bytes, mode: int = 0o666) -> None:
+    """Give a file new content, flushed to disk: a crash leaves the old or the new one.
+
+    ``mode`` holds the permissions from the first byte on, as far as the umask allows them.
+    """
     stage = open_stage(path.parent, STAGE)
     try:
-        (stage / path.name).write_bytes(content)
+        descriptor = os.open(stage / path.name, os.O_WRONLY | os.O_CREAT, mode)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
         flush(stage)
         os.replace(stage / path.name, path)
         flush_directory(path.parent)
     finally:
         close_stage(stage)
-
-
-def flush(directory: Path) -> None:
-    """Force every file below ``directory`` to disk: a rename must not outrun its data."""
-    for path in directory.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-    flush_directory(directory)
-
-
-def flush_directory(directory: Path) -> None:
-    """Force the names in a directory to disk, where the system can do that."""
-    if hasattr(os, "O_DIRECTORY"):
-        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -8,7 +8,7 @@ import os
 import shutil
 from pathlib import Path
 
-from ftplug.files.staged import flush, flush_directory
+from ftplug.files.flush import flush, flush_directory
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2  # man 2 renameat2

@@ -1,8 +1,7 @@
-"""The bound Trainer: its private API, with ``stepping``, ``staging``, ``resuming``, ``uploading``.
+"""The bound Trainer: what it does differently when it saves, loads and builds its optimizer.
 
 The binding puts ``TrainerMixin`` in front of a Trainer's own class and ``SavingTrainer`` behind it,
-so that TRL's, sentence-transformers' and Seq2Seq trainers keep their own behaviour. ``TESTED`` says
-for which versions of transformers the private names hold.
+so that TRL's, sentence-transformers' and Seq2Seq trainers keep their own behaviour.
 """
 
 from __future__ import annotations
@@ -15,8 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-import transformers
-from packaging.version import Version
 from transformers import Trainer, TrainerState, TrainingArguments
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
@@ -28,38 +25,29 @@ from ftplug.artifacts.tensors import gathered_tensors
 from ftplug.attaching.attachment import require_attachment, unwrap_model
 from ftplug.attaching.plan import set_trainable
 from ftplug.attaching.sharding import is_sharded, load_optimizer_state, optimizer_state
-from ftplug.errors import ArtifactError, MethodError
+from ftplug.errors import ArtifactError
 from ftplug.training import record
-from ftplug.training.checkpoint_folder import give_final_name, lacks_state, staging
+from ftplug.training.checkpoint_folder import (
+    give_final_name,
+    lacks_state,
+    move_old_checkpoints,
+    staging,
+)
 from ftplug.training.optimizers import check_optimizer, method_optimizer
 from ftplug.training.processes import check_shardable, together
 from ftplug.training.resuming import ResumeMixin, has_own_format
-from ftplug.training.rotation import move_old_checkpoints
+from ftplug.training.run import Run
 from ftplug.training.stepping import StepMixin, SteppingTrainer
 from ftplug.training.uploading import UploadMixin
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from ftplug.training.binding import FTPlugCallback
-
-TESTED = (Version("5.23"), Version("5.24"))  # from, up to but not including
-
-
-def check_transformers() -> None:
-    """Refuse a transformers whose private names were not tested."""
-    found = Version(Version(transformers.__version__).base_version)
-    if not TESTED[0] <= found < TESTED[1]:
-        raise MethodError(
-            f"ftplug's Trainer binding is tested with transformers >={TESTED[0]},<{TESTED[1]}, "
-            f"not {found}: install one of those"
-        )
-
 
 class TrainerMixin(StepMixin, ResumeMixin, UploadMixin):
     """What a bound Trainer does differently; everything else is the Trainer's own class."""
 
-    ftplug: FTPlugCallback
+    ftplug: Run
 
     # Names of the Trainer that the mixin reads; its class comes second in the subclass.
     model: nn.Module
@@ -111,8 +99,12 @@ class TrainerMixin(StepMixin, ResumeMixin, UploadMixin):
                 raise ArtifactError(f"{directory} holds no artifact: call save_model() first")
             self._save(str(directory))  # type: ignore[attr-defined]
         elif self.ftplug.saved == (directory.resolve(), self.state.global_step):
-            training = record.training_facts(self, self.ftplug.clock)
+            training = record.training_facts(self, self.ftplug.measured)
         annotate(directory, training=training, **self.ftplug.author)
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Log what methods logged since the last entry along with the loss."""
+        super().log(self.ftplug.with_scalars(logs), *args, **kwargs)  # type: ignore[misc]
 
     def _get_output_dir(self, *args: Any, **kwargs: Any) -> str:
         stage = self.ftplug.stage
@@ -177,7 +169,7 @@ class TrainerMixin(StepMixin, ResumeMixin, UploadMixin):
             with together("loading the best model"):
                 read_checkpoint(unwrap_model(self.model), Path(self.state.best_model_checkpoint))
             best = self.state.best_global_step or 0
-            self.ftplug.clock.restored = (best, len(self.state.log_history))
+            self.ftplug.measured.restored = (best, len(self.state.log_history))
 
 
 class SavingTrainer(SteppingTrainer):
@@ -186,7 +178,7 @@ class SavingTrainer(SteppingTrainer):
     So a subclass that saves a little more still does.
     """
 
-    ftplug: FTPlugCallback
+    ftplug: Run
     lr_scheduler: Any
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
@@ -237,7 +229,7 @@ class SavingTrainer(SteppingTrainer):
             getattr(self, "data_collator", None), "tokenizer", None
         )
         if self.ftplug.stage is None:
-            training = record.training_facts(self, self.ftplug.clock)
+            training = record.training_facts(self, self.ftplug.measured)
             save(
                 model,
                 directory,

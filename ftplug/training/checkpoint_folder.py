@@ -1,4 +1,4 @@
-"""A checkpoint on its way: written aside by all processes, then given its name."""
+"""The folders of checkpoints: written aside by all processes, renamed when complete."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accelerate.utils import broadcast_object_list
+from transformers.trainer_utils import sort_checkpoints
 
-from ftplug.artifacts.checkpoint import STATE, seal
-from ftplug.files.staged import STAGE, close_stage, open_stage, stated
+from ftplug.artifacts.checkpoint import STATE, TRAINER_STATE, seal, step_of
+from ftplug.files.staged import STAGE, close_stage, open_stage, stated_write_errors
 from ftplug.files.swapping import replace_directory
 from ftplug.training.processes import together
 
 if TYPE_CHECKING:
-    from ftplug.training.binding import FTPlugCallback
+    from ftplug.training.run import Run
 
 
 def lacks_state(trainer: Any, directory: Path) -> bool:
@@ -45,8 +46,8 @@ def staging(trainer: Any, run_dir: Path) -> Iterator[Path]:
 
     Its name is the first process's own: another run in the same folder has another.
     """
-    callback: FTPlugCallback = trainer.ftplug
-    with stated(run_dir):
+    run: Run = trainer.ftplug
+    with stated_write_errors(run_dir):
         name = None
         with together(f"writing to {run_dir}"):
             if trainer.args.process_index == 0:
@@ -56,12 +57,33 @@ def staging(trainer: Any, run_dir: Path) -> Iterator[Path]:
         with together(f"writing to {run_dir}"):
             if trainer.args.should_save:
                 stage.mkdir(parents=True, exist_ok=True)
-                callback.staged_at = stage.stat().st_mtime
-        callback.stage = stage
+                run.staged_at = stage.stat().st_mtime
+        run.stage = stage
         try:
             yield stage
         finally:
-            callback.stage = None
+            run.stage = None
             if trainer.args.local_process_index == 0:
                 close_stage(stage)
         trainer.accelerator.wait_for_everyone()
+
+
+def move_old_checkpoints(
+    run_dir: Path, grave: Path, limit: int | None, best: str | None, newest: Path
+) -> None:
+    """Move the oldest checkpoints beyond ``limit`` into ``grave``, which is deleted later.
+
+    The newest and the best one stay. Deleting a checkpoint in place, as the Trainer does, would let
+    a crash leave half of one, which would even count as the most recent. A folder without the
+    Trainer's state, which is written last, is no checkpoint and goes first. Names without a number
+    (``checkpoint-best``) are somebody's own.
+    """
+    if limit is None or limit <= 0:
+        return
+    kept = {newest.resolve(), *([Path(best).resolve()] if best else [])}
+    found = [Path(path) for path in sort_checkpoints(str(run_dir), use_mtime=True)]
+    found = [path for path in found if step_of(path) >= 0]
+    found.sort(key=lambda path: (path / TRAINER_STATE).is_file())  # stable: oldest first
+    surplus = len(found) - max(limit, len(kept))
+    for checkpoint in [path for path in found if path.resolve() not in kept][: max(surplus, 0)]:
+        checkpoint.rename(grave / f"{checkpoint.name}-old")

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 _POINTS = 200  # of either curve: more than a picture shows
 _TIMING = ("_runtime", "_per_second", "_model_preparation_time")
 
 
-def curve(log: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, float]]]:
+def curve(
+    log: Sequence[Mapping[str, Any]], scalars: Collection[str] = ()
+) -> dict[str, list[dict[str, float]]]:
     """Return the losses and evaluations of a Trainer's log, thinned, finite numbers only.
 
     ``{"train": [{step, epoch, loss, learning_rate}, …], "eval": [{step, epoch, eval_loss, …}, …]}``
+    ``scalars`` names what else belongs to the training curve: what methods log.
     """
     where = ("step", "epoch")
-    train = [_numbers(entry, (*where, "loss", "learning_rate")) for entry in log if "loss" in entry]
+    trained = (*where, "loss", "learning_rate", *sorted(scalars))
+    train = [_numbers(entry, trained) for entry in log if "loss" in entry]
     evaluated = [_numbers(entry, where) | evaluation(entry) for entry in log]
     return {
         "train": _thinned([point for point in train if "loss" in point]),

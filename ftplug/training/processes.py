@@ -126,3 +126,8 @@ def waits_for_every_gradient(model: Any) -> bool:
         return False
     ddp = isinstance(model, torch.nn.parallel.DistributedDataParallel)
     return ddp and (model.static_graph or not model.find_unused_parameters)
+
+
+def gradients_in_parts(trainer: Any) -> bool:
+    """Whether each process holds a part of every gradient, or an engine holds them."""
+    return bool(trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import platform
 import time
@@ -15,16 +14,19 @@ from ftplug.training.dataset import data_facts, majority_share
 
 
 @dataclass
-class Clock:
-    """Seconds spent in ``train()``, summed over calls; when the best checkpoint was restored.
+class Measurements:
+    """What a run measured beside the Trainer's log.
 
-    ``untrained`` holds what was evaluated before the first step.
+    Seconds spent in ``train()``, summed over calls; the best checkpoint's step and the length of
+    the log when it was restored; what was evaluated before the first step; the names of what
+    methods logged.
     """
 
     seconds: float = 0.0
     started: float | None = None
     restored: tuple[int, int] | None = None
     untrained: dict[str, float] = field(default_factory=dict)
+    scalars: set[str] = field(default_factory=set)
 
     def start(self) -> None:
         """Begin; safe to call again (``auto_find_batch_size`` restarts training)."""
@@ -67,10 +69,10 @@ def hardware() -> str:
     return f"{platform.machine()} CPU, {os.cpu_count()} cores"
 
 
-def training_facts(trainer: Any, clock: Clock) -> dict[str, Any]:
+def training_facts(trainer: Any, measured: Measurements) -> dict[str, Any]:
     """Return a Trainer's data, hyperparameters, metrics, steps, time and memory as JSON values."""
     args, state = trainer.args, trainer.state
-    metrics = history.metrics(state, clock.restored)
+    metrics = history.metrics(state, measured.restored)
     facts: dict[str, Any] = {
         "data": data_facts(trainer.train_dataset, trainer.eval_dataset),
         "hyperparameters": _hyperparameters(trainer),
@@ -78,34 +80,17 @@ def training_facts(trainer: Any, clock: Clock) -> dict[str, Any]:
         "steps": state.global_step,
         "epochs": state.epoch,
         "metrics": metrics,
-        "baselines": _baselines(trainer, clock, metrics),
+        "baselines": _baselines(trainer, measured, metrics),
     }
-    if clock.seconds:
+    if measured.seconds:
         facts |= {
-            "seconds": round(clock.seconds, 2),
+            "seconds": round(measured.seconds, 2),
             "hardware": hardware(),
             "peak_memory_bytes": peak_memory(),
         }
-    facts["history"] = history.curve(state.log_history) if state.global_step else None
+    if state.global_step:
+        facts["history"] = history.curve(state.log_history, measured.scalars)
     return {name: value for name, value in facts.items() if value not in (None, {}, "")}
-
-
-def json_values(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return facts as JSON values: numpy's and torch's scalars as numbers, NaN and inf left out."""
-    cleaned = {str(name): _json_value(value) for name, value in facts.items()}
-    return {name: value for name, value in cleaned.items() if value is not None}
-
-
-def _json_value(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return json_values(value)
-    if isinstance(value, list | tuple | set):
-        return [item for item in map(_json_value, value) if item is not None]
-    if getattr(value, "ndim", None) == 0:
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value if isinstance(value, str | int | float | None) else str(value)
 
 
 def _hyperparameters(trainer: Any) -> dict[str, Any]:
@@ -150,10 +135,10 @@ def _learning_rate(trainer: Any) -> float:
 
 
 def _baselines(
-    trainer: Any, clock: Clock, metrics: Mapping[str, float]
+    trainer: Any, measured: Measurements, metrics: Mapping[str, float]
 ) -> dict[str, dict[str, float]]:
     """Return what the metrics compare with: the untrained model, and the commonest answer."""
-    untrained = {name: clock.untrained[name] for name in metrics if name in clock.untrained}
+    untrained = {name: measured.untrained[name] for name in metrics if name in measured.untrained}
     found = {"before training": untrained if trainer.state.global_step else {}}
     if "eval_accuracy" in metrics and (share := majority_share(trainer.eval_dataset)):
         found["majority class"] = {"eval_accuracy": share}

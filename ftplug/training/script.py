@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 import transformers.trainer
 from transformers import TrainerControl, TrainerState, TrainingArguments
@@ -23,15 +23,15 @@ from ftplug.artifacts.registries import artifact_folder
 from ftplug.attaching.sharding import local_parameters
 from ftplug.base.fingerprint import sample
 from ftplug.errors import FtplugError, MethodError
-from ftplug.files.staged import stated
+from ftplug.files.staged import replace_file, stated_write_errors
 from ftplug.method import Method
 from ftplug.training import record
-from ftplug.training.binding import FTPlugCallback, trainer_in_construction
+from ftplug.training.binding import FTPlugCallback
+from ftplug.training.frames import calling_module, trainer_in_construction
+from ftplug.training.run import LearningRateChoice, Run
 
 # What starts training scripts as processes of their own, which know nothing of this one.
 _LAUNCHERS = ("accelerate.commands.launch", "torch.distributed.run")
-
-LearningRateChoice = float | Literal["suggested"] | None
 
 
 @dataclass
@@ -74,7 +74,7 @@ class Launch:
             defaults.remove(Callback)
             if report is not None and int(os.environ.get("RANK", "0")) == 0:
                 runs = [found for c in self.callbacks if (found := c.summary())]
-                with stated(report):
+                with stated_write_errors(report):
                     write_report(report, {"command": list(command), "runs": runs})
 
     def _require_a_trainer(self, name: str) -> None:
@@ -112,7 +112,7 @@ class LaunchedCallback(FTPlugCallback):
         super().on_train_begin(args, state, control, **kwargs)
         if self.dry_run:
             if state.is_world_process_zero:
-                print(dry_run_text(self, args))
+                print(dry_run_text(self.run, args))
             raise SystemExit(0)
         if not self.before:
             self.before = self._samples()
@@ -126,13 +126,13 @@ class LaunchedCallback(FTPlugCallback):
 
     def summary(self) -> dict[str, Any]:
         """Return what this Trainer trained and measured, as JSON values; nothing if unused."""
-        trainer = self.trainer
+        trainer = self.run.trainer
         if trainer is None or trainer.model is None:
             return self.last
-        attached = self.attached
+        attached = self.run.attached
         after = self._samples() if self.before else {}
         moved = sum(not self.before[name].equal(after[name]) for name in after)
-        model = self._model()
+        model = self.run.model
         return {
             "trainer": type(trainer).__name__,
             "model": attached.context.model_class,
@@ -143,13 +143,13 @@ class LaunchedCallback(FTPlugCallback):
                 "total": attached.base.total,
             },
             "tensors": {"may_train": len(attached.plan.may_train), "moved": moved},
-            "training": record.training_facts(trainer, self.clock),
+            "training": record.training_facts(trainer, self.run.measured),
             "log_history": trainer.state.log_history,
         }
 
     def _samples(self) -> dict[str, Any]:
-        live = local_parameters(self._model())  # of shards, this process's own
-        return {name: sample(live[name]) for name in self.attached.plan.may_train}
+        live = local_parameters(self.run.model)  # of shards, this process's own
+        return {name: sample(live[name]) for name in self.run.attached.plan.may_train}
 
 
 def methods_from(start_from: str) -> list[Method]:
@@ -187,7 +187,7 @@ def _refused_launchers(name: str) -> Iterator[None]:
 
     @functools.wraps(start)
     def start_unless_launcher(self: Any, *args: Any, **kwargs: Any) -> None:
-        if launcher := _launcher_that_calls():
+        if launcher := calling_module(_LAUNCHERS):
             raise MethodError(
                 f"{name} starts its training in another process ({launcher}), which no method "
                 "would reach: run the training script itself (for `trl sft …` it is -m -- "
@@ -201,16 +201,6 @@ def _refused_launchers(name: str) -> Iterator[None]:
         yield
     finally:
         subprocess.Popen.__init__ = start  # type: ignore[method-assign]
-
-
-def _launcher_that_calls() -> str | None:
-    frame = sys._getframe(1)
-    while frame is not None:
-        known = frame.f_globals.get("__spec__")  # run with -m, a module is called __main__
-        if known is not None and known.name in _LAUNCHERS:
-            return str(known.name)
-        frame = frame.f_back  # type: ignore[assignment]
-    return None
 
 
 def _print_from_script(
@@ -227,15 +217,13 @@ def _print_from_script(
 
 def write_report(path: Path, content: dict[str, Any]) -> None:
     """Write the report; it appears complete or not at all."""
-    part = path.with_name(f"{path.name}.part")
-    part.parent.mkdir(parents=True, exist_ok=True)
-    part.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, (json.dumps(content, indent=2, default=str) + "\n").encode("utf-8"))
 
 
-def dry_run_text(callback: FTPlugCallback, args: TrainingArguments) -> str:
+def dry_run_text(run: Run, args: TrainingArguments) -> str:
     """Return the plan of a run: targets, trained parameters, memory without activations."""
-    attached, model = callback.attached, callback._model()
+    attached, model = run.attached, run.model
     live = dict(model.named_parameters())
     trained = {name: live[name] for name in attached.plan.may_train}
     count, total = sum(p.numel() for p in trained.values()), attached.base.total

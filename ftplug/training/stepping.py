@@ -1,4 +1,4 @@
-"""What a bound Trainer does in each step: no number that is none reaches the optimizer."""
+"""The steps of a bound Trainer: a loss or gradient that is NaN or infinite stops it in time."""
 
 from __future__ import annotations
 
@@ -11,18 +11,17 @@ from transformers import Trainer
 
 from ftplug.attaching.attachment import require_attachment, unwrap_model
 from ftplug.training.numerics import require_finite_gradients
+from ftplug.training.run import Run
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from ftplug.training.binding import FTPlugCallback
-
 
 class StepMixin:
     """In front of the Trainer's own class: what holds however that takes its steps."""
 
-    ftplug: FTPlugCallback
+    ftplug: Run
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Keep the loss, and take back gradients that were computed for other processes alone."""
@@ -42,7 +41,7 @@ class StepMixin:
 class SteppingTrainer(Trainer):
     """Behind the Trainer's own class: a class that clips in a way of its own keeps it."""
 
-    ftplug: FTPlugCallback
+    ftplug: Run
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
         """Clip in the two parts that clipping has: after it a NaN is in all gradients."""
@@ -60,20 +59,15 @@ class SteppingTrainer(Trainer):
         return super()._get_grad_norm(model, grad_norm)  # type: ignore[no-untyped-call]
 
 
-def gradients_in_parts(trainer: Any) -> bool:
-    """Whether each process holds a part of every gradient, or an engine holds them."""
-    return bool(trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled)
-
-
 def _require_finite(trainer: Any, norm: Any) -> None:
     """Raise on a loss or gradient that is no number; a GradScaler skips such gradients itself."""
-    callback: FTPlugCallback = trainer.ftplug
-    if not callback.check_finite:
+    run: Run = trainer.ftplug
+    if not run.check_finite:
         return
     step, accelerator = trainer.state.global_step + 1, trainer.accelerator
     # Before anything is raised: of a norm in shards each process has a part.
     value = None if norm is None else float(getattr(norm, "full_tensor", lambda: norm)())
-    callback.losses.require_finite(step, partial(accelerator.reduce, reduction="sum"))
+    run.losses.require_finite(step, partial(accelerator.reduce, reduction="sum"))
     if accelerator.scaler is None:
         model = unwrap_model(trainer.model)
         may_train = require_attachment(model).plan.may_train

@@ -21,6 +21,7 @@ from ftplug.attaching.attachment import disabled, require_attachment, unwrap_mod
 from ftplug.attaching.original_values import OriginalValues
 from ftplug.attaching.plan import saved_tensors
 from ftplug.errors import MethodError
+from ftplug.training.frames import calling_object, constructor_argument
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -101,7 +102,7 @@ def give_reference(
     args, name = cast("Any", trainer.args), type(trainer).__name__
     built = hasattr(trainer, "ref_model")  # ftplug.attach: TRL has loaded one, or was given one
     precomputes = getattr(args, "precompute_ref_log_probs", False)
-    given = cast("Any", trainer).ref_model if built else _constructor_argument(trainer, "ref_model")
+    given = cast("Any", trainer).ref_model if built else constructor_argument(trainer, "ref_model")
     if built and given is not None and trained_before:
         raise MethodError(
             f"{name}: ftplug.attach cannot tell whether ref_model is yours or the base that TRL "
@@ -175,16 +176,6 @@ def _comparing_module(trainer: Trainer) -> ModuleType | None:
     return None
 
 
-def _constructor_argument(trainer: Trainer, name: str) -> Any:
-    """Return an argument of the ``__init__`` of this Trainer that is running."""
-    frame = sys._getframe(1)
-    while frame is not None:
-        if frame.f_locals.get("self") is trainer and name in frame.f_locals:
-            return frame.f_locals[name]
-        frame = frame.f_back  # type: ignore[assignment]
-    return None
-
-
 def _instead_of_loading(module: ModuleType, trainer: Trainer, reference: Reference) -> None:
     """Hand the reference to the constructor that is running when it would load the base again."""
     load = getattr(module, _LOAD, None)
@@ -193,7 +184,7 @@ def _instead_of_loading(module: ModuleType, trainer: Trainer, reference: Referen
     waiting = weakref.ref(trainer)
 
     def load_or_reference(*args: Any, **kwargs: Any) -> Any:
-        asking = sys._getframe(1).f_locals.get("self")
+        asking = calling_object()
         if asking is None or asking is not waiting():
             return load(*args, **kwargs)
         setattr(module, _LOAD, load)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from ftplug_registry.hub import Hub
     from ftplug_registry.local_hub import round_trip
     from ftplug_registry.pulling.fetching import pull
-    from ftplug_registry.pulling.plain_peft import load_plain
+    from ftplug_registry.pulling.plain_peft import is_plain, load_plain
     from ftplug_registry.pushing.publishing import Published, push
     from ftplug_registry.searching import Found, search
     from ftplug_registry.showing import show
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Hub": "hub",
+    "is_plain": "pulling.plain_peft",
     "load_plain": "pulling.plain_peft",
     "round_trip": "local_hub",
     "pull": "pulling.fetching",
@@ -33,6 +34,7 @@ __all__ = [
     "Found",
     "Hub",
     "Published",
+    "is_plain",
     "load_plain",
     "pull",
     "push",

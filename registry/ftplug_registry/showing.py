@@ -10,7 +10,7 @@ from ftplug.artifacts.loading import methods_of
 from ftplug.artifacts.manifest import Manifest, read_manifest
 from ftplug.artifacts.registries import is_published
 from ftplug.errors import FtplugError
-from ftplug.method import chosen
+from ftplug.method import settings_to_show
 from ftplug_registry.hub import Hub
 from ftplug_registry.pulling.fetching import manifest_at
 
@@ -55,7 +55,7 @@ def rows(content: dict[str, Any]) -> list[tuple[str, str]]:
     found = [("Artifact", content["artifact"]), ("Commit", content["sha"])]
     for method in content["methods"]:
         settings = ", ".join(
-            f"{name}={value}" for name, value in chosen(method["settings"]).items()
+            f"{name}={value}" for name, value in settings_to_show(method["settings"]).items()
         )
         found.append(("Method", f"{method['name']} ({settings})" if settings else method["name"]))
         found.append(("Plugin", f"{method['distribution']} {method['version']}"))

@@ -20,7 +20,28 @@ def test_methods_as_text(monkeypatch, capsys):
     code, out, _ = call(monkeypatch, capsys, "methods")
     assert code == 0
     for name in ("full", "freeze", "lora", "prefix-tuning", "prompt-tuning", "bottleneck"):
-        assert any(line.startswith(f"{name} ") for line in out.splitlines())
+        assert any(line.startswith(f"  {name} ") for line in out.splitlines())
+    headings = [line for line in out.splitlines() if line.endswith(":") and line[0] != " "]
+    assert headings[0] == "Train some of the model's own parameters:"
+    assert out.index("\n  lora ") < out.index("Train different parameters") < out.index("\n  lisa ")
+    refused = out.partition("Not usable here")[2]
+    assert [line.split()[0] for line in refused.splitlines() if line.startswith("  ")] == [
+        "cpt", "shadow", "xlora",
+    ]  # fmt: skip
+
+
+def test_a_refused_method_says_why_and_what_to_use(monkeypatch, capsys):
+    _, out, _ = call(monkeypatch, capsys, "methods", "xlora")
+    assert "not usable here: it mixes LoRA adapters that are trained already" in out
+    assert "train lora here" in out
+
+
+def test_help_shows_whole_sentences(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    _, out, _ = call(monkeypatch, capsys, "--help")
+    commands = out.partition("Commands:")[2]
+    assert "..." not in commands
+    assert "train, evaluate, save, load, predict." in " ".join(commands.split())
 
 
 def test_methods_as_json(monkeypatch, capsys):
@@ -28,7 +49,7 @@ def test_methods_as_json(monkeypatch, capsys):
     rows = json.loads(out)
     assert code == 0
     for row in rows:
-        assert {"name", "kind", "summary", "paper", "distribution", "version", "settings"} <= set(
+        assert {"name", "kind", "summary", "refused", "paper", "distribution", "version"} <= set(
             row
         )
         for setting in row["settings"]:

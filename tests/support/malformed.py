@@ -148,7 +148,7 @@ def broken_json(folder: Path, draw: random.Random) -> str:
 
 def unknown_schema(folder: Path, draw: random.Random) -> str:
     manifest = _manifest(folder)
-    manifest["schema"] = draw.choice([0, -1, 2, 10**9, "1", None, 1.5, [1], True])
+    manifest["schema"] = draw.choice([0, -1, 3, 10**9, "1", None, 1.5, [1], True])
     if manifest["schema"] is True:  # equal to 1, and still not a schema
         manifest["schema"] = "true"
     _write(folder, manifest)

@@ -17,12 +17,10 @@ if TYPE_CHECKING:
 class Refused(ConfigFields):
     """A method of peft that cannot be put on a model in place."""
 
-    reason: ClassVar[str] = ""
-
     @hookimpl
     def prepare_model(self, model: nn.Module) -> None:
         """Say why, and what to use."""
-        raise MethodError(f"{self.name}: {self.reason}")
+        raise MethodError(f"{self.name}: {self.refused}")
 
     @hookimpl
     def select_trainable(self, model: nn.Module) -> Iterable[str]:
@@ -33,7 +31,7 @@ class Refused(ConfigFields):
 class Xlora(Refused):
     """Needs adapters that are trained already, so it is no way to train one."""
 
-    reason: ClassVar[str] = (
+    refused: ClassVar[str] = (
         "it mixes LoRA adapters that are trained already, and an artifact holds one: train lora "
         "here and mix the results with peft's XLoraConfig"
     )
@@ -42,7 +40,7 @@ class Xlora(Refused):
 class Shadow(Refused):
     """Its shadow state passes through peft's wrapper around the model."""
 
-    reason: ClassVar[str] = (
+    refused: ClassVar[str] = (
         "its state passes through peft's wrapper around the model, and a method here changes the "
         "model in place: use peft.get_peft_model, or bottleneck or lora here"
     )
@@ -51,7 +49,7 @@ class Shadow(Refused):
 class Cpt(Refused):
     """Its loss needs a type for every token of the input, which no Trainer passes."""
 
-    reason: ClassVar[str] = (
+    refused: ClassVar[str] = (
         "its loss needs the type of every input token (input_type_mask), without which it has no "
         "label to train on: use prompt-tuning with init= the text of the context"
     )

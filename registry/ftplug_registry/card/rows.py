@@ -7,7 +7,7 @@ from typing import Any
 
 from ftplug import discovery
 from ftplug.errors import PluginError
-from ftplug.method import chosen
+from ftplug.method import settings_to_show
 from ftplug_registry.card.markdown import code, is_number, line, link, number, plain, table
 from ftplug_registry.card.metadata import base_id, is_hub_id, metric_name, section
 
@@ -35,7 +35,8 @@ def facts(manifest: Mapping[str, Any]) -> Iterator[Row]:
         yield "Labels", ", ".join(code(label) for label in labels[:_LABELS]) + more
     for method in manifest["methods"]:
         yield "Method", _method(method)
-        if settings := [code(f"{k}={_value(v)}") for k, v in chosen(method["settings"]).items()]:
+        shown = settings_to_show(method["settings"])
+        if settings := [code(f"{name}={_value(value)}") for name, value in shown.items()]:
             yield f"Settings of {plain(method['name'])}", ", ".join(settings)
     yield "Trained parameters", share(manifest["parameters"])
     if not manifest["train_head"]:

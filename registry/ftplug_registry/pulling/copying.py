@@ -10,7 +10,7 @@ from pathlib import Path
 from ftplug.artifacts.card import CARD, CURVE, is_generated
 from ftplug.artifacts.manifest import MANIFEST, Manifest, read_manifest
 from ftplug.errors import ArtifactError, RegistryError
-from ftplug.files.staged import finish_interrupted, staged, stated
+from ftplug.files.staged import finish_interrupted, staged, stated_write_errors
 
 
 def require_free(target: Path) -> None:
@@ -42,7 +42,7 @@ def copy_to_folder(
                 f"{target} holds another artifact, or another version: choose another --to, or let "
                 "it be replaced with --overwrite"
             )
-    with stated(target), staged(target, last=MANIFEST, obsolete=obsolete) as stage:
+    with stated_write_errors(target), staged(target, last=MANIFEST, obsolete=obsolete) as stage:
         for name in names:
             if name not in kept:
                 (stage / name).parent.mkdir(parents=True, exist_ok=True)

@@ -53,6 +53,11 @@ def plain_files(where: object, has: Callable[[str], bool], *, allow_pickle: bool
     return [PLAIN, weights, *(name for name in _BESIDE if has(name))]
 
 
+def is_plain(directory: Path) -> bool:
+    """Whether a folder is an adapter as peft saves it."""
+    return (directory / PLAIN).is_file()
+
+
 def load_plain(
     base: nn.Module | str | os.PathLike[str], directory: Path, *, allow_pickle: bool = False
 ) -> nn.Module:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-import os
 import re
 import secrets
 import string
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ftplug.errors import RegistryError
+from ftplug.files.staged import replace_file
 
 NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?")  # a part of a repository id
 
@@ -64,7 +64,7 @@ class Accounts:
             path = self.token_path(account.name)
             if not path.exists() or _digest(path.read_text()) != self._digests.get(account.name):
                 token = _new_token()
-                _write_private(path, token)
+                replace_file(path, token.encode(), mode=0o600)
                 self._digests[account.name] = _digest(token)
         self._save()
 
@@ -107,7 +107,7 @@ class Accounts:
             name: {"orgs": list(account.orgs), "sha256": self._digests[name]}
             for name, account in self._accounts.items()
         }
-        _write_private(self._file, json.dumps(rows, indent=2))
+        replace_file(self._file, json.dumps(rows, indent=2).encode(), mode=0o600)
 
     def _check_names(self) -> None:
         users = list(self._accounts)
@@ -130,13 +130,3 @@ def _new_token() -> str:
 
 def _digest(token: str) -> str:
     return hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()
-
-
-def _write_private(path: Path, text: str) -> None:
-    aside = path.with_name(f".{path.name}.new")
-    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)

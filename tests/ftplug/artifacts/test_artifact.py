@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 import ftplug
 from ftplug import ArtifactError
-from ftplug.artifacts import manifest
+from ftplug.artifacts import migrations
 from ftplug.artifacts.digests import file_entry
 from ftplug.base.inspecting import inspect_base
 
@@ -63,7 +63,7 @@ def refuse(base, folder, message):
 def test_the_manifest_says_what_it_is(base, tmp_path):
     _, folder = artifact(base, tmp_path / "a", r=4)
     found = json.loads((folder / "ftplug.json").read_text())
-    assert found["schema"] == 1
+    assert found["schema"] == 2
     assert found["methods"][0]["name"] == "lora"
     assert found["methods"][0]["settings"]["r"] == 4
     assert found["methods"][0]["distribution"] == "ftplug"
@@ -437,7 +437,7 @@ def test_an_artifact_beside_anothers_leftovers_loads(base, tmp_path, caplog):
     artifact(base, folder)
     (folder / "ftplug.json").unlink()
     model, _ = artifact(base, folder, "full")
-    assert "adapter_config.json of another run" in caplog.text
+    assert "adapter_model.safetensors of another run" in caplog.text
     assert torch.equal(logits(ftplug.load(copy.deepcopy(base), folder)), logits(model))
 
 
@@ -545,6 +545,6 @@ def test_older_schemas_migrate(base, tmp_path, monkeypatch):
         content["methods"] = content.pop("recipes")
         return content | {"schema": 1}
 
-    monkeypatch.setitem(manifest.MIGRATIONS, 0, from_zero)
+    monkeypatch.setitem(migrations.MIGRATIONS, 0, from_zero)
     edit(folder, lambda m: m.update(schema=0, recipes=m.pop("methods")))
     assert torch.equal(logits(ftplug.load(copy.deepcopy(base), folder)), logits(model))

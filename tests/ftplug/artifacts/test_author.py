@@ -169,7 +169,7 @@ def test_a_card_that_fails_does_not_cost_the_model(base, tmp_path, monkeypatch, 
     ftplug.load(copy.deepcopy(base), folder)
     assert "no card today" in caplog.text
     assert "# lora on BertForSequenceClassification" in (folder / "README.md").read_text()
-    with pytest.raises(ftplug.PluginError, match=r"ftplug_registry\.card:render"):
+    with pytest.raises(ftplug.PluginError, match=r"ftplug_registry\.card\.rendering:render"):
         card_files(read_manifest(folder))
 
 

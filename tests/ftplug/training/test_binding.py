@@ -311,7 +311,7 @@ def test_attach_to_something_else_is_refused(base):
 
 def test_an_untested_transformers_is_refused(base, tmp_path, monkeypatch):
     bound = trainer(copy.deepcopy(base), tmp_path)
-    monkeypatch.setattr("ftplug.training.bound_trainer.TESTED", (Version("6.0"), Version("6.1")))
+    monkeypatch.setattr("ftplug.training.compat.TESTED", (Version("6.0"), Version("6.1")))
     with pytest.raises(MethodError, match=r"tested with transformers >=6\.0,<6\.1, not 5\."):
         ftplug.attach(bound, "lora")
 
@@ -597,7 +597,7 @@ def test_a_model_that_carries_its_method_must_fit_the_trainer_too(tmp_path, monk
     def refuse(trainer, host):
         raise MethodError(f"{host.names} does not fit")
 
-    monkeypatch.setattr("ftplug.training.binding.check_launch", refuse)
+    monkeypatch.setattr("ftplug.training.run.check_launch", refuse)
     for model in (tiny.bert(), ftplug.apply(tiny.bert(), "lora")):
         with pytest.raises(MethodError, match="lora does not fit"):
             ftplug.attach(trainer(model, tmp_path), "lora")

@@ -12,10 +12,10 @@ from runs import rows, trainer
 from transformers import EarlyStoppingCallback
 
 import ftplug
+from ftplug.artifacts.json_values import json_values
 from ftplug.base.license import cached_license
 from ftplug.training.dataset import data_facts, majority_share
 from ftplug.training.history import curve
-from ftplug.training.record import json_values
 
 SHA = "0123456789abcdef" * 2 + "01234567"
 
@@ -25,7 +25,8 @@ def accuracy(prediction):
 
 
 def facts(bound):
-    return json.loads(json.dumps(ftplug.training.record.training_facts(bound, bound.ftplug.clock)))
+    found = ftplug.training.record.training_facts(bound, bound.ftplug.measured)
+    return json.loads(json.dumps(found))
 
 
 # Data

@@ -39,7 +39,7 @@ def test_the_three_ways_in_give_identical_weights(tmp_path):
     launched = launch([Lora(r=4)], "--out", tmp_path / "a")
     artifact = ftplug.load(tiny.bert(), tmp_path / "a")
     gc.collect()
-    assert launched.callbacks[0].trainer is None  # nothing keeps the script's model alive
+    assert launched.callbacks[0].run.trainer is None  # nothing keeps the script's model alive
     found = []
     for way in ("callback", "attach"):
         model = tiny.bert()

@@ -605,9 +605,9 @@ def test_a_loop_by_hand_is_judged_after_many_examples(monkeypatch, caplog):
 
 
 def test_settings_that_ask_for_nothing_are_not_on_the_card():
-    from ftplug.method import chosen
+    from ftplug.method import settings_to_show
 
-    assert not {name for name in chosen(Lora().settings()) if name.startswith("cache")}
+    assert not {name for name in settings_to_show(Lora().settings()) if name.startswith("cache")}
 
 
 @pytest.mark.parametrize("method", [Freeze, Lora, Bottleneck])

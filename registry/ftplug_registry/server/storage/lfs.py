@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from ftplug.files.flush import flush_directory
 from ftplug_registry.server.errors import hub_error
 
 OID = re.compile(r"[0-9a-f]{64}")
@@ -68,7 +68,7 @@ class LfsObjects:
         path.parent.mkdir(parents=True, exist_ok=True)
         file.replace(path)
         for folder in (path.parent, path.parent.parent, self._directory):
-            sync_directory(folder)
+            flush_directory(folder)
 
     def pointer(self, oid: object, size: object = None) -> Pointer:
         """Return the pointer to an object that a commit names.
@@ -84,15 +84,6 @@ class LfsObjects:
         if size is not None and size != stored:
             raise hub_error(400, f"lfsFile: the LFS object {oid} has {stored} bytes, not {size!r}")
         return Pointer(oid, stored)
-
-
-def sync_directory(folder: Path) -> None:
-    """Force a folder's entries to disk: a new name in it survives a crash."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class Signer:

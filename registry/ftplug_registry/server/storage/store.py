@@ -14,10 +14,9 @@ from pathlib import Path
 
 import pygit2
 
-from ftplug.files.staged import flush
+from ftplug.files.flush import flush, flush_directory
 from ftplug_registry.server.accounts import Account, is_name
 from ftplug_registry.server.errors import hub_error, repo_not_found
-from ftplug_registry.server.storage.lfs import sync_directory
 from ftplug_registry.server.storage.references import MAIN
 from ftplug_registry.server.storage.repository import RepoId, Repository, date
 from ftplug_registry.server.storage.trees import NewTree
@@ -131,7 +130,7 @@ class RepositoryStore:
             return False
         target.parent.mkdir(parents=True, exist_ok=True)
         source.rename(target)
-        sync_directory(target.parent)
+        flush_directory(target.parent)
         return True
 
     def _recover(self) -> None:

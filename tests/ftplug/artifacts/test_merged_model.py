@@ -8,7 +8,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import ftplug
 from ftplug import cli
-from ftplug.attaching.merging import merge_artifact
+from ftplug.artifacts.merged_model import merge_artifact
 
 
 @pytest.fixture(scope="module")

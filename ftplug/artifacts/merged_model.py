@@ -1,0 +1,46 @@
+"""A plain transformers model: a base with an artifact folded in."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ftplug.artifacts.loading import load, manifest_of
+from ftplug.artifacts.registries import artifact_folder
+from ftplug.attaching.merging import merge
+from ftplug.errors import ArtifactError
+from ftplug.files.staged import staged, stated_write_errors
+
+
+def merge_artifact(
+    artifact: str | os.PathLike[str],
+    to: str | os.PathLike[str],
+    *,
+    base: str | os.PathLike[str] | None = None,
+    revision: str | None = None,
+) -> Path:
+    """Write a plain transformers model: the base with the artifact folded in, and its tokenizer.
+
+    ``artifact`` is a folder or ``org/name`` (of which ``revision`` is pulled), ``base`` is where
+    the base lies if not under the id that the artifact names. The folder ``to`` appears complete or
+    not at all; ``from_pretrained`` reads it without ftplug. Raises :class:`MethodError` where the
+    method cannot be folded, :class:`ArtifactError` where artifact or base are not sound.
+    """
+    target = Path(to)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ArtifactError(f"{target} exists already: choose another folder")
+    directory = artifact_folder(artifact, revision)
+    manifest = manifest_of(directory)
+    where = base or manifest.base["id"]
+    if where is None:
+        raise ArtifactError(f"{directory}: its base has no Hub id: name its folder with --base")
+    model: Any = merge(load(where, directory))
+    with stated_write_errors(target), staged(target, last="config.json") as stage:
+        model.save_pretrained(stage)
+        for name in sorted(set(manifest.files) - manifest.weight_files()):
+            if not (stage / name).exists():
+                (stage / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(directory / name, stage / name)
+    return target

@@ -1,0 +1,65 @@
+"""Manifests of older versions, turned into what this version writes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from ftplug import discovery
+from ftplug.errors import PluginError
+from ftplug.host import migrated
+
+SCHEMA = 2
+
+
+def migrated_manifest(content: dict[str, Any]) -> dict[str, Any]:
+    """Return a manifest's content in this version's schema; one of an unknown schema as it is."""
+    schema = content.get("schema")
+    while type(schema) is int and schema in MIGRATIONS:  # True is no schema
+        content = MIGRATIONS[schema](content)
+        schema = content["schema"]
+    return content
+
+
+def _from_1(content: dict[str, Any]) -> dict[str, Any]:
+    """Settings that moved to another method, and which files a method wrote.
+
+    What is malformed stays as it is, for whoever checks the manifest.
+    """
+    methods, files = content.get("methods"), content.get("files")
+    if not isinstance(methods, list) or not isinstance(files, dict):
+        return content | {"schema": 2}
+    written = sorted(name for name in files if _was_of_a_method(name))
+    return content | {"schema": 2, "methods": [new for m in methods for new in _now(m, written)]}
+
+
+def _now(entry: Any, written: list[str]) -> Iterable[Any]:
+    """Yield what a recorded method is now; what only made training faster is no longer recorded."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("settings"), dict):
+        yield entry
+        return
+    entry = entry if "files" in entry else entry | {"files": written}
+    for name, settings in migrated([(str(entry.get("name")), entry["settings"])]):
+        if not _is_transient(name):
+            yield entry | {"name": name, "settings": settings}
+
+
+def _is_transient(name: str) -> bool:
+    try:
+        return discovery.entry(name).load().transient
+    except PluginError:
+        return False
+
+
+def _was_of_a_method(name: str) -> bool:
+    """Whether a file was a method's or the host's, not a tokenizer's or processor's.
+
+    Schema 1 did not say; methods wrote safetensors files and configs.
+    """
+    config = name == "config.json" or name.endswith("_config.json")
+    return "safetensors" in name or (config and not re.search("token|processor", name))
+
+
+# Schema n -> a function that turns such a manifest into one of schema n + 1.
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1}

@@ -1,0 +1,20 @@
+"""The versions of transformers for whose private names the binding is tested."""
+
+from __future__ import annotations
+
+import transformers
+from packaging.version import Version
+
+from ftplug.errors import MethodError
+
+TESTED = (Version("5.23"), Version("5.24"))  # from, up to but not including
+
+
+def check_transformers() -> None:
+    """Refuse a transformers whose private names were not tested."""
+    installed = Version(Version(transformers.__version__).base_version)
+    if not TESTED[0] <= installed < TESTED[1]:
+        raise MethodError(
+            f"ftplug's Trainer binding is tested with transformers >={TESTED[0]},<{TESTED[1]}, "
+            f"not {installed}: install one of those"
+        )

@@ -1,0 +1,271 @@
+"""One Trainer's run: what it knows about its methods, its steps and its files.
+
+The callback's events and the bound Trainer's overrides are thin; what they do is done here.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from accelerate.utils import reduce
+
+from ftplug import structure
+from ftplug.artifacts.author import Author
+from ftplug.artifacts.loading import continue_from
+from ftplug.artifacts.saving import write_artifact_in_save_pretrained
+from ftplug.attaching.attachment import (
+    Attachment,
+    attachment_of,
+    prepare,
+    require_attachment,
+    unwrap_model,
+)
+from ftplug.attaching.plan import Plan, drop_gradients, scheduled, set_trainable
+from ftplug.context import Context
+from ftplug.errors import MethodError
+from ftplug.training import history, record, trl
+from ftplug.training.activation_checkpointing import keep_gradients
+from ftplug.training.numerics import PATIENCE, WATCHED_STEPS, Losses, Movement
+from ftplug.training.processes import (
+    check_launch,
+    gradients_in_parts,
+    waits_for_every_gradient,
+)
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+    from transformers import Trainer, TrainingArguments
+
+    from ftplug.host import Host
+    from ftplug.method import Method
+
+LearningRateChoice = float | Literal["suggested"] | None
+
+_LOGGED_BY_THE_TRAINER = {"loss", "grad_norm", "learning_rate", "epoch", "step"}
+
+
+class Run:
+    """What the methods of one Trainer are, and how its training goes.
+
+    ``stage`` is the folder aside that a checkpoint is being written into, since ``staged_at`` by
+    the file system's clock (the writer knows); None while none is. ``masked`` names what trains in
+    this step, where every parameter must get a gradient. ``saved`` says where the last artifact
+    went, and at which step. ``reference`` is what a preference trainer compares with.
+    """
+
+    def __init__(
+        self,
+        methods: list[Method],
+        *,
+        train_head: bool = True,
+        lr: LearningRateChoice = None,
+        start_from: str | os.PathLike[str] | None = None,
+        check_finite: bool = True,
+    ) -> None:
+        self.methods = methods
+        self.train_head = train_head
+        self.lr = lr
+        self.start_from = start_from
+        self.check_finite = check_finite
+        self.losses = Losses()  # of the optimizer step under way
+        self.movement = Movement(())
+        self.masked: set[str] | None = None
+        self.measured = record.Measurements()
+        self.author: Author = {}  # what the script told create_model_card
+        self.reference: trl.Reference | None = None
+        self.saved: tuple[Path, int] | None = None
+        self.stage: Path | None = None
+        self.staged_at = math.inf
+        self._trainer: weakref.ref[Trainer] | None = None
+        self._scalars: dict[str, float] = {}  # what methods logged since the last log entry
+
+    @property
+    def trainer(self) -> Trainer | None:
+        """The Trainer, as long as the script keeps it: a list of callbacks keeps no model alive."""
+        return self._trainer() if self._trainer else None
+
+    def belongs_to(self, trainer: Trainer) -> None:
+        """Note the Trainer that was bound."""
+        self._trainer = weakref.ref(trainer)
+
+    @property
+    def model(self) -> nn.Module:
+        """The Trainer's model, without what the Trainer wraps around it."""
+        assert self.trainer is not None
+        return unwrap_model(cast("nn.Module", self.trainer.model))
+
+    @property
+    def attached(self) -> Attachment:
+        """What is attached to the Trainer's model."""
+        return require_attachment(self.model)
+
+    # What ftplug.attaching.run_view.Surroundings asks for.
+
+    @property
+    def args(self) -> TrainingArguments | None:
+        """The Trainer's arguments, once it is bound."""
+        return self.trainer.args if self.trainer else None
+
+    @property
+    def total_steps(self) -> int | None:
+        """The optimizer steps of the run, once training has begun."""
+        return self.trainer.state.max_steps or None if self.trainer else None
+
+    def log(self, scalars: Mapping[str, float]) -> None:
+        """Keep numbers for the next log entry."""
+        for name in scalars:
+            if name in _LOGGED_BY_THE_TRAINER or name.startswith("eval_"):
+                raise MethodError(f"run.log: {name!r} is the Trainer's own: choose another name")
+        self._scalars |= scalars
+        self.measured.scalars |= set(scalars)
+
+    def reduce(self, tensor: Tensor) -> Tensor:
+        """Return the mean over all processes."""
+        mean: Tensor = reduce(tensor, reduction="mean")
+        return mean
+
+    def with_scalars(self, logs: dict[str, float]) -> dict[str, float]:
+        """Return a log entry with what methods logged since the last one; forget that."""
+        if "loss" not in logs or not self._scalars:
+            return logs
+        scalars, self._scalars = self._scalars, {}
+        return {**logs, **scalars}
+
+    # Putting the methods on a model.
+
+    def prepare(self, trainer: Trainer, model: nn.Module) -> Attachment:
+        """Apply the methods to a model of this Trainer."""
+        args = trainer.args
+        context = Context(
+            seed=args.seed,
+            task=structure.task_of(model),
+            model_class=type(model).__name__,
+            args=args,
+            total_steps=args.max_steps if args.max_steps > 0 else None,
+        )
+        adopted = attachment_of(model) is not None
+        attached = prepare(
+            model,
+            self.methods,
+            context,
+            train_head=self.train_head,
+            accept=lambda host, plan: self._accept(trainer, model, host, plan),
+            surroundings=self,
+        )
+        write_artifact_in_save_pretrained(model)
+        if adopted:  # a later Trainer goes on with what an earlier one trained
+            _require_fit(trainer, model, attached.host, attached.plan)
+            attached.facts.surroundings = self
+            set_trainable(unwrap_model(model), set(attached.plan.may_train))
+        elif self.start_from is not None:
+            continue_from(unwrap_model(model), self.start_from)
+        return attached
+
+    def _accept(self, trainer: Trainer, model: nn.Module, host: Host, plan: Plan) -> None:
+        """Refuse, before the model is changed, what this Trainer cannot train."""
+        _require_fit(trainer, model, host, plan)
+        added = next((name for name in plan.may_train if name in plan.added), None)
+        # A bound Trainer drops its optimizer itself when model_init builds a new model.
+        if trainer.optimizer is not None and added and self.trainer is None:
+            raise MethodError(
+                f"{host.names} adds parameters ({added}), but this Trainer has an optimizer "
+                "already (optimizers=, or a train() before): leave it out, or pass "
+                "optimizer_cls_and_kwargs= instead"
+            )
+
+    # The events of training.
+
+    def begin(self) -> None:
+        """Refuse a Trainer that was never bound; start the clock and the watch."""
+        if self.trainer is None:
+            raise MethodError(
+                "FTPlugCallback was added after the Trainer was built, when its optimizer may not "
+                f"see new parameters: use ftplug.attach(trainer, {self.methods[0].name!r})"
+            )
+        if self.reference is not None:
+            trl.require_reference(self.trainer, self.reference)
+        self.measured.start()
+        keep_gradients(self.model)
+        self.losses = Losses()
+        self.movement = Movement(
+            () if gradients_in_parts(self.trainer) else self.attached.plan.may_train
+        )
+
+    def begin_step(self, step: int, total_steps: int) -> None:
+        """Let the scheduled parameters of optimizer step ``step`` (0-based) train."""
+        attached = self.attached
+        if not attached.host.implements("schedule_trainable"):
+            return
+        active = scheduled(self.model, attached.host, attached.plan, step, total_steps)
+        if waits_for_every_gradient(getattr(self.trainer, "model_wrapped", None)):
+            self.masked = active
+        else:
+            set_trainable(self.model, active)
+
+    def drop_idle_gradients(self) -> None:
+        """Take back, before clipping, the gradients of what is not scheduled in this step."""
+        if self.masked is not None:
+            drop_gradients(self.model, self.masked)
+
+    def before_optimizer(self, step: int) -> None:
+        """Show the gradients to the methods."""
+        host = self.attached.host
+        if host.implements("on_gradients"):
+            host.call("on_gradients", model=self.model, step=step)
+        if self.movement.watching:
+            self.movement.before_step(dict(self.model.named_parameters()))
+
+    def after_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
+        """See what the optimizer moved, in the first few steps."""
+        if self.movement.watching:
+            skipped = getattr(optimizer, "step_was_skipped", False)
+            rate = 0.0 if skipped else max(float(group["lr"]) for group in optimizer.param_groups)
+            live = dict(self.model.named_parameters())
+            self.movement.after_step(live, rate, self.masked)
+
+    def end_step(self, optimizer: torch.optim.Optimizer, step: int, total_steps: int) -> None:
+        """Tell the methods that optimizer step ``step`` (1-based) was taken."""
+        host = self.attached.host
+        if host.implements("on_step"):
+            host.call(
+                "on_step",
+                model=self.model,
+                optimizer=optimizer,
+                step=step,
+                total_steps=total_steps,
+            )
+
+    def logged(self, logging_steps: float) -> None:
+        """Warn, once a log follows enough steps, of tensors that should have moved and did not."""
+        enough = PATIENCE if logging_steps >= PATIENCE else WATCHED_STEPS
+        if self.movement.steps >= enough:
+            self._warn_of_still()
+
+    def evaluated(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Remember how the untrained model does: what the trained one is compared with."""
+        if step == 0:
+            self.measured.untrained |= history.evaluation(metrics)
+
+    def end(self) -> None:
+        """Leave every may-train parameter trainable, whatever the last step's schedule was."""
+        self.measured.stop()
+        self.masked = None
+        self._warn_of_still()
+        set_trainable(self.model, set(self.attached.plan.may_train))
+        self.attached.training = record.training_facts(self.trainer, self.measured)
+
+    def _warn_of_still(self) -> None:
+        if self.movement.still:
+            dtypes = {name: p.dtype for name, p in self.model.named_parameters()}
+            self.movement.warn(self.attached.host.names, dtypes)
+
+
+def _require_fit(trainer: Trainer, model: nn.Module, host: Host, plan: Plan) -> None:
+    check_launch(trainer, host)
+    trl.refuse_bypassed_head(trainer, model, plan)
