@@ -30,7 +30,9 @@ def wrap_forward(module: nn.Module, around: Around) -> None:
 
     ``forward`` is what the module did before (an earlier wrap included). ``around`` must not hold
     a reference to any module or tensor: everything it needs it finds on ``module``. The signature
-    stays, since the Trainer reads it to drop unused columns. Within :func:`ftplug.disabled` the
+    stays, since the Trainer reads it to drop unused columns. Modules of one class that are wrapped
+    with the same function object get one class, by which FSDP finds them: pass a function of the
+    module level, not one made for each module. Within :func:`ftplug.disabled` the
     module does again what it did before.
     """
     cls = type(module)

@@ -1,4 +1,4 @@
-"""What the author says about a model: the part of manifest and card that no run can measure."""
+"""The author's words about a model: the part of manifest and card that no run can measure."""
 
 from __future__ import annotations
 

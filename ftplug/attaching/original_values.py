@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ftplug import structure
 from ftplug.attaching.plan import Plan
-from ftplug.attaching.sharding import lend, reshard, shard_as
+from ftplug.attaching.sharding import replace_values, reshard, shard_as
 from ftplug.base.fingerprint import fingerprint
 from ftplug.base.inspecting import Base
 from ftplug.errors import MethodError, one_line
@@ -61,7 +61,7 @@ class OriginalValues:
         with ExitStack() as trained:
             trained.callback(torch.clear_autocast_cache)  # it holds casts of what goes
             for name, value in self.kept.items():
-                trained.callback(lend(live[name], value))
+                trained.callback(replace_values(live[name], value))
             trained.callback(reshard, model)  # first: a forward may have left whole ones in place
             torch.clear_autocast_cache()
             yield

@@ -1,4 +1,4 @@
-"""Which tensors may train, which train now, and which are saved.
+"""The plan of a run: the tensors that may train, those that train now, and those that are saved.
 
 The host alone sets ``requires_grad``: whatever a method's library does to it is overwritten here.
 """

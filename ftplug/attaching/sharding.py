@@ -62,8 +62,8 @@ def _own(tensor: Tensor) -> Tensor:
     return cast("Any", tensor).detach().to_local() if is_shard(tensor) else tensor
 
 
-def lend(tensor: Tensor, value: Tensor) -> Callable[[], Any]:
-    """Give a tensor of a model other values, whole or shards; returns what gives its own back."""
+def replace_values(tensor: Tensor, value: Tensor) -> Callable[[], Any]:
+    """Give a tensor of a model other values (whole or shards); call the result to undo it."""
     if not is_shard(tensor):
         before = tensor.data
         tensor.data = value.to(tensor.device, tensor.dtype)

@@ -1,1 +1,1 @@
-"""What a model was before any method touched it: identity, fingerprint, revision, licence."""
+"""The base model before any method touched it: identity, fingerprint, revision, licence."""

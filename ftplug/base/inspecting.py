@@ -1,4 +1,4 @@
-"""What a model was before any method touched it: its identity, and which tensors are fresh."""
+"""The base model before any method touched it: its identity, and its fresh tensors."""
 
 from __future__ import annotations
 

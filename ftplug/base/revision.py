@@ -1,4 +1,4 @@
-"""Which commit of a Hub repository a model's weights came from.
+"""The commit of a Hub repository that a model's weights came from.
 
 transformers 5 no longer keeps the commit on the config. The cached snapshots do: the one whose
 files hold the model's own values is the revision.

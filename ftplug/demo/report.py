@@ -1,4 +1,4 @@
-"""What a demo run found out, and the table that shows it."""
+"""The result of a demo run, and the table that shows it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a plugin author points at a method; three lines of a pytest file are a whole test suite.
+"""The conformance kit for authors of methods: three lines of a pytest file are a test suite.
 
     from ftplug.testing import MethodContract
 

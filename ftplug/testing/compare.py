@@ -1,4 +1,4 @@
-"""What the checks compare: logits, weights to the last bit, gradients that cannot be."""
+"""Comparisons of the checks: logits, weights to the last bit, gradients that must be zero."""
 
 from __future__ import annotations
 

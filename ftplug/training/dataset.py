@@ -1,4 +1,4 @@
-"""What is known of the data of a run: rows, Hub id, revision and split, and its commonest label."""
+"""Facts about a run's data: rows, Hub id, revision and split, and the commonest label."""
 
 from __future__ import annotations
 

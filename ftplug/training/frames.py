@@ -1,4 +1,4 @@
-"""Who is calling: the objects on the call stack that transformers and TRL hand to nobody."""
+"""Lookups on the call stack, for objects that transformers and TRL hand to nobody."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a run went: its curve, and the metrics of the weights that were kept."""
+"""The history of a run: its curve, and the metrics of the weights that were kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What would train on without a word: a loss or gradient that is no number, a tensor that stays.
+"""Checks for silent failures: a loss or gradient that is not finite, a tensor that does not move.
 
 Both looks are cheap. The first reads the gradient norm that the Trainer computes anyway. The second
 looks at a few elements of each tensor, until it has moved, in the first steps alone.
@@ -48,7 +48,7 @@ class Losses:
 def require_finite_gradients(
     model: nn.Module, names: Sequence[str], norm: float | None, step: int
 ) -> None:
-    """Raise if the norm of all gradients is no number, naming the first tensor at fault."""
+    """Raise if the norm of all gradients is NaN or infinite, naming the first tensor at fault."""
     if norm is None or math.isfinite(norm):
         return
     live = dict(model.named_parameters())

@@ -1,4 +1,4 @@
-"""What a run knows about itself: the facts that manifest, card and report carry."""
+"""The facts of a run that manifest, card and report carry."""
 
 from __future__ import annotations
 

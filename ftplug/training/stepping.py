@@ -32,7 +32,7 @@ class StepMixin:
         return loss
 
     def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
-        """Stop a run whose loss or gradients are no numbers, before the optimizer takes them."""
+        """Stop a run whose loss or gradients are not finite, before the optimizer takes them."""
         norm = super()._get_grad_norm(*args, **kwargs)  # type: ignore[misc]
         _require_finite(self, norm)
         return norm
@@ -60,7 +60,7 @@ class SteppingTrainer(Trainer):
 
 
 def _require_finite(trainer: Any, norm: Any) -> None:
-    """Raise on a loss or gradient that is no number; a GradScaler skips such gradients itself."""
+    """Raise on a loss or gradient that is not finite; a GradScaler skips such gradients itself."""
     run: Run = trainer.ftplug
     if not run.check_finite:
         return

@@ -1,4 +1,4 @@
-"""What a bound Trainer uploads: the artifact and its card, through the registry, nothing else."""
+"""Uploads of a bound Trainer: the artifact and its card, through the registry, nothing else."""
 
 from __future__ import annotations
 

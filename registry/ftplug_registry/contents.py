@@ -1,4 +1,4 @@
-"""What an artifact folder publishes: its manifest's files and its card; everything else is refused.
+"""The content to publish of an artifact folder: its manifest's files and its card, nothing else.
 
 Nothing is changed in the folder: the card that names the repository is composed in memory.
 """

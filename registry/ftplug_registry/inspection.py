@@ -1,4 +1,4 @@
-"""What must never be published: pickles, unknown kinds of files, links out, tokens and keys."""
+"""Checks for what must never be published: pickles, strange files, links out, tokens and keys."""
 
 from __future__ import annotations
 

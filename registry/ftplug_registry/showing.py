@@ -1,4 +1,4 @@
-"""What an artifact is, in a page: read from its manifest alone, nothing else is fetched."""
+"""A page about an artifact: read from its manifest alone, nothing else is fetched."""
 
 from __future__ import annotations
 

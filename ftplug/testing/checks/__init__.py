@@ -1,4 +1,4 @@
-"""What every method promises, one function each: ``check(case)`` raises an AssertionError.
+"""The promises of every method, one function each: ``check(case)`` raises an AssertionError.
 
 Its message names the tensor, what should have happened to it, and what the cause usually is.
 :mod:`.training` looks at a run of the real Trainer, :mod:`.model` at models before and after it.

@@ -1,4 +1,4 @@
-"""Who may write where: accounts, their organizations and their tokens."""
+"""Accounts of the embedded Hub: their organizations, tokens and rights to write."""
 
 from __future__ import annotations
 

@@ -101,6 +101,7 @@ def test_it_can_be_switched_off(tmp_path):
     spoil(bound.model, B, float("nan"), step=3)
     bound.train()
     assert bound.state.global_step == 5
+    assert weights(bound.model)[B].isnan().all()  # that is what the check prevents
 
 
 def test_looking_changes_nothing(tmp_path):
@@ -140,8 +141,12 @@ def test_a_grad_scaler_skips_infinite_gradients_itself(tmp_path):
 @pytest.mark.gpu
 def test_fp16_survives_the_first_scales(tmp_path):
     bound = bound_lora(tmp_path, fp16=True, max_steps=20)
+    before = weights(bound.model)
     bound.train()
     assert bound.state.global_step == 20
+    trained = weights(bound.model)
+    assert all(value.isfinite().all() for value in trained.values())
+    assert not trained[B].equal(before[B])
 
 
 @pytest.mark.parametrize(("option", "expected"), [([], True), (["--no-check-finite"], False)])
@@ -155,7 +160,7 @@ def test_the_command_line_passes_it_on(monkeypatch, option, expected):
 
 def test_a_launched_trainer_is_told(tmp_path):
     launched = Launch([Lora()], check_finite=False)
-    assert ftplug.training.script.LaunchedCallback(launched).check_finite is False
+    assert ftplug.training.script.LaunchedCallback(launched).run.check_finite is False
 
 
 # What does not move

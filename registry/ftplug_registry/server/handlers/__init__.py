@@ -1,1 +1,1 @@
-"""What the embedded Hub answers to each request."""
+"""The embedded Hub's answers to each request."""

@@ -68,7 +68,7 @@ class Call:
         return self.query.get(name, "").lower() in {"1", "true"}
 
     def number(self, name: str, default: int, most: int) -> int:
-        """Return a query parameter between 0 and ``most``; 400 if it is no number."""
+        """Return a query parameter between 0 and ``most``; 400 if it is not a number."""
         text = self.query.get(name, str(default))
         if not (text.isascii() and text.isdigit() and len(text) <= 9):
             raise hub_error(400, f"{name} must be a number")

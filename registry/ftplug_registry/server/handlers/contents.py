@@ -1,4 +1,4 @@
-"""What a repository holds: its files, page by page, with sizes, digests and last commits."""
+"""Listings of a repository's files, page by page, with sizes, digests and last commits."""
 
 from __future__ import annotations
 
