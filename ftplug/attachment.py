@@ -17,6 +17,7 @@ from ftplug.host import Host, MethodLike, resolve
 from ftplug.inplace import forwards_disabled, is_wrapped
 from ftplug.original_values import OriginalValues
 from ftplug.plan import Plan, make_plan, set_trainable
+from ftplug.quantization import keep_unpacked, refuse_repacked
 from ftplug.sharding import is_sharded
 
 if TYPE_CHECKING:
@@ -123,8 +124,10 @@ def prepare(
             f"{host.names}: the model is sharded over processes already: apply methods first, and "
             "let the Trainer shard it (fsdp=True)"
         )
+    refuse_repacked(model)
     base = inspect_base(model, fresh)
     rehearsed = _rehearse(model, host, base, context, train_head, accept)
+    keep_unpacked(model)
     plan = _changed(model, host, base, context, train_head)
     if not rehearsed:
         accept(host, plan)
