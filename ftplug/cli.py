@@ -65,7 +65,9 @@ def _root(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    pass
+    from ftplug.quiet import quiet_bitsandbytes
+
+    quiet_bitsandbytes()  # before a command's module imports it
 
 
 @app.command()

@@ -18,6 +18,9 @@ def lazy_names(
 
     def get(name: str) -> Any:
         if name in home:
+            from ftplug.quiet import quiet_bitsandbytes
+
+            quiet_bitsandbytes()  # before the name's module imports it
             return getattr(importlib.import_module(f"{package}.{home[name]}"), name)
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 

@@ -13,6 +13,7 @@ from ftplug.attaching.rehearsal import Accept, Change
 from ftplug.attaching.run_view import NoTrainer, RunFacts, Surroundings
 from ftplug.attaching.sharding import is_sharded
 from ftplug.base.inspecting import Base, inspect_base
+from ftplug.base.quantization import keep_unpacked, refuse_repacked
 from ftplug.context import Context
 from ftplug.errors import MethodError
 from ftplug.host import Host
@@ -97,9 +98,11 @@ def prepare(
             f"{host.names}: the model is sharded over processes already: apply methods first, and "
             "let the Trainer shard it (fsdp=True)"
         )
+    refuse_repacked(model)
     facts = RunFacts(context, inspect_base(model, fresh), surroundings or NoTrainer())
     change = Change(host, facts, train_head)
     rehearsed = change.rehearsed_on(model, accept)
+    keep_unpacked(model)
     plan = change.to(model)
     if not rehearsed:
         accept(host, plan)

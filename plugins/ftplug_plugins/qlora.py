@@ -147,6 +147,8 @@ class Qlora(Method):
             new.weight = bnb.nn.Params4bit(
                 weight.detach().cpu(), requires_grad=False, module=new, **options
             )
+            # Else CPUs that have it repack and round the weights when they first evaluate.
+            new.support_avx512bf16_for_cpu = False
         else:
             new = bnb.nn.Linear8bitLt(*sizes, has_fp16_weights=False, device="meta")
             new.weight = bnb.nn.Int8Params(

@@ -15,6 +15,7 @@ from runs import logits, losses, rows, same, shake, trainer, weights
 import ftplug
 from ftplug import MethodError
 from ftplug.attaching.attachment import require_attachment
+from ftplug.base.quantization import keep_unpacked
 
 pytest.importorskip("bitsandbytes", reason="pip install 'ftplug[qlora]'")
 
@@ -42,6 +43,7 @@ def quantized_by_transformers(folder, bits):
 @BITS
 def test_starts_as_the_model_that_transformers_quantizes(checkpoint, bits):
     theirs = quantized_by_transformers(checkpoint, bits)
+    keep_unpacked(theirs)
     ours = ftplug.apply(from_checkpoint(checkpoint), "qlora", bits=bits)
     assert torch.equal(logits(ours), logits(theirs))
     assert not torch.equal(logits(ours), logits(from_checkpoint(checkpoint)))
