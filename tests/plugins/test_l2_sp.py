@@ -134,7 +134,7 @@ def test_it_goes_with_schedules_and_optimizers(tmp_path):
                         learning_rate=0.05)  # fmt: skip
         base = weights(bound.model)
         lisa = Lisa(layers=1, period=2)
-        ftplug.attach(bound, lisa, L2Sp(alpha=pull, beta=pull), "layerwise-lr").train()
+        ftplug.attach(bound, lisa, L2Sp(alpha=pull, beta=0.0), "layerwise-lr").train()
         rates = {group["initial_lr"] for group in bound.optimizer.param_groups}
         seen[pull] = distance(bound.model, base), moved.steps, rates
     (free, drawn, rates), (pulled, *others) = seen[0.0], seen[10.0]
