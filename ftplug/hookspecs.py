@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from ftplug.context import Context, RunView
 
+__all__ = ["HOOK_API", "HookSpecs", "hookimpl"]
+
 PROJECT = "ftplug"
 HOOK_API = 1  # raised when a hook changes so that an older plugin would misbehave
 

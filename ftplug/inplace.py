@@ -18,6 +18,8 @@ from ftplug.errors import MethodError
 if TYPE_CHECKING:
     from torch import nn
 
+__all__ = ["Around", "forwards_disabled", "is_wrapped", "unwrap_forward", "wrap_forward"]
+
 _ENABLED = "_ftplug_enabled"
 _INNER = "_ftplug_inner_forward"  # on a wrapping class: the attribute for what stood there
 _CLASSES: WeakValueDictionary[tuple[type, int], type] = WeakValueDictionary()

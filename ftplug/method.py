@@ -16,6 +16,8 @@ from typing import Any, ClassVar, Literal, NamedTuple, Self
 from ftplug.errors import MethodError
 from ftplug.hookspecs import HOOK_API
 
+__all__ = ["Kind", "LearningRate", "Method", "Migration", "Setting"]
+
 Kind = Literal["selection", "structure", "schedule", "optimizer", "regularizer"]
 """What a method mainly does: `ftplug methods` groups by it."""
 

@@ -5,22 +5,20 @@ Zhu et al. 2024, https://arxiv.org/abs/2412.05270.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt
 
-from ftplug import LearningRate, Method, hookimpl
+from ftplug import LearningRate
+from ftplug_plugins.shared.low_rank_method import LowRankMethod
 
 if TYPE_CHECKING:
-    import torch
-    from torch import nn
-    from transformers import TrainingArguments
+    from ftplug_plugins.shared.low_rank_adamw import LowRankAdamW
 
 
 @dataclass(frozen=True, eq=False)
-class Apollo(Method):
+class Apollo(LowRankMethod):
     """Train every weight with SGD's memory and nearly AdamW's steps.
 
     Adam's moments are kept for a random projection of the gradient, (m, rank) for a weight (m, n)
@@ -38,7 +36,6 @@ class Apollo(Method):
     ] = "channel"
 
     name: ClassVar[str] = "apollo"
-    kind: ClassVar = "optimizer"
     paper: ClassVar[str] = "https://arxiv.org/abs/2412.05270"
     citation: ClassVar[str] = """
         @inproceedings{zhu2025apollo,
@@ -56,14 +53,8 @@ class Apollo(Method):
         """Say why it cannot train on shards."""
         return "it projects whole gradients"
 
-    @hookimpl
-    def build_optimizer(
-        self,
-        model: nn.Module,
-        args: TrainingArguments,
-        named_parameters: Mapping[str, nn.Parameter],
-    ) -> torch.optim.Optimizer:
-        """Build APOLLO's AdamW with the Trainer's rate, betas, weight decay and seed."""
-        from ftplug_plugins.shared.low_rank_adamw import ApolloAdamW, build
+    def optimizer_class(self) -> type[LowRankAdamW]:
+        """Return APOLLO's AdamW."""
+        from ftplug_plugins.shared.low_rank_adamw import ApolloAdamW
 
-        return build(ApolloAdamW, self.name, model, args, named_parameters, **self.settings())
+        return ApolloAdamW

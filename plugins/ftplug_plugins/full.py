@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from ftplug import LearningRate, Method, MethodError, hookimpl
-from ftplug.attaching.attachment import require_attachment
 from ftplug.structure import named_tensors
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
     from transformers import PreTrainedModel
+
+    from ftplug.context import RunView
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +51,11 @@ class Full(Method):
 
     @hookimpl
     def save_artifact(
-        self, model: nn.Module, directory: Path, tensors: Mapping[str, torch.Tensor]
+        self,
+        model: nn.Module,
+        directory: Path,
+        tensors: Mapping[str, torch.Tensor],
+        run: RunView,
     ) -> Iterable[str]:
         """Write config and weights as ``save_pretrained`` does, renamed to the Hub's names.
 
@@ -60,8 +65,9 @@ class Full(Method):
         from transformers import PreTrainedModel
 
         whole = {name for name, _ in model.named_parameters()} <= set(tensors)
-        added = require_attachment(model).plan.added
-        if added or not whole or not isinstance(model, PreTrainedModel) or not _known(model):
+        if run.added or not whole or not isinstance(model, PreTrainedModel):
+            return []
+        if not type(model).__module__.startswith("transformers."):
             return []
         # The class's own: on the instance save_pretrained already means "write the artifact".
         type(model).save_pretrained(model, directory, state_dict=dict(tensors))
@@ -75,8 +81,3 @@ class Full(Method):
         cls = cast("type[PreTrainedModel]", type(model))
         loaded = cls.from_pretrained(directory, dtype="auto")
         return named_tensors(loaded)
-
-
-def _known(model: nn.Module) -> bool:
-    """Whether the model's class is one of transformers' own."""
-    return type(model).__module__.startswith("transformers.")

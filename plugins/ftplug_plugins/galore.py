@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from annotated_types import Ge, Gt
 
-from ftplug import LearningRate, Method, hookimpl
+from ftplug import LearningRate
+from ftplug_plugins.shared.low_rank_method import LowRankMethod
 
 if TYPE_CHECKING:
-    import torch
-    from torch import nn
-    from transformers import TrainingArguments
+    from ftplug_plugins.shared.low_rank_adamw import LowRankAdamW
 
 
 @dataclass(frozen=True, eq=False)
-class Galore(Method):
+class Galore(LowRankMethod):
     """Train every weight with Adam moments of ``rank`` rows or columns instead of full ones.
 
     A weight (m, n) with m >= n has moments (m, rank) and a projection (rank, n), renewed by an SVD
@@ -31,7 +29,6 @@ class Galore(Method):
     scale: Annotated[float, Gt(0), "Factor on the projected updates (the paper's alpha)."] = 0.25
 
     name: ClassVar[str] = "galore"
-    kind: ClassVar = "optimizer"
     paper: ClassVar[str] = "https://arxiv.org/abs/2403.03507"
     citation: ClassVar[str] = """
         @inproceedings{zhao2024galore,
@@ -48,14 +45,8 @@ class Galore(Method):
         """Say why it cannot train on shards."""
         return "it decomposes whole gradients"
 
-    @hookimpl
-    def build_optimizer(
-        self,
-        model: nn.Module,
-        args: TrainingArguments,
-        named_parameters: Mapping[str, nn.Parameter],
-    ) -> torch.optim.Optimizer:
-        """Build GaLore's AdamW with the Trainer's rate, betas and weight decay."""
-        from ftplug_plugins.shared.low_rank_adamw import GaLoreAdamW, build
+    def optimizer_class(self) -> type[LowRankAdamW]:
+        """Return GaLore's AdamW."""
+        from ftplug_plugins.shared.low_rank_adamw import GaLoreAdamW
 
-        return build(GaLoreAdamW, self.name, model, args, named_parameters, **self.settings())
+        return GaLoreAdamW

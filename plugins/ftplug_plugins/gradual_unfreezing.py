@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from annotated_types import Ge
 
 from ftplug import LearningRate, Method, MethodError, hookimpl
-from ftplug.attaching.attachment import require_attachment
 from ftplug_plugins.shared.depth import ULMFIT, from_the_top
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from ftplug.context import RunView
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,11 +49,13 @@ class GradualUnfreezing(Method):
         return [name for group in from_the_top(model, self.name) for name in group]
 
     @hookimpl
-    def schedule_trainable(self, model: nn.Module, step: int, total_steps: int) -> Iterable[str]:
+    def schedule_trainable(
+        self, model: nn.Module, step: int, total_steps: int, run: RunView
+    ) -> Iterable[str]:
         """Return the groups that are unfrozen by now, the top one from step 0 on."""
         groups = from_the_top(model, self.name)
         waits = len(groups) - 1
-        every = self._steps(model, total_steps)
+        every = self._steps(run, total_steps)
         if every is not None and every * waits >= total_steps:
             raise MethodError(
                 f"gradual-unfreezing: every={self.every} unfreezes the last of {len(groups)} groups"
@@ -62,11 +65,11 @@ class GradualUnfreezing(Method):
         count = step // every if every else 2 * waits * step // total_steps
         return [name for group in groups[: 1 + count] for name in group]
 
-    def _steps(self, model: nn.Module, total_steps: int) -> int | None:
+    def _steps(self, run: RunView, total_steps: int) -> int | None:
         """Return the optimizer steps between two groups."""
         if self.every != "epoch":
             return self.every
-        args = require_attachment(model).context.args
+        args = run.args
         if args is None or args.max_steps > 0:
             raise MethodError(
                 "gradual-unfreezing: every=epoch needs a Trainer with num_train_epochs, without "

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from annotated_types import Ge
 
 from ftplug import Method, hookimpl
-from ftplug.attaching.attachment import require_attachment
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from ftplug.context import RunView
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,12 +43,10 @@ class L2Sp(Method):
     """
 
     @hookimpl
-    def on_gradients(self, model: nn.Module) -> None:
+    def on_gradients(self, model: nn.Module, run: RunView) -> None:
         """Add the penalty's gradient to what trains in this step."""
-        attached = require_attachment(model)
-        fresh = set(attached.base.fresh)
-        pretrained = {n for n, old in attached.plan.existing.items() if old not in fresh}
-        start = attached.original_values.on_device_of(model) if self.alpha and pretrained else {}
+        pretrained = run.may_train - run.added - run.base.fresh
+        start = run.base_values(pretrained) if self.alpha else {}
         for name, parameter in model.named_parameters():
             if parameter.grad is None:
                 continue

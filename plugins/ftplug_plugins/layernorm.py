@@ -36,14 +36,14 @@ class LayerNorm(Method):
     @hookimpl
     def select_trainable(self, model: nn.Module) -> Iterable[str]:
         """Select what the normalisation layers hold."""
-        found = [
+        norms = [
             f"{path}.{name}"
             for path, module in model.named_modules()
             if type(module).__name__.endswith(("LayerNorm", "RMSNorm"))
             for name, _ in module.named_parameters(recurse=False)
         ]
-        if not found:
+        if not norms:
             raise MethodError(
                 f"layernorm: {type(model).__name__} has no LayerNorm or RMSNorm to train"
             )
-        return found
+        return norms

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from annotated_types import Ge
 
 from ftplug import LearningRate, Method, MethodError, hookimpl
-from ftplug.attaching.attachment import require_attachment
-from ftplug.attaching.plan import scheduled
 from ftplug.structure import require_layer_stacks
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+    from ftplug.context import RunView
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,31 +50,29 @@ class Lisa(Method):
     @hookimpl
     def select_trainable(self, model: nn.Module) -> Iterable[str]:
         """Select every parameter: any layer may be drawn."""
-        found = len(self._layers(model))
-        if self.layers > found:
+        depth = len(self._layers(model))
+        if self.layers > depth:
             raise MethodError(
-                f"lisa: layers={self.layers}, but {type(model).__name__} has {found}: draw fewer"
+                f"lisa: layers={self.layers}, but {type(model).__name__} has {depth}: draw fewer"
             )
         return [name for name, _ in model.named_parameters()]
 
     @hookimpl
-    def schedule_trainable(self, model: nn.Module, step: int) -> Iterable[str]:
+    def schedule_trainable(self, model: nn.Module, step: int, run: RunView) -> Iterable[str]:
         """Return what lies outside of the layers, and the layers drawn for this period."""
         layers = self._layers(model)
-        seed = require_attachment(model).context.seed
-        draw = random.Random(f"{seed}/{step // self.period}")  # a text: hashed alike everywhere
+        draw = random.Random(f"{run.seed}/{step // self.period}")  # a text: hashed alike everywhere
         idle = tuple(set(layers) - set(draw.sample(layers, self.layers)))
         return [name for name, _ in model.named_parameters() if not name.startswith(idle)]
 
     @hookimpl
     def on_step(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, total_steps: int
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, run: RunView
     ) -> None:
         """Drop the state of what no method trains in the next step."""
         if step % self.period:
             return
-        attached = require_attachment(model)
-        active = scheduled(model, attached.host, attached.plan, step, total_steps)
+        active = run.trains_in(step)  # steps count from 0 there: the next one
         for name, parameter in model.named_parameters():
             if name not in active:
                 optimizer.state.pop(parameter, None)

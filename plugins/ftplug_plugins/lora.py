@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from annotated_types import Ge, Lt
 
 from ftplug import LearningRate, MethodError, hookimpl
-from ftplug.context import Context
+from ftplug.context import Context, RunView
 from ftplug_plugins.lora_parts import activated as lora_activated
 from ftplug_plugins.lora_parts import from_base as lora_from_base
 from ftplug_plugins.peft_bridge import files as peft_files
@@ -151,7 +151,7 @@ class Lora(CachesTrunk, PeftMethod):
         import peft
 
         ours = (*SETTINGS, "fused")
-        chosen = {name: value for name, value in self.chosen().items() if name not in ours}
+        chosen = {name: value for name, value in self.config_values().items() if name not in ours}
         for name in ("target_modules", "exclude_modules", "alora_invocation_tokens",
                      "target_parameters"):  # fmt: skip
             chosen[name] = chosen[name] or None
@@ -182,19 +182,21 @@ class Lora(CachesTrunk, PeftMethod):
 
     @hookimpl
     def save_artifact(
-        self, model: nn.Module, directory: Path, tensors: Mapping[str, torch.Tensor]
+        self, model: nn.Module, directory: Path, tensors: Mapping[str, torch.Tensor], run: RunView
     ) -> Iterable[str]:
         """Write peft's own two files; head and fresh modules go in as ``modules_to_save``."""
         if self.from_base:
-            return lora_from_base.save(model, directory, tensors)
-        return peft_files.save(model, directory, tensors)
+            return lora_from_base.save(model, directory, tensors, run=run)
+        return peft_files.save(model, directory, tensors, run=run)
 
     @hookimpl
-    def load_artifact(self, model: nn.Module, directory: Path) -> Mapping[str, torch.Tensor]:
+    def load_artifact(
+        self, model: nn.Module, directory: Path, run: RunView
+    ) -> Mapping[str, torch.Tensor]:
         """Read them back under in-memory names."""
         if self.from_base:
-            return lora_from_base.load(model, directory)
-        return peft_files.load(model, directory)
+            return lora_from_base.load(model, directory, run=run)
+        return peft_files.load(model, directory, run=run)
 
     @hookimpl
     def merge_model(self, model: nn.Module) -> None:

@@ -10,6 +10,7 @@ from annotated_types import Ge
 
 from ftplug import LearningRate, MethodError, hookimpl, structure
 from ftplug.inplace import wrap_forward
+from ftplug_plugins.virtual.placement import placement_of
 from ftplug_plugins.virtual.positions import (
     accepts,
     changed_output,
@@ -32,7 +33,7 @@ from ftplug_plugins.virtual.tokens import Prompted, VirtualTokens
 if TYPE_CHECKING:
     from torch import nn
 
-    from ftplug.context import Context
+    from ftplug.context import RunView
 
 _CHECKPOINTING = (
     "activation checkpointing drops the cache that holds the prefix: "
@@ -47,12 +48,12 @@ class InCache(Prompted, ABC):
     encoder_name: ClassVar[str] = "prefix_encoder"
 
     @hookimpl
-    def prepare_model(self, model: nn.Module, context: Context) -> None:
+    def prepare_model(self, model: nn.Module, run: RunView) -> None:
         """Place the prefix in the stack whose layers attend to it and wrap its forward."""
         self.refuse_second(model)
         stack: Any = structure.backbone(model).get_decoder()  # itself, if it has no such part
         shapes = self._cached_shapes(model, stack)
-        asked = getattr(context.args, "activation_checkpointing", False)
+        asked = getattr(run.args, "activation_checkpointing", False)
         if asked or structure.pretrained(model).is_activation_checkpointing:
             raise MethodError(f"{self.name}: {_CHECKPOINTING}")
         config = self.prompt_config()
@@ -60,8 +61,8 @@ class InCache(Prompted, ABC):
         config.num_layers = len(new_cache(stack))
         for heads, head_dim in shapes:
             config.num_attention_heads, config.token_dim = heads, heads * head_dim
-        self.complete(config, model, context)
-        self.place(self.build_encoder(config, model, stack, context), config, stack)
+        self.complete(config, model, run)
+        self.place(self.build_encoder(config, model, stack, run), config, stack)
         wrap_forward(stack, begin_with_prefix)
 
     @abstractmethod
@@ -69,7 +70,7 @@ class InCache(Prompted, ABC):
         """Return peft's config with this method's settings."""
 
     @abstractmethod
-    def build_encoder(self, config: Any, model: nn.Module, stack: Any, context: Context) -> Any:
+    def build_encoder(self, config: Any, model: nn.Module, stack: Any, run: RunView) -> Any:
         """Return peft's encoder of the prefix."""
 
     def _cached_shapes(self, model: nn.Module, stack: Any) -> set[tuple[int, int]]:
@@ -127,9 +128,9 @@ class PrefixTuning(InCache, VirtualTokens):
                 "cannot set it: use init=random, or no projection"
             )
 
-    def equals_peft(self, model: nn.Module) -> bool:
+    def equals_peft(self, model: nn.Module, run: RunView) -> bool:
         """Whether peft gives the same answers: its files lack the MLP of a projection."""
-        return super().equals_peft(model) and not self.prefix_projection
+        return super().equals_peft(model, run) and not self.prefix_projection
 
     def prompt_config(self) -> Any:
         """Return peft's config with this method's settings."""
@@ -141,13 +142,13 @@ class PrefixTuning(InCache, VirtualTokens):
             encoder_hidden_size=self.encoder_hidden_size or None,  # type: ignore[arg-type]
         )
 
-    def build_encoder(self, config: Any, model: nn.Module, stack: Any, context: Context) -> Any:
+    def build_encoder(self, config: Any, model: nn.Module, stack: Any, run: RunView) -> Any:
         """Return peft's encoder, drawn or started from what the frozen model computes."""
         import peft
         import torch
 
         encoder = peft.PrefixEncoder(config)  # type: ignore[no-untyped-call]
-        if self.init != "random" and not context.loading:
+        if self.init != "random" and not run.loading:
             if is_encoder_decoder(model):
                 raise MethodError(
                     f"{self.name}: init={self.init!r}: two layers of an encoder-decoder share a "
@@ -168,22 +169,21 @@ def begin_with_prefix(stack: Any, forward: Any, *args: Any, **kwargs: Any) -> An
     if stack.training and getattr(stack, "gradient_checkpointing", False):
         raise MethodError(f"a prefix: {_CHECKPOINTING}")
     arguments = named(forward, args, kwargs)
-    encoder = stack.prefix_encoder
-    count = encoder.config.num_virtual_tokens
+    placement = placement_of(stack)
     goes_on = continues(arguments)
     refuse_packing(arguments)
-    lengthen_mask(arguments, "attention_mask", count)
+    lengthen_mask(arguments, "attention_mask", placement.count)
     if (positions := arguments.get("position_ids")) is not None:
-        arguments["position_ids"] = positions + count
+        arguments["position_ids"] = positions + placement.count
     if goes_on:
         return forward(**arguments)
 
     tokens = arguments.get("input_ids")
     tokens = arguments["inputs_embeds"] if tokens is None else tokens
-    check_length(stack, encoder, tokens.shape[1])
+    check_length(stack, tokens.shape[1])
     given, wanted = arguments.get("past_key_values"), arguments.get("use_cache")
     cache = new_cache(stack) if given is None else given
-    fill(cache, encoder, tokens.shape[0], stack.dtype)
+    fill(cache, stack.prefix_encoder, placement.config, tokens.shape[0], stack.dtype)
     arguments["past_key_values"] = cache
     if wanted is None:
         wanted = getattr(stack.config, "use_cache", False)

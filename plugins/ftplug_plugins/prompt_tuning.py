@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ftplug import LearningRate, MethodError, hookimpl, structure
 from ftplug.inplace import wrap_forward
+from ftplug_plugins.virtual.placement import in_output, placement_of
 from ftplug_plugins.virtual.positions import (
     accepts,
     changed_output,
@@ -25,7 +26,7 @@ from ftplug_plugins.virtual.tokens import Prompted, VirtualTokens
 if TYPE_CHECKING:
     from torch import nn
 
-    from ftplug.context import Context
+    from ftplug.context import RunView
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,15 +36,15 @@ class BeforeInput(Prompted, ABC):
     encoder_name: ClassVar[str] = "prompt_encoder"
 
     @hookimpl
-    def prepare_model(self, model: nn.Module, context: Context) -> None:
+    def prepare_model(self, model: nn.Module, run: RunView) -> None:
         """Place the encoder in the input stack and wrap its forward."""
         self.refuse_second(model)
         stack = self._input_stack(model)
         config = self.prompt_config()
         config.token_dim = stack.get_input_embeddings().weight.shape[1]  # may differ from the
         config.num_transformer_submodules = self.submodules(model)  # hidden size
-        self.complete(config, model, context)
-        self.place(self.build_encoder(config, model, stack, context), config, stack)
+        self.complete(config, model, run)
+        self.place(self.build_encoder(config, model, stack, run), config, stack)
         wrap_forward(stack, prepend if _reads_whole(model) else prepend_and_cut)
         if is_encoder_decoder(model):
             wrap_forward(structure.backbone(model).get_decoder(), attend_to_all)
@@ -59,12 +60,12 @@ class BeforeInput(Prompted, ABC):
         """Return peft's config with this method's settings."""
 
     @abstractmethod
-    def build_encoder(self, config: Any, model: nn.Module, stack: Any, context: Context) -> Any:
+    def build_encoder(self, config: Any, model: nn.Module, stack: Any, run: RunView) -> Any:
         """Return peft's encoder of the virtual tokens."""
 
-    def equals_peft(self, model: nn.Module) -> bool:
+    def equals_peft(self, model: nn.Module, run: RunView) -> bool:
         """Whether peft gives the same answers: not where it pools the last position."""
-        return super().equals_peft(model) and not (is_causal(model) and _classifies(model))
+        return super().equals_peft(model, run) and not (is_causal(model) and _classifies(model))
 
     def _input_stack(self, model: nn.Module) -> Any:
         """Return the encoder of an encoder-decoder, else the backbone."""
@@ -120,14 +121,14 @@ class PromptTuning(BeforeInput, VirtualTokens):
 
         return peft.PromptTuningConfig(num_virtual_tokens=self.num_virtual_tokens)
 
-    def build_encoder(self, config: Any, model: nn.Module, stack: Any, context: Context) -> Any:
+    def build_encoder(self, config: Any, model: nn.Module, stack: Any, run: RunView) -> Any:
         """Return peft's embedding of the virtual tokens, drawn or read from the vocabulary."""
         import peft
         import torch
 
         words = stack.get_input_embeddings()
         encoder = peft.PromptEmbedding(config, words)  # type: ignore[no-untyped-call]
-        if self.init != "random" and not context.loading:
+        if self.init != "random" and not run.loading:
             rows = encoder.embedding.num_embeddings
             tokens = self.initial_tokens(model, words.weight.shape[0], rows)
             with torch.no_grad():
@@ -143,8 +144,7 @@ def prepend(stack: Any, forward: Any, *args: Any, **kwargs: Any) -> Any:
     import torch
 
     arguments = named(forward, args, kwargs)
-    encoder = stack.prompt_encoder
-    count = encoder.config.num_virtual_tokens
+    encoder, count = stack.prompt_encoder, placement_of(stack).count
     goes_on = continues(arguments)
     refuse_packing(arguments)
     lengthen_mask(arguments, "attention_mask", count)
@@ -157,7 +157,7 @@ def prepend(stack: Any, forward: Any, *args: Any, **kwargs: Any) -> Any:
     embeds = arguments.get("inputs_embeds")
     if embeds is None:
         embeds = stack.get_input_embeddings()(arguments.get("input_ids"))
-    check_length(stack, encoder, embeds.shape[1])
+    check_length(stack, embeds.shape[1])
     rows = torch.arange(encoder.embedding.num_embeddings, device=encoder.embedding.weight.device)
     prompt = encoder(rows[None])[:, :count].to(embeds)  # (1, count, token_dim)
     prompt = prompt.expand(embeds.shape[0], -1, -1)
@@ -169,13 +169,12 @@ def prepend(stack: Any, forward: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def prepend_and_cut(stack: Any, forward: Any, *args: Any, **kwargs: Any) -> Any:
-    """Do the same and cut the virtual positions off the output."""
+    """Run a stack as :func:`prepend` does and cut the virtual positions off its output."""
     arguments = named(forward, args, kwargs)
-    run = partial(prepend, stack, forward)
-    if continues(arguments) or getattr(stack.prompt_encoder, "keep_positions", False):
-        return run(**arguments)
-    cut = partial(_cut, count=stack.prompt_encoder.config.num_virtual_tokens)
-    return changed_output(stack, run, arguments, cut)
+    prepended, placement = partial(prepend, stack, forward), placement_of(stack)
+    if continues(arguments) or placement.in_output:
+        return prepended(**arguments)
+    return changed_output(stack, prepended, arguments, partial(_cut, count=placement.count))
 
 
 def attend_to_all(decoder: Any, forward: Any, *args: Any, **kwargs: Any) -> Any:
@@ -198,14 +197,11 @@ def label_virtual_tokens(model: Any, forward: Any, *args: Any, **kwargs: Any) ->
     labels, shifted = arguments.get("labels"), arguments.get("shift_labels")
     if labels is None or shifted is not None or continues(arguments):
         return forward(**arguments)
-    encoder = model.base_model.get_decoder().prompt_encoder
-    count = encoder.config.num_virtual_tokens
+    stack = model.base_model.get_decoder()
+    count = placement_of(stack).count
     arguments["labels"] = pad(labels, (count, 0), value=-100)
-    encoder.keep_positions = True
-    try:
+    with in_output(stack):
         return changed_output(model, forward, arguments, partial(_cut, count=count))
-    finally:
-        encoder.keep_positions = False
 
 
 def _cut(output: Any, count: int) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from annotated_types import Ge, Lt
 
 from ftplug import LearningRate, Method, MethodError, hookimpl
-from ftplug.context import Context
+from ftplug.context import Context, RunView
 from ftplug.inplace import is_wrapped
 from ftplug.structure import pooler, pretrained, task_head
 from ftplug_plugins.lora import Lora
@@ -28,7 +28,7 @@ class _Alone(Lora):
     """Stands beside no other method of peft: those do not all fit quantized layers."""
 
     def shareable(self) -> bool:
-        """Not."""
+        """Whether it shares the model: no."""
         return False
 
 
@@ -91,7 +91,7 @@ class Qlora(Method):
             )
         for name, layer in layers:
             if not layer.weight.is_meta:  # a rehearsal
-                _replace(model, name, self._quantized(layer))
+                model.set_submodule(name, self._quantized(layer))
         flags = _hide_quantization(model)
         self.lora().prepare_model(model, context)
         model.__dict__.update(flags)
@@ -103,15 +103,17 @@ class Qlora(Method):
 
     @hookimpl
     def save_artifact(
-        self, model: nn.Module, directory: Path, tensors: Mapping[str, torch.Tensor]
+        self, model: nn.Module, directory: Path, tensors: Mapping[str, torch.Tensor], run: RunView
     ) -> Iterable[str]:
         """Write LoRA's files: peft reads them on a quantized base or a full one."""
-        return self.lora().save_artifact(model, directory, tensors)
+        return self.lora().save_artifact(model, directory, tensors, run)
 
     @hookimpl
-    def load_artifact(self, model: nn.Module, directory: Path) -> Mapping[str, torch.Tensor]:
+    def load_artifact(
+        self, model: nn.Module, directory: Path, run: RunView
+    ) -> Mapping[str, torch.Tensor]:
         """Read them back."""
-        return self.lora().load_artifact(model, directory)
+        return self.lora().load_artifact(model, directory, run)
 
     @hookimpl
     def disable_model(self, model: nn.Module) -> AbstractContextManager[None]:
@@ -124,12 +126,12 @@ class Qlora(Method):
         quantized = [(n, m) for n, m in model.named_modules() if type(m).__name__ in _QUANTIZED]
         dtype = pretrained(model).dtype
         for name, layer in quantized:
-            _replace(model, name, _dequantized(layer, dtype))
+            model.set_submodule(name, _dequantized(layer, dtype))
         try:
             self.lora().merge_model(model)
         except MethodError:
             for name, layer in quantized:
-                _replace(model, name, layer)
+                model.set_submodule(name, layer)
             raise
         _forget_quantization(model)
 
@@ -183,11 +185,6 @@ def _linear_layers(model: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
         kept = name in spared or exact & set(name.split("."))
         if type(module) is nn.Linear and not kept and module is not inner.get_output_embeddings():
             yield name, module
-
-
-def _replace(model: nn.Module, name: str, layer: nn.Module) -> None:
-    parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent), child, layer)
 
 
 def _dequantized(layer: Any, dtype: torch.dtype) -> nn.Module:

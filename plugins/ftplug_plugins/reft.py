@@ -63,9 +63,8 @@ class Reft(Method):
 
     def first_and_last(self) -> tuple[int, int] | None:
         """Return how many first and how many last tokens are edited; None: all."""
-        found = _POSITIONS.fullmatch(self.positions)
-        if found:
-            return int(found[1] or 0), int(found[2] or 0)
+        if counts := _POSITIONS.fullmatch(self.positions):
+            return int(counts[1] or 0), int(counts[2] or 0)
         if self.positions == "all":
             return None
         raise MethodError(

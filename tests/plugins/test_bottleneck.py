@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -494,68 +495,82 @@ def test_merge_is_refused() -> None:
         ftplug.merge(model)
 
 
-def test_architectures_it_does_not_fit_are_refused_by_name_and_left_alone() -> None:
-    small = {"hidden_size": D, "vocab_size": 64, "num_hidden_layers": 2, "intermediate_size": 48}
-    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
-    refused = [
-        (
-            AlbertForSequenceClassification(
-                AlbertConfig(**small, embedding_size=16, num_attention_heads=4)
-            ),
-            "no stack of transformer layers in AlbertForSequenceClassification",
-            "pfeiffer",
-        ),
-        (
-            AlbertForSequenceClassification(
-                AlbertConfig(**small, embedding_size=16, num_attention_heads=4, num_hidden_groups=2)
-            ),
-            "feed-forward of AlbertLayerGroup is no module of its own",
-            "parallel",
-        ),
-        (
-            MobileBertForSequenceClassification(
-                MobileBertConfig(
-                    **small, embedding_size=D, num_attention_heads=4, intra_bottleneck_size=16
-                )
-            ),
-            "MobileBertLayer has several feed-forwards",
-            "pfeiffer",
-        ),
-        (
-            RobertaPreLayerNormForSequenceClassification(
-                RobertaPreLayerNormConfig(**small, num_attention_heads=4)
-            ),
-            "feed-forward of RobertaPreLayerNormLayer is no module of its own",
-            "parallel",
-        ),
-        (
-            MambaForCausalLM(MambaConfig(hidden_size=D, vocab_size=64, num_hidden_layers=2)),
-            "no output projection of the attention in MambaBlock",
-            "pfeiffer",
-        ),
-        (
-            MixtralForCausalLM(MixtralConfig(**small, **heads, num_local_experts=2)),
-            "MixtralDecoderLayer has several feed-forwards",
-            "houlsby",
-        ),
-        (
-            BartForConditionalGeneration(tiny_bart()),
-            "feed-forward of BartEncoderLayer is no module of its own",
-            "parallel",
-        ),
-    ]
-    for model, reason, placement in refused:
-        before = {name: type(m) for name, m in model.named_modules()}
-        with pytest.raises(MethodError, match=reason):
-            applied(model, placement)
-        assert {name: type(m) for name, m in model.named_modules()} == before
-
-
 def tiny_bart() -> BartConfig:
     sizes = {"d_model": D, "vocab_size": 64, "encoder_layers": 2, "decoder_layers": 2}
     ends = ("encoder_ffn_dim", "decoder_ffn_dim")
     heads = {"encoder_attention_heads": 4, "decoder_attention_heads": 4}
     return BartConfig(**sizes, **heads, **dict.fromkeys(ends, 48))
+
+
+def tiny_albert(**sizes: int) -> PreTrainedModel:
+    config = AlbertConfig(**SMALL, embedding_size=16, num_attention_heads=4, **sizes)
+    return AlbertForSequenceClassification(config)
+
+
+SMALL = {"hidden_size": D, "vocab_size": 64, "num_hidden_layers": 2, "intermediate_size": 48}
+UNFIT: dict[str, tuple[Callable[[], PreTrainedModel], str, str]] = {
+    "albert": (
+        tiny_albert,
+        "pfeiffer",
+        "no stack of transformer layers in AlbertForSequenceClassification",
+    ),
+    "albert-groups": (
+        lambda: tiny_albert(num_hidden_groups=2),
+        "parallel",
+        "feed-forward of AlbertLayerGroup is no module of its own",
+    ),
+    "mobilebert": (
+        lambda: MobileBertForSequenceClassification(
+            MobileBertConfig(
+                **SMALL, embedding_size=D, num_attention_heads=4, intra_bottleneck_size=16
+            )
+        ),
+        "pfeiffer",
+        "MobileBertLayer has several feed-forwards",
+    ),
+    "roberta-prelayernorm": (
+        lambda: RobertaPreLayerNormForSequenceClassification(
+            RobertaPreLayerNormConfig(**SMALL, num_attention_heads=4)
+        ),
+        "parallel",
+        "feed-forward of RobertaPreLayerNormLayer is no module of its own",
+    ),
+    "mamba": (
+        lambda: MambaForCausalLM(MambaConfig(hidden_size=D, vocab_size=64, num_hidden_layers=2)),
+        "pfeiffer",
+        "no output projection of the attention in MambaBlock",
+    ),
+    "mixtral": (
+        lambda: MixtralForCausalLM(
+            MixtralConfig(
+                **SMALL, num_attention_heads=4, num_key_value_heads=2, num_local_experts=2
+            )
+        ),
+        "houlsby",
+        "MixtralDecoderLayer has several feed-forwards",
+    ),
+    "bart": (
+        lambda: BartForConditionalGeneration(tiny_bart()),
+        "parallel",
+        "feed-forward of BartEncoderLayer is no module of its own",
+    ),
+}
+
+
+@pytest.mark.parametrize("architecture", UNFIT)
+def test_an_architecture_it_does_not_fit_is_refused_by_name_and_left_alone(
+    architecture: str,
+) -> None:
+    make, placement, reason = UNFIT[architecture]
+    model = make()
+    classes = {name: type(module) for name, module in model.named_modules()}
+    tensors = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(MethodError, match=f"bottleneck: .*{reason}"):
+        applied(model, placement)
+    assert {name: type(module) for name, module in model.named_modules()} == classes
+    after = model.state_dict()
+    assert after.keys() == tensors.keys()
+    assert all(torch.equal(after[name], tensor) for name, tensor in tensors.items())
 
 
 def test_bart_whose_feed_forward_is_part_of_the_layer_takes_adapters_in_series() -> None:

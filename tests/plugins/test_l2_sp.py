@@ -6,9 +6,11 @@ import pytest
 import tiny
 import torch
 from ftplug_plugins.l2_sp import L2Sp
+from ftplug_plugins.lisa import Lisa
 from halves import straight_and_resumed
 from runs import by_hand, losses, same, shake, trainer, weights
-from transformers import BertForSequenceClassification
+from transformers import BertForSequenceClassification, TrainerCallback
+from views import view
 
 import ftplug
 
@@ -79,7 +81,7 @@ def test_new_modules_are_pulled_to_zero_and_a_frozen_base_is_let_alone(tmp_path)
     for name, p in model.named_parameters():
         if p.requires_grad:
             seen[name] = p.grad.clone()
-    hook.on_gradients(model)
+    hook.on_gradients(model, view(hook, model))
     for name, p in model.named_parameters():
         if name in seen:
             assert torch.allclose(p.grad, seen[name] + BETA * p), name
@@ -110,9 +112,33 @@ def test_disabled_still_gives_the_base_afterwards(tmp_path, checkpoint):
     assert torch.equal(logits(model), trained)
 
 
-def test_it_goes_with_schedules_and_optimizers(tmp_path):
-    from ftplug_plugins.lisa import Lisa
+class MovedLayers(TrainerCallback):
+    """Records which layers moved in each step."""
 
-    bound = trainer(tiny.bert(), tmp_path, save_strategy="no", max_steps=4)
-    ftplug.attach(bound, Lisa(layers=1, period=2), "l2-sp", "layerwise-lr").train()
-    assert bound.state.global_step == 4
+    def __init__(self):
+        self.steps = []
+
+    def on_step_begin(self, args, state, control, model=None, **kwargs):
+        self.before = weights(model)
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        moved = {n for n, value in weights(model).items() if not value.equal(self.before[n])}
+        self.steps.append({n.split(".")[3] for n in moved if ".layer." in n})
+
+
+def test_it_goes_with_schedules_and_optimizers(tmp_path):
+    seen = {}
+    for pull in (0.0, 10.0):
+        moved = MovedLayers()
+        bound = trainer(tiny.bert(), tmp_path, callbacks=[moved], save_strategy="no", optim="sgd",
+                        learning_rate=0.05)  # fmt: skip
+        base = weights(bound.model)
+        lisa = Lisa(layers=1, period=2)
+        ftplug.attach(bound, lisa, L2Sp(alpha=pull, beta=0.0), "layerwise-lr").train()
+        rates = {group["initial_lr"] for group in bound.optimizer.param_groups}
+        seen[pull] = distance(bound.model, base), moved.steps, rates
+    (free, drawn, rates), (pulled, *others) = seen[0.0], seen[10.0]
+    assert others == [drawn, rates]  # a pull moves no layer whose turn it is not
+    assert all(len(layers) == 1 for layers in drawn)
+    assert len(set.union(*drawn)) == tiny.LAYERS == len(rates) - 2
+    assert pulled < 0.5 * free

@@ -8,6 +8,7 @@ from ftplug_plugins.lisa import Lisa
 from halves import straight_and_resumed
 from runs import same, trainer, weights
 from transformers import TrainerCallback
+from views import view
 
 import ftplug
 from ftplug import MethodError
@@ -65,14 +66,13 @@ def test_what_is_drawn_depends_on_seed_and_period_alone(tmp_path):
 
     def drawn(seed):
         model = ftplug.apply(deep(), method, seed=seed)
-        found = [
-            frozenset(
-                int(n.split(".")[3]) for n in method.schedule_trainable(model, s) if ".layer." in n
-            )
-            for s in range(300)
+        run = view(method, model)
+        trains = [method.schedule_trainable(model, step, run) for step in range(300)]
+        layers = [
+            frozenset(int(n.split(".")[3]) for n in names if ".layer." in n) for names in trains
         ]
-        assert all(len(set(found[i : i + 5])) == 1 for i in range(0, 300, 5))
-        return found[::5]
+        assert all(len(set(layers[i : i + 5])) == 1 for i in range(0, 300, 5))
+        return layers[::5]
 
     assert drawn(1) == drawn(1) != drawn(2)
     counts = Counter(layer for layers in drawn(1) for layer in layers)
@@ -115,7 +115,8 @@ def test_encoder_and_decoder_are_one_pool():
     model = ftplug.apply(tiny.t5(), method)
     drawn = set()
     for step in range(60):
-        active = {n.rsplit(".layer.")[0] for n in method.schedule_trainable(model, step)}
+        names = method.schedule_trainable(model, step, view(method, model))
+        active = {n.rsplit(".layer.")[0] for n in names}
         layers = {n for n in active if ".block." in n}
         assert len(layers) == 1
         drawn |= layers

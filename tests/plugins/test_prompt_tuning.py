@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from typing import Any
 
 import peft
@@ -11,6 +12,7 @@ import pytest
 import tiny
 import torch
 import transformers
+from ftplug_plugins.virtual.placement import placement_of
 from peft_twins import (
     SEED,
     generated,
@@ -317,3 +319,19 @@ def test_knows_how_many_positions_there_are(family, room):
     if room is not None:
         with pytest.raises(MethodError, match=f"truncate inputs to {longest}"):
             model(input_ids=torch.full((1, longest + 1), 9))
+
+
+def test_the_placement_is_the_stacks_own_and_pefts_encoder_holds_nothing_but_pefts():
+    model = applied(tiny.gpt2())
+    twin = copy.deepcopy(model)
+    mine, copied = (placement_of(m.transformer) for m in (model, twin))
+    assert mine == replace(copied, config=mine.config)
+    assert mine.config is not copied.config
+    fresh = peft.PromptEmbedding(mine.config, model.get_input_embeddings())
+    assert vars(model.transformer.prompt_encoder).keys() == vars(fresh).keys()
+    batch = tiny.inputs(model)
+    model(**batch)  # within it the output has the virtual positions
+    assert not placement_of(model.transformer).in_output
+    with pytest.raises(MethodError, match="truncate inputs"):
+        model(**{name: value.repeat(1, 20) for name, value in batch.items()})
+    assert not placement_of(model.transformer).in_output

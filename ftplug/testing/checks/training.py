@@ -8,7 +8,6 @@ import torch
 
 from ftplug.attaching.attachment import require_attachment
 from ftplug.attaching.plan import scheduled
-from ftplug.host import Host
 from ftplug.testing.case import Case, Composed
 from ftplug.testing.checks.model import a_loaded_artifact_gives_equal_logits
 from ftplug.testing.compare import difference, logits, weights
@@ -169,8 +168,10 @@ def _expected_to_train(case: Case) -> set[str]:
 def _schedule(case: Case, steps: Iterable[int]) -> dict[int, set[str]]:
     """Ask fresh methods on a fresh model what trains in these steps, in this order."""
     model = case.prepared()
-    plan, host = require_attachment(model).plan, Host(case.methods())
-    return {step: scheduled(model, host, plan, step, SCHEDULE_STEPS) for step in steps}
+    attached = require_attachment(model)
+    return {
+        step: scheduled(model, attached.host, attached.plan, step, SCHEDULE_STEPS) for step in steps
+    }
 
 
 def _first(names: Iterable[str], order: Iterable[str]) -> str:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from ftplug.context import RunView
+
 _START = "lora_start"
 
 
@@ -96,7 +98,9 @@ def _delta(module: Any, adapter: str) -> Any:
     return change.T if module.fan_in_fan_out else change
 
 
-def save(model: nn.Module, directory: Path, tensors: Mapping[str, torch.Tensor]) -> Iterable[str]:
+def save(
+    model: nn.Module, directory: Path, tensors: Mapping[str, torch.Tensor], *, run: RunView
+) -> Iterable[str]:
     """Write peft's two files with twice the rank, and return the names of all they hold."""
     config = peft_files.config_of(model)
     if config.use_rslora and (config.rank_pattern or config.alpha_pattern):
@@ -107,13 +111,13 @@ def save(model: nn.Module, directory: Path, tensors: Mapping[str, torch.Tensor])
     for name, part, sign, dim in _pairs(model):
         start = tensors[name.replace(f"lora_{part}.{ADAPTER}.weight", f"{_START}.{part}")]
         joined[name] = torch.cat([tensors[name], sign * start], dim=dim)
-    written = peft_files.save(model, directory, joined, config=_doubled(config))
+    written = peft_files.save(model, directory, joined, run=run, config=_doubled(config))
     return tensors if written else ()
 
 
-def load(model: nn.Module, directory: Path) -> Mapping[str, torch.Tensor]:
+def load(model: nn.Module, directory: Path, *, run: RunView) -> Mapping[str, torch.Tensor]:
     """Read them back: the first half of each matrix is trained, the second was the start."""
-    found = dict(peft_files.load(model, directory))
+    found = dict(peft_files.load(model, directory, run=run))
     for name, part, sign, dim in _pairs(model):
         if name in found:
             trained, start = found[name].chunk(2, dim=dim)

@@ -1,1 +1,1 @@
-"""How any method talks to peft: configs, targets, files, and several adapters on one model."""
+"""The bridge from methods to peft: configs, targets, files, and several adapters on one model."""

@@ -7,12 +7,13 @@ one is, holds or lies in a module of the other. Their files would both be called
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ftplug import MethodError
 from ftplug_plugins.peft_bridge import files as peft_files
+from ftplug_plugins.peft_bridge.injected import Injection, injections, record
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,53 +25,41 @@ def beside(name: str, config: Any, model: nn.Module, *, shareable: bool) -> Iter
 
     Raises :class:`MethodError` where their modules meet, and for a method that stands alone.
     """
-    present = _configs(model)
-    if present:
+    if present := injections(model):
         _refuse_alone(name, present, shareable)
         _refuse_overlap(name, config, model, present)
         del model.peft_config  # else peft would take the second config for a second adapter
-    config.ftplug_shareable = shareable
     yield
-    new = [n for n, parameter in model.named_parameters() if parameter.requires_grad]
-    known = present[-1].ftplug_trainable if present else []
-    config.ftplug_trainable = list(dict.fromkeys([*known, *new]))  # before the host overwrites it
-    config.ftplug_beside = present
+    # Before the host overwrites what requires gradients.
+    trainable = tuple(n for n, parameter in model.named_parameters() if parameter.requires_grad)
+    record(model, Injection(name, config, shareable, trainable))
 
 
 def trainable(model: nn.Module) -> Iterable[str]:
     """Return the names of what peft trains: of all its methods on the model."""
-    names: list[str] = peft_files.config_of(model).ftplug_trainable
-    return names
+    return dict.fromkeys(name for present in injections(model) for name in present.trainable)
 
 
 def refuse_second(name: str, model: nn.Module) -> None:
     """Refuse any other method of peft on the model."""
-    if present := _configs(model):
+    if present := injections(model):
         _refuse_alone(name, present, False)
 
 
-def _configs(model: nn.Module) -> list[Any]:
-    """Return the configs of peft's methods on the model, in the order they were given."""
-    if not hasattr(model, "peft_config"):
-        return []
-    last = peft_files.config_of(model)
-    return [*getattr(last, "ftplug_beside", ()), last]
-
-
-def _refuse_alone(name: str, present: list[Any], shareable: bool) -> None:
-    for config in present:
-        if not (shareable and getattr(config, "ftplug_shareable", False)):
+def _refuse_alone(name: str, present: Sequence[Injection], shareable: bool) -> None:
+    for other in present:
+        if not (shareable and other.shareable):
             raise MethodError(
-                f"{name}: the model has peft's {_name(config)} already, and "
-                f"{_name(config) if shareable else name} shares a model with no other method of "
+                f"{name}: the model has peft's {other.method} already, and "
+                f"{other.method if shareable else name} shares a model with no other method of "
                 "peft: use one of them"
             )
 
 
-def _refuse_overlap(name: str, config: Any, model: nn.Module, present: list[Any]) -> None:
+def _refuse_overlap(name: str, config: Any, model: nn.Module, present: Sequence[Injection]) -> None:
     from peft.tuners.tuners_utils import check_target_module_exists
 
-    others = ", ".join(map(_name, present))
+    others = ", ".join(other.method for other in present)
     if config.target_modules is None or config.target_modules == "all-linear":
         raise MethodError(
             f"{name}: beside peft's {others} name its target_modules: modules that the other does "
@@ -89,7 +78,3 @@ def _refuse_overlap(name: str, config: Any, model: nn.Module, present: list[Any]
 
 def _meet(first: str, second: str) -> bool:
     return first == second or first.startswith(f"{second}.") or second.startswith(f"{first}.")
-
-
-def _name(config: Any) -> str:
-    return str(config.peft_type.value).lower().replace("_", "-")

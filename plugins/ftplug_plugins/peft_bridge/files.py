@@ -1,4 +1,4 @@
-"""What every method built on peft shares: its files, switching it off, merging it.
+"""peft's files and layers, for every method built on peft: written, read, switched off, merged.
 
 In memory a tensor is ``bert…query.lora_A.default.weight``; in peft's file the same tensor is
 ``base_model.model.bert…query.lora_A.weight``. Heads and fresh modules go in as ``modules_to_save``,
@@ -13,15 +13,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from ftplug.attaching.attachment import require_attachment
-from ftplug.attaching.plan import saved_tensors
-from ftplug.context import read_tensors
-from ftplug.errors import MethodError, one_line
+from ftplug import MethodError
+from ftplug.context import one_line, read_tensors
+from ftplug.structure import named_tensors
+from ftplug_plugins.peft_bridge.injected import forget, injections
 from ftplug_plugins.peft_bridge.keys import ADAPTER, layout, of_base, tied, whole_modules
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+    from ftplug.context import RunView
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -41,6 +43,7 @@ def save(
     directory: Path,
     tensors: Mapping[str, torch.Tensor],
     *,
+    run: RunView,
     computed: tuple[str, ...] = (),
     config: Any = None,
 ) -> Iterable[str]:
@@ -50,9 +53,9 @@ def save(
     without a word. ``computed`` names buffers that peft itself computes from the base: the host
     keeps their exact values beside its files. ``config`` is written in place of the model's own.
     """
-    if getattr(config_of(model), "ftplug_beside", None):
+    if len(injections(model)) > 1:
         return ()  # two methods: peft would read one config
-    keys, modules = layout(model, tensors)
+    keys, modules = layout(model, tensors, run)
     keys = {n: key for n, key in keys.items() if not _is_any(n, computed)}
     inside = tuple(f"{module}." for module in modules)
     adapted = tuple(f"{name}." for name, _ in tuner_layers(model))
@@ -60,7 +63,7 @@ def save(
     missing = [n for n in tensors if n not in keys and not _is_any(n, computed)]
     if missing or targeted or tied(model, inside):
         return ()
-    return _write(model, directory, config or config_of(model), tensors, keys, modules)
+    return _write(run, directory, config or config_of(model), tensors, keys, modules)
 
 
 def _is_any(name: str, attributes: tuple[str, ...]) -> bool:
@@ -73,19 +76,21 @@ def save_prompt(
     tensors: Mapping[str, torch.Tensor],
     encoder: Mapping[str, str],
     config: Any,
+    *,
+    run: RunView,
 ) -> Iterable[str]:
     """Write the two files of virtual tokens; ``encoder`` maps names to keys in peft's file.
 
     peft's format holds them and whole modules of the base. Where another method added more,
     nothing is written: half an adapter would load without a word.
     """
-    modules = whole_modules(model, set(tensors) & of_base(model))
+    modules = whole_modules(model, of_base(run) & set(tensors))
     inside = tuple(f"{module}." for module in modules)
     keys = {name: f"base_model.{name}" for name in tensors if name.startswith(inside)}
     keys |= encoder
     if set(keys) != set(tensors):
         return ()
-    return _write(model, directory, config, tensors, keys, modules)
+    return _write(run, directory, config, tensors, keys, modules)
 
 
 def load_prompt(directory: Path, encoder: Mapping[str, str]) -> Mapping[str, torch.Tensor]:
@@ -99,7 +104,7 @@ def load_prompt(directory: Path, encoder: Mapping[str, str]) -> Mapping[str, tor
 
 
 def _write(
-    model: nn.Module,
+    run: RunView,
     directory: Path,
     config: Any,
     tensors: Mapping[str, torch.Tensor],
@@ -114,10 +119,9 @@ def _write(
         metadata={"format": "pt"},
     )
     config = copy.copy(config)
-    attached = require_attachment(model)
-    config.base_model_name_or_path = attached.base.id  # peft would store a local path
-    config.revision = attached.base.revision
-    config.task_type = TASK_TYPES.get(attached.context.task or "")
+    config.base_model_name_or_path = run.base.id  # peft would store a local path
+    config.revision = run.base.revision
+    config.task_type = TASK_TYPES.get(run.task or "")
     config.inference_mode = True
     if hasattr(config, "target_modules"):
         config.target_modules = _in_order(config.target_modules)
@@ -126,13 +130,13 @@ def _write(
     return list(keys)
 
 
-def load(model: nn.Module, directory: Path) -> Mapping[str, torch.Tensor]:
+def load(model: nn.Module, directory: Path, *, run: RunView) -> Mapping[str, torch.Tensor]:
     """Read the weights file under in-memory names; a stray key keeps its own name."""
     path = directory / WEIGHTS_FILE
     if not path.is_file():
         return {}
-    expected = saved_tensors(model, require_attachment(model).plan)
-    keys, _ = layout(model, expected)
+    live: Mapping[str, torch.Tensor] = named_tensors(model)
+    keys, _ = layout(model, {name: live[name].detach() for name in run.saved}, run)
     names = {key: name for name, key in keys.items()}
     return {names.get(key, key): tensor for key, tensor in read_tensors(path).items()}
 
@@ -176,10 +180,8 @@ def merge(model: nn.Module, method: str = "merge") -> None:
             parameter.data.copy_(value)
         raise MethodError(f"{method}: peft cannot merge it: {reason}") from error
     for name, layer in targets:
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, layer.get_base_layer())
-    if hasattr(model, "peft_config"):
-        del model.peft_config
+        model.set_submodule(name, layer.get_base_layer())
+    forget(model)
 
 
 def tuner_layers(model: nn.Module) -> list[tuple[str, Any]]:

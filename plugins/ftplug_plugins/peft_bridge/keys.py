@@ -1,4 +1,4 @@
-"""Which tensor is called what in peft's file, and which modules of the base go in whole.
+"""Names of tensors in peft's file, and the base's modules that go into it whole.
 
 In memory a tensor is ``bert…query.lora_A.default.weight``; in peft's file the same tensor is
 ``base_model.model.bert…query.lora_A.weight``. What all layers share is on peft's tuner there
@@ -7,20 +7,20 @@ In memory a tensor is ``bert…query.lora_A.default.weight``; in peft's file the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING
-
-from ftplug.attaching.attachment import require_attachment
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from ftplug.context import RunView
+
 ADAPTER = "default"
 
 
 def layout(
-    model: nn.Module, tensors: Mapping[str, torch.Tensor]
+    model: nn.Module, tensors: Mapping[str, torch.Tensor], run: RunView
 ) -> tuple[dict[str, str], list[str]]:
     """Return ``{in-memory name: key in peft's file}`` and the modules saved whole.
 
@@ -40,7 +40,7 @@ def layout(
     for key, tensor in adapter.items():
         name = names.get(id(tensor), f"{key}.{ADAPTER}")  # SHiRA's indices come from the layer
         keys[name] = key if key.startswith("base_model.") else f"base_model.model.{key}"
-    modules = whole_modules(model, set(tensors) & of_base(model))
+    modules = whole_modules(model, of_base(run) & set(tensors))
     for name in tensors:
         if name.startswith(tuple(f"{module}." for module in modules)):
             keys[name] = f"base_model.model.{name}"
@@ -55,13 +55,13 @@ _ON_TUNER = ("vera_A", "vera_B", "pvera_A", "pvera_B", "randlora_A", "randlora_B
 
 def _shared(names: Iterable[str]) -> dict[str, str]:
     """Return ``{in-memory name: name on peft's tuner}`` of what all layers share."""
-    found: dict[str, str] = {}
+    on_tuner: dict[str, str] = {}
     for name in names:
         parts = name.split(".")
         place = next((i for i, part in enumerate(parts) if part in _ON_TUNER), None)
         if place is not None:
-            found[name] = ".".join(parts[place:])
-    return found
+            on_tuner[name] = ".".join(parts[place:])
+    return on_tuner
 
 
 def tied(model: nn.Module, inside: tuple[str, ...]) -> bool:
@@ -72,13 +72,15 @@ def tied(model: nn.Module, inside: tuple[str, ...]) -> bool:
     return any(len(places) > 1 for places in where.values())
 
 
-def of_base(model: nn.Module) -> set[str]:
-    """Return the names of the base's own tensors: modules that methods added peft cannot save."""
-    attached = require_attachment(model)
-    return {*attached.plan.existing, *attached.base.fresh}
+def of_base(run: RunView) -> frozenset[str]:
+    """Return the names of the base's own parameters that trained or were fresh.
+
+    peft cannot save a module that another method added.
+    """
+    return (run.may_train - run.added) | run.base.fresh
 
 
-def whole_modules(model: nn.Module, names: set[str]) -> list[str]:
+def whole_modules(model: nn.Module, names: Collection[str]) -> list[str]:
     """Return the largest modules all of whose parameters are in ``names``, e.g. ``classifier``."""
     whole: list[str] = []
     for path, module in model.named_modules():

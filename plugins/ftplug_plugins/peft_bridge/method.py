@@ -1,4 +1,4 @@
-"""What the methods of peft have in common: its config, its injection, its files, its merge.
+"""Base of peft's methods: config, injection, files, merge.
 
 peft builds its layers *in* the model; the tuner object that does so is only a builder here. What a
 tuner shares between layers (VeRA's projections, VB-LoRA's bank) is reachable from those layers or
@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from ftplug import Method, MethodError, hookimpl
-from ftplug.errors import one_line
+from ftplug.context import one_line
 from ftplug_plugins.peft_bridge import beside as peft_beside
 from ftplug_plugins.peft_bridge import files as peft_files
 from ftplug_plugins.peft_bridge.keys import ADAPTER
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from ftplug.context import Context
+    from ftplug.context import Context, RunView
 
 _NOISE = (
     "fan_in_fan_out is set to",  # GPT-2's Conv1D holds W transposed: peft copes
@@ -53,14 +53,14 @@ class ConfigFields(Method):
 
         return CONFIGS[peft.PeftType(self.peft_type)]
 
-    def chosen(self) -> dict[str, Any]:
+    def config_values(self) -> dict[str, Any]:
         """Return the settings as arguments of the config."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {n: list(v) if isinstance(v, tuple) else copy(v) for n, v in values.items()}
 
     def prompt_config(self) -> Any:
         """Return peft's config with this method's settings."""
-        return self.config_class()(**self.chosen())
+        return self.config_class()(**self.config_values())
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +81,7 @@ class PeftMethod(ConfigFields):
 
     def config(self, model: nn.Module, context: Context) -> Any:
         """Return the settings as peft's config."""
-        return self.config_class()(**self.chosen() | dict(self.decided))
+        return self.config_class()(**self.config_values() | dict(self.decided))
 
     def inject(self, config: Any, model: nn.Module) -> None:
         """Build peft's layers in the model, in float32 even beside a bf16 base, as it does."""
@@ -116,15 +116,21 @@ class PeftMethod(ConfigFields):
 
     @hookimpl
     def save_artifact(
-        self, model: nn.Module, directory: Path, tensors: Mapping[str, torch.Tensor]
+        self,
+        model: nn.Module,
+        directory: Path,
+        tensors: Mapping[str, torch.Tensor],
+        run: RunView,
     ) -> Iterable[str]:
         """Write peft's own two files where they are complete; else nothing."""
-        return peft_files.save(model, directory, tensors, computed=self.saved_buffers)
+        return peft_files.save(model, directory, tensors, run=run, computed=self.saved_buffers)
 
     @hookimpl
-    def load_artifact(self, model: nn.Module, directory: Path) -> Mapping[str, torch.Tensor]:
+    def load_artifact(
+        self, model: nn.Module, directory: Path, run: RunView
+    ) -> Mapping[str, torch.Tensor]:
         """Read them back under in-memory names."""
-        return peft_files.load(model, directory)
+        return peft_files.load(model, directory, run=run)
 
     @hookimpl
     def disable_model(self, model: nn.Module) -> AbstractContextManager[None]:

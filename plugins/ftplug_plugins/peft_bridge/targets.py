@@ -1,4 +1,4 @@
-"""Which modules a method of peft adapts: what was asked for, peft's choice, or what fits."""
+"""The target modules of peft's methods: those asked for, peft's own choice, or those that fit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What peft's own sources do not say of its methods in one line: summary, paper, learning rates."""
+"""Summary, paper and learning rates of peft's methods, which its sources do not give."""
 
 from __future__ import annotations
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from ftplug import MethodError, hookimpl
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import TrainingArguments
 
-    from ftplug.context import Context
+    from ftplug.context import Context, RunView
 
 _STATE = "adalora_state"
 _RANKNUM = f".ranknum.{ADAPTER}"
@@ -56,6 +56,12 @@ class AdaLora(PeftMethod):
         """Say why it cannot train on shards."""
         return "its penalty and its allocator read whole matrices"
 
+    @hookimpl
+    def prepare_model(self, model: nn.Module, context: Context) -> None:
+        """Build the layers and add the penalty to the loss."""
+        super().prepare_model(model, context)
+        wrap_forward(model, partial(_with_penalty, share=_share(context.args)))
+
     def config(self, model: nn.Module, context: Context) -> Any:
         """Return peft's config; the number of steps may become known later."""
         if self.target_r >= self.init_r:
@@ -69,9 +75,7 @@ class AdaLora(PeftMethod):
             )
         self.check_schedule(known)
         total = known or self.tinit + self.tfinal + 1
-        config = self.config_class()(**self.chosen() | {"total_step": total})
-        config.ftplug_share = _share(context.args)
-        return config
+        return self.config_class()(**self.config_values() | {"total_step": total})
 
     def check_schedule(self, total: int | None) -> None:
         """Refuse a schedule that leaves no step to prune in."""
@@ -82,15 +86,14 @@ class AdaLora(PeftMethod):
             )
 
     def shareable(self) -> bool:
-        """Not: peft's allocator ranks every layer."""
+        """Whether other methods may stand beside it: no, peft's allocator ranks every layer."""
         return False
 
     def inject(self, config: Any, model: nn.Module) -> None:
-        """Build the layers, make room for the allocator's memory and add the penalty."""
+        """Build the layers and make room for the allocator's memory."""
         super().inject(config, model)
         for _, layer in peft_files.tuner_layers(model):
             layer.add_module(_STATE, _memory(layer))
-        wrap_forward(model, _with_penalty)
 
     @hookimpl
     def on_gradients(self, model: nn.Module, step: int) -> None:
@@ -102,24 +105,13 @@ class AdaLora(PeftMethod):
     @hookimpl
     def on_step(self, model: nn.Module, step: int, total_steps: int) -> None:
         """Let peft's allocator score the ranks and prune to this step's budget."""
-        from peft.tuners.adalora.model import AdaLoraModel
-
         config = peft_files.config_of(model)
         config.total_step = self.total_step or total_steps
         self.check_schedule(config.total_step)
         allocator = _allocator(model, config)
-        if step > config.total_step - config.tfinal:
-            config.rank_pattern = _kept_ranks(model)
-        tuner = SimpleNamespace(
-            peft_config={ADAPTER: config},
-            trainable_adapter_name=ADAPTER,
-            rankallocator=allocator,
-            model=model,
-        )
         with _gradients(model):
-            cast("Any", AdaLoraModel).update_and_allocate(tuner, step)
-        _remember(model, allocator, config.rank_pattern)
-        config.rank_pattern = None  # peft's files would leave pruned ranks out
+            kept = _allocate(model, allocator, step, last=config.total_step - config.tfinal)
+        _remember(model, allocator, kept)
 
     @hookimpl
     def merge_model(self, model: nn.Module) -> None:
@@ -129,24 +121,30 @@ class AdaLora(PeftMethod):
 
     @hookimpl
     def save_artifact(
-        self, model: nn.Module, directory: Path, tensors: Mapping[str, torch.Tensor]
+        self,
+        model: nn.Module,
+        directory: Path,
+        tensors: Mapping[str, torch.Tensor],
+        run: RunView,
     ) -> Iterable[str]:
         """Write peft's two files, pruned ranks as zeros; the allocator's memory is left out."""
-        adapter = {name: t for name, t in tensors.items() if not _is_known(name)}
-        written = peft_files.save(model, directory, adapter)
+        adapter = {name: t for name, t in tensors.items() if not _is_left_out(name)}
+        written = peft_files.save(model, directory, adapter, run=run)
         return [*written, *(set(tensors) - set(adapter))]
 
     @hookimpl
-    def load_artifact(self, model: nn.Module, directory: Path) -> Mapping[str, torch.Tensor]:
+    def load_artifact(
+        self, model: nn.Module, directory: Path, run: RunView
+    ) -> Mapping[str, torch.Tensor]:
         """Read them back; a new schedule begins with an empty memory."""
         import torch
 
-        known: dict[str, torch.Tensor] = {}
+        empty: dict[str, torch.Tensor] = {}
         for name, tensor in (*model.named_buffers(), *model.named_parameters()):
-            if _is_known(name):
+            if _is_left_out(name):
                 value = self.init_r if _RANKNUM in name else float(name.endswith(".kept"))
-                known[name] = torch.full(tensor.shape, value, dtype=tensor.dtype, device="cpu")
-        return dict(peft_files.load(model, directory)) | known
+                empty[name] = torch.full(tensor.shape, value, dtype=tensor.dtype, device="cpu")
+        return dict(peft_files.load(model, directory, run=run)) | empty
 
 
 def ranks(tensors: Mapping[str, torch.Tensor]) -> int:
@@ -158,8 +156,8 @@ def _is_ours(name: str) -> bool:
     return ".lora_" in name and name.endswith(f".{ADAPTER}")
 
 
-def _is_known(name: str) -> bool:
-    """Whether an artifact need not hold the tensor: an empty memory, and peft's constant."""
+def _is_left_out(name: str) -> bool:
+    """Whether an artifact does without the tensor: the allocator's memory, and peft's constant."""
     return f".{_STATE}." in name or _RANKNUM in name
 
 
@@ -198,6 +196,25 @@ def _allocator(model: nn.Module, config: Any) -> Any:
     return allocator
 
 
+def _allocate(
+    model: nn.Module, allocator: Any, step: int, *, last: int
+) -> Mapping[str, list[bool]] | None:
+    """Score the ranks and prune to the budget of a step, as peft's ``update_and_allocate`` does.
+
+    Step ``last`` is the last one that decides. Returns the ranks that are kept by then, and None
+    after a step that prunes nothing. peft's own version needs its tuner, and notes the ranks in its
+    config, so that its files would leave out what is pruned.
+    """
+    if step > last:
+        kept = _kept_ranks(model)
+        allocator.mask_using_rank_pattern(model, kept)
+        return kept
+    _, pattern = allocator.update_and_allocate(model, step, force_mask=step == last)
+    if step == last:
+        allocator.reset_ipt()
+    return cast("Mapping[str, list[bool]] | None", pattern)
+
+
 def _remember(model: nn.Module, allocator: Any, pattern: Mapping[str, list[bool]] | None) -> None:
     for name, part, memory in _places(model):
         known = name in allocator.exp_avg_ipt
@@ -234,7 +251,7 @@ def _gradients(model: nn.Module) -> Iterator[None]:
         live[name].grad = gradient
 
 
-def _with_penalty(model: Any, forward: Any, *args: Any, **kwargs: Any) -> Any:
+def _with_penalty(model: Any, forward: Any, *args: Any, share: float, **kwargs: Any) -> Any:
     """Add the orthogonality of A and B to the loss, as peft does."""
     import torch
 
@@ -248,7 +265,7 @@ def _with_penalty(model: Any, forward: Any, *args: Any, **kwargs: Any) -> Any:
             identity = torch.eye(*product.shape, dtype=product.dtype, device=product.device)
             penalties.append(torch.norm(product - identity, p="fro"))
     if kwargs.get("num_items_in_batch") is not None:
-        weight *= peft_files.config_of(model).ftplug_share
+        weight *= share
     output.loss = output.loss + weight * sum(penalties) / len(penalties)
     return output
 

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from ftplug import MethodError, hookimpl, structure
 from ftplug_plugins.peft_bridge import files as peft_files
 from ftplug_plugins.peft_bridge.beside import refuse_second
+from ftplug_plugins.peft_bridge.injected import Injection, record
 from ftplug_plugins.peft_bridge.keys import ADAPTER
 from ftplug_plugins.peft_bridge.method import ConfigFields, translated
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from ftplug.context import Context
+    from ftplug.context import RunView
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +32,7 @@ class AdaptionPrompt(ConfigFields):
     adapter_layers: ClassVar[int | None]
 
     @hookimpl
-    def prepare_model(self, model: nn.Module, context: Context) -> None:
+    def prepare_model(self, model: nn.Module) -> None:
         """Let peft wrap the attentions of the top layers."""
         from peft.tuners.adaption_prompt import AdaptionPromptModel
         from peft.tuners.adaption_prompt.config import TRANSFORMERS_MODEL_CONFIG
@@ -48,6 +49,8 @@ class AdaptionPrompt(ConfigFields):
         with translated(self.name, model):
             AdaptionPromptModel(inner, {ADAPTER: config}, ADAPTER)
         model.peft_config = {ADAPTER: config}  # type: ignore[assignment]
+        trainable = tuple(self.select_trainable(model))
+        record(model, Injection(self.name, config, shareable=False, trainable=trainable))
 
     @hookimpl
     def select_trainable(self, model: nn.Module) -> Iterable[str]:
@@ -57,15 +60,21 @@ class AdaptionPrompt(ConfigFields):
 
     @hookimpl
     def save_artifact(
-        self, model: nn.Module, directory: Path, tensors: Mapping[str, torch.Tensor]
+        self,
+        model: nn.Module,
+        directory: Path,
+        tensors: Mapping[str, torch.Tensor],
+        run: RunView,
     ) -> Iterable[str]:
         """Write peft's own two files."""
-        return peft_files.save(model, directory, tensors)
+        return peft_files.save(model, directory, tensors, run=run)
 
     @hookimpl
-    def load_artifact(self, model: nn.Module, directory: Path) -> Mapping[str, torch.Tensor]:
+    def load_artifact(
+        self, model: nn.Module, directory: Path, run: RunView
+    ) -> Mapping[str, torch.Tensor]:
         """Read them back under in-memory names."""
-        return peft_files.load(model, directory)
+        return peft_files.load(model, directory, run=run)
 
     @hookimpl
     @contextmanager
@@ -73,14 +82,9 @@ class AdaptionPrompt(ConfigFields):
         """Put the plain attentions back within the block."""
         adapted = [(n, m) for n, m in model.named_modules() if hasattr(m, "adaption_gate")]
         for name, module in adapted:
-            _replace(model, name, module.model)
+            model.set_submodule(name, module.model)
         try:
             yield
         finally:
             for name, module in adapted:
-                _replace(model, name, module)
-
-
-def _replace(model: nn.Module, name: str, module: Any) -> None:
-    parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent), child, module)
+                model.set_submodule(name, module)

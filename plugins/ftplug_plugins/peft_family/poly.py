@@ -23,7 +23,7 @@ class Poly(PeftMethod):
     """
 
     def shareable(self) -> bool:
-        """Not: every layer of peft is handed the task."""
+        """Whether other methods may stand beside it: no, every layer of peft is handed the task."""
         return False
 
     def inject(self, config: Any, model: nn.Module) -> None:

@@ -15,13 +15,14 @@ from ftplug_plugins.peft_bridge import files as peft_files
 from ftplug_plugins.peft_bridge.method import ConfigFields
 from ftplug_plugins.prefix_tuning import InCache
 from ftplug_plugins.prompt_tuning import BeforeInput
+from ftplug_plugins.virtual.placement import placement_of
 from ftplug_plugins.virtual.tokens import Prompted
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from ftplug.context import Context
+    from ftplug.context import RunView
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,10 +34,14 @@ class Computed(Prompted, ABC):
 
     @hookimpl
     def save_artifact(
-        self, model: nn.Module, directory: Path, tensors: Mapping[str, torch.Tensor]
+        self,
+        model: nn.Module,
+        directory: Path,
+        tensors: Mapping[str, torch.Tensor],
+        run: RunView,
     ) -> Iterable[str]:
         """Write peft's two files where it computes the same; the host writes every part as well."""
-        if self.equals_peft(model):
+        if self.equals_peft(model, run):
             encoder = {n: n for n in tensors if f".{self.encoder_name}." in f".{n}"}
             rest = {n: t for n, t in tensors.items() if n not in encoder}
             result = {"prompt_embeddings": self.vectors(model, tensors)}
@@ -45,7 +50,8 @@ class Computed(Prompted, ABC):
                 directory,
                 rest | result,
                 {"prompt_embeddings": "prompt_embeddings"},
-                self.encoder(model).config,
+                placement_of(self.stack(model)).config,
+                run=run,
             )
         return ()
 
@@ -72,7 +78,7 @@ class PTuning(ConfigFields, Computed, BeforeInput):
     As in prompt-tuning the output keeps the length of the input.
     """
 
-    def build_encoder(self, config: Any, model: nn.Module, stack: Any, context: Context) -> Any:
+    def build_encoder(self, config: Any, model: nn.Module, stack: Any, run: RunView) -> Any:
         """Return peft's prompt encoder."""
         import peft
 
@@ -86,11 +92,10 @@ class PTuning(ConfigFields, Computed, BeforeInput):
         training = encoder.training
         rows = torch.arange(encoder.total_virtual_tokens, device=parts["embedding.weight"].device)
         with torch.no_grad():
-            found: torch.Tensor = torch.func.functional_call(encoder.eval(), parts, (rows[None],))[
-                0
-            ]
+            computed = torch.func.functional_call(encoder.eval(), parts, (rows[None],))
         encoder.train(training)
-        return found.contiguous()
+        vectors: torch.Tensor = computed[0].contiguous()
+        return vectors
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +111,7 @@ class MultitaskPromptTuning(ConfigFields, BeforeInput):
         """Return 1: the encoder."""
         return 1
 
-    def build_encoder(self, config: Any, model: nn.Module, stack: Any, context: Context) -> Any:
+    def build_encoder(self, config: Any, model: nn.Module, stack: Any, run: RunView) -> Any:
         """Return peft's embedding and let it know the task of every row."""
         from peft.tuners.multitask_prompt_tuning import MultitaskPromptEmbedding
 
@@ -161,7 +166,7 @@ class Cartridge(ConfigFields, Computed, InCache):
 
     num_frozen_tokens: ClassVar[int]
 
-    def build_encoder(self, config: Any, model: nn.Module, stack: Any, context: Context) -> Any:
+    def build_encoder(self, config: Any, model: nn.Module, stack: Any, run: RunView) -> Any:
         """Return peft's encoder, which holds the prefix in two parts."""
         from peft.tuners.cartridge import CartridgeEncoder
 

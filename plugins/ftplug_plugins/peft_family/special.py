@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from ftplug.context import Context
+    from ftplug.context import Context, RunView
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,9 +156,11 @@ class Adamss(FromValues):
             layer.scatter_index = _buffers(layer.scatter_index)
 
     @hookimpl
-    def load_artifact(self, model: nn.Module, directory: Path) -> Mapping[str, torch.Tensor]:
+    def load_artifact(
+        self, model: nn.Module, directory: Path, run: RunView
+    ) -> Mapping[str, torch.Tensor]:
         """Read the tensors; a weightless copy takes their shapes, which depend on the base."""
-        tensors = super().load_artifact(model, directory)
+        tensors = super().load_artifact(model, directory, run)
         if is_weightless(model):
             beside = directory / WEIGHTS  # the host's file holds all where peft's would hold half
             known = tensors or (read_tensors(beside) if beside.is_file() else {})

@@ -1,1 +1,1 @@
-"""What several methods share."""
+"""Code of several methods: depth, token positions, optimizers."""

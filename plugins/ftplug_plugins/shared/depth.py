@@ -1,4 +1,4 @@
-"""A model's parameters by their distance from the output: what depth-wise methods share."""
+"""A model's parameters in groups by their distance from the output, for depth-wise methods."""
 
 from __future__ import annotations
 

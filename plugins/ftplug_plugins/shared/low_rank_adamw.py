@@ -1,4 +1,4 @@
-"""AdamW whose moments live in a low-rank projection of the gradients: what GaLore and APOLLO share.
+"""AdamW with its moments in a low-rank projection of the gradients, as GaLore and APOLLO have it.
 
 Written from the papers. The authors' packages agree with it step by step, but keep the projection
 in the optimizer's state as an object of their own, which the Trainer's checkpoints cannot restore
@@ -200,16 +200,16 @@ def _matrices(
 ) -> set[str]:
     """Return the weights of linear layers inside of transformer layers that exceed the rank."""
     prefixes = tuple(f"{stack.name}." for stack in require_layer_stacks(model, method))
-    found = set()
+    matrices = set()
     for name, parameter in named_parameters.items():
         owner = model.get_submodule(name.rpartition(".")[0])
         linear = hasattr(owner, "in_features") or hasattr(owner, "nx")
         if linear and parameter.ndim == 2 and name.startswith(prefixes):
-            found.add(name)
-    if not any(min(named_parameters[name].shape) > rank for name in found):
-        largest = max((min(named_parameters[name].shape) for name in found), default=0)
+            matrices.add(name)
+    if not any(min(named_parameters[name].shape) > rank for name in matrices):
+        largest = max((min(named_parameters[name].shape) for name in matrices), default=0)
         raise MethodError(
             f"{method}: rank={rank}, but no weight that trains has more than {largest} rows and "
             "columns, so that nothing would be saved: set a lower rank, or leave it out"
         )
-    return {name for name in found if min(named_parameters[name].shape) > rank}
+    return {name for name in matrices if min(named_parameters[name].shape) > rank}

@@ -1,4 +1,4 @@
-"""What the Trainer would do with parameters: its optimizer class, its split by weight decay."""
+"""The Trainer's choices for its optimizer: the class, and the split by weight decay."""
 
 from __future__ import annotations
 

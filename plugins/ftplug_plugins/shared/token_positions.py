@@ -1,4 +1,4 @@
-"""Where the first and last tokens of a batch are, told from what a transformer layer is given.
+"""Positions of the first and last tokens of a batch, read from a transformer layer's arguments.
 
 The layer's own arguments say it, so that nothing has to be remembered between two forwards: copies,
 replicas and recomputed activations find the same tokens.

@@ -1,4 +1,4 @@
-"""What a wrapped forward does about the positions that virtual tokens take up.
+"""Positions of virtual tokens, as a wrapped forward deals with them.
 
 The caller counts its own tokens alone: masks are lengthened, limits are checked and the output is
 returned in the form that was asked for.
@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ftplug import MethodError, structure
+from ftplug_plugins.virtual.placement import placement_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -52,9 +53,10 @@ def learned_positions(stack: nn.Module) -> int | None:
     return None
 
 
-def check_length(stack: nn.Module, encoder: Any, length: int) -> None:
+def check_length(stack: nn.Module, length: int) -> None:
     """Refuse an input that leaves the virtual tokens no position (an opaque error on a GPU)."""
-    count, room = encoder.config.num_virtual_tokens, encoder.positions
+    placement = placement_of(stack)
+    count, room = placement.count, placement.positions
     if room is not None and length + count > room:
         raise MethodError(
             f"virtual tokens: {length} tokens and {count} virtual ones need {length + count} "

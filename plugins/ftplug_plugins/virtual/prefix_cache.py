@@ -59,20 +59,20 @@ def own(cache: Any) -> Any:
     return getattr(cache, "self_attention_cache", cache)
 
 
-def fill(cache: Any, encoder: Any, batch: int, dtype: torch.dtype) -> None:
+def fill(cache: Any, encoder: Any, config: Any, batch: int, dtype: torch.dtype) -> None:
     """Put the prefix into an empty cache, once for each row of the batch."""
-    pairs = _keys_and_values(encoder, batch, dtype)
-    step = 2 * encoder.config.num_transformer_submodules  # 4 beside cross-attention: peft's layout
-    for layer in range(encoder.config.num_layers):
+    pairs = _keys_and_values(encoder, config, batch, dtype)
+    step = 2 * config.num_transformer_submodules  # 4 beside cross-attention: peft's layout
+    for layer in range(config.num_layers):
         first = layer * step % len(pairs)
         own(cache).update(pairs[first], pairs[first + 1], layer)
 
 
-def _keys_and_values(encoder: Any, batch: int, dtype: torch.dtype) -> Any:
+def _keys_and_values(encoder: Any, config: Any, batch: int, dtype: torch.dtype) -> Any:
     """Return (layers * 2, batch, heads, num_virtual_tokens, head_dim): keys, values, keys, …"""
     import torch
 
-    config, device = encoder.config, encoder.embedding.weight.device
+    device = encoder.embedding.weight.device
     if torch.is_autocast_enabled(device.type):
         dtype = torch.get_autocast_dtype(device.type)  # what the layers' own keys will have
     rows = encoder(torch.arange(config.num_virtual_tokens, device=device)).to(dtype)

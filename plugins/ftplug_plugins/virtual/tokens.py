@@ -1,8 +1,8 @@
-"""Virtual tokens, trained vectors before every input: what prefix and prompt tuning share.
+"""Base of the methods with virtual tokens, trained vectors before every input.
 
-The vectors are a child module (peft's own encoder) of the stack of layers that meets them, and the
-wrapped forward of that stack finds them there. So a deepcopy has its own, and everything that calls
-the stack (the task head, ``generate``, a trainer's fused loss) meets them.
+The vectors are a child module (peft's own encoder) of the stack of layers that reads them, and the
+wrapped forward of that stack finds them there. So a deepcopy has its own, and whatever calls the
+stack (the task head, ``generate``, a trainer's fused loss) has them read.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from annotated_types import Ge, MinLen
 
 from ftplug import Method, MethodError, hookimpl, structure
-from ftplug.attaching.attachment import require_attachment
 from ftplug_plugins.peft_bridge import files as peft_files
+from ftplug_plugins.virtual.placement import Placement, note, placement_of
 from ftplug_plugins.virtual.positions import is_encoder_decoder, learned_positions
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from ftplug.context import Context
+    from ftplug.context import RunView
 
 ENCODERS = ("prompt_encoder", "prefix_encoder")
 
@@ -46,13 +46,18 @@ class Prompted(Method):
 
     @hookimpl
     def save_artifact(
-        self, model: nn.Module, directory: Path, tensors: Mapping[str, torch.Tensor]
+        self,
+        model: nn.Module,
+        directory: Path,
+        tensors: Mapping[str, torch.Tensor],
+        run: RunView,
     ) -> Iterable[str]:
         """Write peft's own two files where peft computes the same from them; else nothing."""
-        if not self.equals_peft(model):
+        if not self.equals_peft(model, run):
             return ()
+        config = placement_of(self.stack(model)).config
         return peft_files.save_prompt(
-            model, directory, tensors, self.peft_keys(model), self.encoder(model).config
+            model, directory, tensors, self.peft_keys(model), config, run=run
         )
 
     @hookimpl
@@ -60,15 +65,14 @@ class Prompted(Method):
         """Read them back under in-memory names."""
         return peft_files.load_prompt(directory, self.peft_keys(model))
 
-    def equals_peft(self, model: nn.Module) -> bool:
+    def equals_peft(self, model: nn.Module, run: RunView) -> bool:
         """Whether a PeftModel with the same tensors gives the same answers.
 
         Its class for the task decides: without one peft ignores the virtual tokens, and of the
         encoder-decoder models it serves only the language models.
         """
-        task = require_attachment(model).context.task
-        seq2seq = task == "text2text-generation"
-        return task in peft_files.TASK_TYPES and seq2seq == is_encoder_decoder(model)
+        seq2seq = run.task == "text2text-generation"
+        return run.task in peft_files.TASK_TYPES and seq2seq == is_encoder_decoder(model)
 
     def peft_keys(self, model: nn.Module) -> dict[str, str]:
         """Return ``{in-memory name: key in peft's file}`` of the encoder's tensors."""
@@ -85,13 +89,11 @@ class Prompted(Method):
                 "prefix-tuning and prompt-tuning do not combine"
             )
 
-    def complete(
-        self, config: peft.PromptLearningConfig, model: nn.Module, context: Context
-    ) -> None:
+    def complete(self, config: peft.PromptLearningConfig, model: nn.Module, run: RunView) -> None:
         """Fill in what the config leaves open (heads, dimensions) as ``get_peft_model`` does."""
         from peft.utils import _prepare_prompt_learning_config
 
-        config.task_type = peft_files.TASK_TYPES.get(context.task or "")
+        config.task_type = peft_files.TASK_TYPES.get(run.task or "")
         try:
             base = structure.pretrained(model).config
             if config.num_attention_heads is None:  # under any of the names that configs have
@@ -104,14 +106,16 @@ class Prompted(Method):
         """Make the encoder a child of the stack: float32, even beside a bf16 base, as in peft."""
         import torch
 
-        encoder.config = config
-        encoder.positions = learned_positions(stack)  # type: ignore[assignment]
+        note(stack, Placement(config, learned_positions(stack)))
         stack.add_module(self.encoder_name, encoder.to(stack.device, torch.float32))
+
+    def stack(self, model: nn.Module) -> nn.Module:
+        """Return the stack of layers that the encoder was placed in."""
+        return next(m for m in model.modules() if self.encoder_name in m._modules)
 
     def encoder(self, model: nn.Module) -> Any:
         """Return the encoder that was placed in the model."""
-        name = self.encoder_name
-        return next(m._modules[name] for m in model.modules() if name in m._modules)
+        return self.stack(model)._modules[self.encoder_name]
 
 
 @dataclass(frozen=True, eq=False)

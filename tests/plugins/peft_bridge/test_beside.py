@@ -5,6 +5,7 @@ import copy
 import pytest
 import tiny
 import torch
+from ftplug_plugins.peft_bridge.injected import injections
 from halves import straight_and_resumed
 from runs import logits, same, shake, weights
 
@@ -131,3 +132,20 @@ def test_a_refused_merge_leaves_the_base_to_the_last_bit(lora, lily):
     assert torch.equal(logits(model), trained)
     with ftplug.disabled(model):
         assert torch.equal(logits(model), logits(base))
+
+
+@both
+def test_the_record_is_the_models_own_and_peft_configs_hold_nothing_but_pefts(pair):
+    model = put(pair, tiny.bert())
+    twin = copy.deepcopy(model)
+    names = pair.split(", ")
+    assert [i.method for i in injections(model)] == [i.method for i in injections(twin)] == names
+    assert twin.peft_config["default"] is injections(twin)[-1].config
+    for mine, copied in zip(injections(model), injections(twin), strict=True):
+        assert mine.config is not copied.config
+        assert mine.trainable == copied.trainable != ()
+        assert not [name for name in vars(mine.config) if "ftplug" in name]
+        assert vars(mine.config).keys() == vars(type(mine.config)()).keys()
+    assert injections(ftplug.merge(twin)) == ()
+    assert not hasattr(twin, "peft_config")
+    assert len(injections(model)) == len(names)
