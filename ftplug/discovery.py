@@ -50,11 +50,18 @@ class Entry:
                 f"{where} is written for hook API {cls.hook_api}; this ftplug has {HOOK_API}: "
                 "install matching versions of both"
             )
+        if not cls.name:
+            raise PluginError(f"{where} {no_name(self.name)}")
         if cls.name != self.name:
             raise PluginError(
                 f"{where} calls itself {cls.name!r}; entry point and class must agree"
             )
         return cls
+
+
+def no_name(suggested: str = "my-method") -> str:
+    """Return what to do about a class that has no name, for messages that begin with the class."""
+    return f'has no name: add the line  name: ClassVar[str] = "{suggested}"  to the class'
 
 
 def entries() -> dict[str, list[Entry]]:

@@ -93,6 +93,8 @@ class Host:
             self._register(method)
 
     def _register(self, method: Method) -> None:
+        if not method.name:
+            raise PluginError(f"{type(method).__qualname__} {discovery.no_name()}")
         if self._manager.has_plugin(method.name):
             raise MethodError(f"method {method.name!r} is given twice: one run takes it once")
         if method.hook_api != HOOK_API:

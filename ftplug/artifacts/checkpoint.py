@@ -1,4 +1,9 @@
-"""Checkpoints: what may train, under in-memory names, beside the Trainer's own state files."""
+"""Checkpoints: what may train, under in-memory names, beside the Trainer's own state files.
+
+The methods' own states (``run.state``) belong to the tensors: whatever restores a checkpoint's
+tensors (resuming, the best model at the end of training) restores the states that were saved with
+them. Starting anew from a checkpoint's values, as from an artifact's, does not.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from ftplug.artifacts.digests import FileEntry, check_files, file_entry
 from ftplug.artifacts.manifest import Manifest, make_manifest, read_manifest
+from ftplug.artifacts.method_state import (
+    read_method_state,
+    restore_method_state,
+    write_method_state,
+)
 from ftplug.artifacts.tensors import check_tensors, copy_tensors, gathered_tensors, write_tensors
 from ftplug.attaching.attachment import require_attachment
 from ftplug.base.fingerprint import Fingerprint
@@ -28,15 +38,23 @@ TRAINER_STATE = "trainer_state.json"
 def write_checkpoint(
     model: nn.Module, directory: Path, state_dict: Mapping[str, Tensor] | None = None
 ) -> None:
-    """Write the two checkpoint files: the tensors that may train, and what they are."""
+    """Write the checkpoint files: the tensors that may train, the methods' states, what they are.
+
+    Where there is no state there is no file of it.
+    """
     weights = directory / STATE_WEIGHTS
     write_tensors(gathered_tensors(model, state_dict), weights)
     files = {STATE_WEIGHTS: file_entry(weights)}
-    make_manifest(model, require_attachment(model), files=files).write(directory / STATE)
+    attached = require_attachment(model)
+    files |= write_method_state(attached, directory)
+    make_manifest(model, attached, files=files).write(directory / STATE)
 
 
 def read_checkpoint(model: nn.Module, directory: Path) -> None:
-    """Load a checkpoint into a prepared model, checking method, settings and tensors first."""
+    """Load a checkpoint into a prepared model, checking method, settings and tensors first.
+
+    The methods' states become what they were when it was written.
+    """
     attached = require_attachment(model)
     if not (directory / STATE).is_file():
         raise ArtifactError(
@@ -58,7 +76,9 @@ def read_checkpoint(model: nn.Module, directory: Path) -> None:
     manifest.verify_files(directory)
     tensors = read_tensors(directory / STATE_WEIGHTS)
     check_tensors(model, tensors, directory)
+    states = read_method_state(model, directory, manifest.files)
     copy_tensors(model, tensors)
+    restore_method_state(attached, states)
 
 
 def seal(directory: Path) -> None:

@@ -159,6 +159,11 @@ class MethodRun:
             return {}
         if values is None:
             raise MethodError(f"{self._method.name}: run.base_values comes after finish_model")
+        if next(self._model.parameters()).is_meta:
+            raise MethodError(
+                f"{self._method.name}: run.base_values: this is a copy without values, on which "
+                "loading is rehearsed: ask for them in a hook of training"
+            )
         known = values.on_device_of(self._model)
         return {name: known[name] for name in names}
 

@@ -11,6 +11,8 @@
     from ftplug.testing import Case, checks
 
     checks.resume_is_bit_equal(Case("lora", "llama", settings={"r": 4}))
+
+:func:`run_view` gives a test of a single hook what the hook takes as ``run``.
 """
 
 from __future__ import annotations
@@ -22,10 +24,11 @@ from ftplug.lazy import lazy_names
 if TYPE_CHECKING:
     from ftplug.testing.case import Case
     from ftplug.testing.contract import MethodContract
+    from ftplug.testing.view import run_view
 
-_HOME = {"Case": "case", "MethodContract": "contract"}
+_HOME = {"Case": "case", "MethodContract": "contract", "run_view": "view"}
 
-__all__ = ["Case", "MethodContract"]
+__all__ = ["Case", "MethodContract", "run_view"]
 
 
 __getattr__, __dir__ = lazy_names(__name__, _HOME)

@@ -25,7 +25,7 @@ from ftplug.host import Host, resolve
 from ftplug.method import Method
 from ftplug.testing import tiny
 from ftplug.testing.compare import base_model, weights, without_gradient
-from ftplug.testing.run import CHECKPOINT, Run, train
+from ftplug.testing.run import CHECKPOINT, EARLY, Run, train
 
 T = TypeVar("T")
 
@@ -55,7 +55,7 @@ class Case:
     def __post_init__(self) -> None:
         if self.family not in tiny.FAMILIES:
             raise MethodError(f"no family {self.family!r}: {', '.join(tiny.FAMILIES)}")
-        self.methods()  # an unknown name or setting is said at once
+        self.host  # noqa: B018 - an unknown name or setting is said at once
 
     def __str__(self) -> str:
         return f"{self.configured.name} on {self.family}"
@@ -116,9 +116,17 @@ class Case:
 
     @cached_property
     def resumed(self) -> Run:
-        """A run of a fresh model and fresh methods from the first run's first checkpoint."""
-        checkpoint = self.run.folder / f"checkpoint-{CHECKPOINT}"
-        return self._once("resuming", lambda: self.train(self.folder / "resumed", checkpoint))
+        """A run of a fresh model and fresh methods from the first run's checkpoint halfway."""
+        return self._resumed_at(CHECKPOINT)
+
+    @cached_property
+    def resumed_early(self) -> Run:
+        """The same from the checkpoint after the first step."""
+        return self._resumed_at(EARLY)
+
+    def _resumed_at(self, step: int) -> Run:
+        checkpoint, folder = self.run.folder / f"checkpoint-{step}", self.folder / f"from-{step}"
+        return self._once(f"resuming at step {step}", lambda: self.train(folder, checkpoint))
 
     @cached_property
     def artifact(self) -> Path:

@@ -17,7 +17,11 @@ except ImportError as error:
     raise FtplugError("MethodContract needs pytest: pip install 'ftplug[testing]'") from error
 
 
-ONCE = ("test_two_processes_agree", "test_composes")  # on the first family it fits
+ONCE = (  # on the first family it fits
+    "test_an_early_resume_is_bit_equal",
+    "test_composes",
+    "test_two_processes_agree",
+)
 DDP = "ddp: trains in two processes (DistributedDataParallel on the CPU)"
 
 
@@ -28,7 +32,8 @@ class MethodContract:
             method = "my-method"
 
     A failing test is called ``TestMyMethod::test_resume_is_bit_equal[llama]``. The two-process
-    test, which ``pytest -m 'not ddp'`` leaves out, and the composition run on the first family.
+    test, which ``pytest -m 'not ddp'`` leaves out, the composition and the resume after the first
+    step run on the first family.
     """
 
     method: ClassVar[str | type[Method] | Method]
@@ -65,6 +70,8 @@ class MethodContract:
     def _families(cls, test: str) -> list[str]:
         if test == "test_what_does_not_fit_is_refused":
             return list(cls.unfit)
+        if test == "test_heavy_imports_are_lazy":  # whether it fits any or none
+            return list(cls.families[:1])
         fitting = [family for family in cls.families if family not in cls.unfit]
         return fitting[:1] if test in ONCE else fitting
 
@@ -95,6 +102,10 @@ class MethodContract:
             optimizer_state=cls.optimizer_state,
             still=cls.still,
         )
+
+    def test_heavy_imports_are_lazy(self, case: Case) -> None:
+        """So that ``ftplug methods`` stays fast."""
+        checks.heavy_imports_are_lazy(case)
 
     def test_what_does_not_fit_is_refused(self, case: Case) -> None:
         """In one line, with the model untouched."""
@@ -139,6 +150,10 @@ class MethodContract:
     def test_resume_is_bit_equal(self, case: Case) -> None:
         """To the run that was not interrupted."""
         checks.resume_is_bit_equal(case)
+
+    def test_an_early_resume_is_bit_equal(self, case: Case) -> None:
+        """The same, resumed after the first step."""
+        checks.an_early_resume_is_bit_equal(case)
 
     def test_the_best_model_is_restored(self, case: Case) -> None:
         """Tensors and answers."""

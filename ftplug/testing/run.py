@@ -19,15 +19,16 @@ from ftplug.testing.compare import logits, weights
 from ftplug.training.binding import attach
 
 STEPS, CHECKPOINT = 6, 3  # a checkpoint halfway: it is resumed from, and it is scored best
+EARLY = 1  # one more, to resume from where a warm-up or an average has only begun
 
 
 @dataclass(eq=False)
 class Run:
     """What a run showed. ``original`` names a tensor's base tensor, by identity, not by name.
 
-    ``model`` is the best one, of step ``CHECKPOINT``; ``weights`` and ``logits`` are those of both
-    checkpoints by step. Per step there are what was active and how many elements the optimizer's
-    state had. ``optimized`` counts how often the optimizer holds a tensor.
+    ``model`` is the best one, of step ``CHECKPOINT``; ``weights`` and ``logits`` are those of that
+    checkpoint and of the last one, by step. Per step there are what was active and how many
+    elements the optimizer's state had. ``optimized`` counts how often the optimizer holds a tensor.
     """
 
     model: nn.Module
@@ -166,9 +167,13 @@ class Recorder(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Measure the optimizer's state, after the methods could drop some of it."""
         self.run.state_elements.append(_elements(kwargs["optimizer"].state_dict()["state"]))
+        if state.global_step == EARLY:
+            control.should_save = True
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Keep what a checkpoint should bring back."""
+        """Keep what a checkpoint should bring back; the early one is only resumed from."""
+        if state.global_step == EARLY:
+            return
         self.run.weights[state.global_step] = weights(self.run.model)
         self.run.logits[state.global_step] = logits(self.run.model)
 

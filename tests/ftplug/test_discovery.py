@@ -1,14 +1,17 @@
 """Discovery: entry points, and a clear line for every way they can be wrong."""
 
 import importlib
+import re
 import subprocess
 import sys
 import textwrap
+from dataclasses import dataclass
 
 import pytest
 
 import ftplug
 from ftplug import PluginError, discovery
+from ftplug.host import Host
 
 BUILT_IN = {"full", "freeze", "lora", "prefix-tuning", "prompt-tuning", "bottleneck"}
 
@@ -53,6 +56,10 @@ STRANGER = """
         name = "bare"
 
     @dataclass(frozen=True, eq=False)
+    class Nameless(Method):
+        pass
+
+    @dataclass(frozen=True, eq=False)
     class Typo(Method):
         name = "typo"
 
@@ -76,6 +83,16 @@ def test_a_stranger_is_found(monkeypatch, tmp_path):
     assert discovery.entry("good").distribution == "them"
 
 
+def test_an_instance_without_a_name_is_told_the_line_to_add():
+    @dataclass(frozen=True, eq=False)
+    class Nameless(ftplug.Method):
+        pass
+
+    line = 'Nameless has no name: add the line  name: ClassVar[str] = "my-method"  to the class'
+    with pytest.raises(PluginError, match=re.escape(line)):
+        Host([Nameless()])
+
+
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
@@ -83,6 +100,11 @@ def test_a_stranger_is_found(monkeypatch, tmp_path):
         ("missing", "stranger:Nothing", "Nothing"),
         ("wrong", "json:loads", "not a subclass of ftplug.Method"),
         ("other", "stranger:Good", "calls itself 'good'"),
+        (
+            "nameless",
+            "stranger:Nameless",
+            'has no name: add the line  name: ClassVar[str] = "nameless"  to the class',
+        ),
         ("old", "stranger:Old", "written for hook API 0; this ftplug has 1"),
         ("bare", "stranger:Bare", "lacks @dataclass"),
     ],
@@ -111,8 +133,6 @@ def test_an_unknown_name_suggests_the_nearest():
 
 
 def test_a_misspelt_hook_is_an_error(monkeypatch, tmp_path):
-    from ftplug.host import Host
-
     advertise(monkeypatch, tmp_path, {("them", "1.0"): {"typo": "stranger:Typo"}}, STRANGER)
     with pytest.raises(PluginError, match="select_trainabel"):
         Host([discovery.entry("typo").load()()])

@@ -1,19 +1,22 @@
 """The promises of every method, one function each: ``check(case)`` raises an AssertionError.
 
 Its message names the tensor, what should have happened to it, and what the cause usually is.
-:mod:`.training` looks at a run of the real Trainer, :mod:`.model` at models before and after it.
+:mod:`.training` looks at a run of the real Trainer, :mod:`.model` at models before and after it,
+and at the method's source.
 """
 
 from ftplug.testing.checks.model import (
     a_deepcopy_is_independent,
     a_loaded_artifact_gives_equal_logits,
     disabled_is_the_base,
+    heavy_imports_are_lazy,
     initialisation_is_seeded,
     merged_equals_the_forward,
     refused_in_one_line,
     start_equals_the_base,
 )
 from ftplug.testing.checks.training import (
+    an_early_resume_is_bit_equal,
     composes,
     every_tensor_gets_a_gradient,
     every_tensor_is_in_the_optimizer,
@@ -29,11 +32,13 @@ from ftplug.testing.checks.training import (
 __all__ = [
     "a_deepcopy_is_independent",
     "a_loaded_artifact_gives_equal_logits",
+    "an_early_resume_is_bit_equal",
     "composes",
     "disabled_is_the_base",
     "every_tensor_gets_a_gradient",
     "every_tensor_is_in_the_optimizer",
     "every_tensor_moves",
+    "heavy_imports_are_lazy",
     "initialisation_is_seeded",
     "merged_equals_the_forward",
     "nothing_else_moves",

@@ -1,4 +1,7 @@
-"""Checks of a model: as prepared, as trained, saved, loaded, copied, merged and disabled."""
+"""Checks of a model: as prepared, as trained, saved, loaded, copied, merged and disabled.
+
+One looks at the method's source alone.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,20 @@ from ftplug.errors import MethodError
 from ftplug.inplace import is_wrapped
 from ftplug.testing.case import Case
 from ftplug.testing.compare import difference, gap, logits, shake, weights
+from ftplug.testing.imports import heavy_import
+
+
+def heavy_imports_are_lazy(case: Case) -> None:
+    """Importing the method's module loads neither torch, transformers nor peft."""
+    found = heavy_import(type(case.configured).__module__)
+    if not found:
+        return
+    *through, heavy = found
+    by = "".join(f", by way of {step.name} ({step.file}:{step.line})" for step in through)
+    raise AssertionError(
+        f"{case}: {heavy.file}:{heavy.line}: {heavy.name} is imported at module level{by}: import "
+        "it inside the hooks, or listing methods takes seconds"
+    )
 
 
 def refused_in_one_line(case: Case, reason: str) -> None:

@@ -11,7 +11,7 @@ from ftplug.attaching.plan import scheduled
 from ftplug.testing.case import Case, Composed
 from ftplug.testing.checks.model import a_loaded_artifact_gives_equal_logits
 from ftplug.testing.compare import difference, logits, weights
-from ftplug.testing.run import CHECKPOINT, STEPS
+from ftplug.testing.run import CHECKPOINT, EARLY, STEPS, Run
 
 SCHEDULE_STEPS = 400  # a schedule is a pure function: asking costs no training
 
@@ -108,13 +108,12 @@ def the_head_trains_and_is_saved(case: Case) -> None:
 
 def resume_is_bit_equal(case: Case) -> None:
     """A run resumed from the checkpoint halfway ends with the same bits."""
-    straight, resumed = case.run.weights[STEPS], case.resumed.weights[STEPS]
-    name = difference(straight, resumed)
-    assert name is None, (
-        f"{case}: {name} differs after resuming at step {CHECKPOINT} of {STEPS}: keep all that "
-        "changes in parameters, buffers or the optimizer's state_dict, and draw random numbers "
-        "from (seed, step) instead of from a generator of your own"
-    )
+    _require_equal_end(case, case.resumed, CHECKPOINT)
+
+
+def an_early_resume_is_bit_equal(case: Case) -> None:
+    """So does one resumed after the first step, where a warm-up or an average has only begun."""
+    _require_equal_end(case, case.resumed_early, EARLY)
 
 
 def the_best_model_is_restored(case: Case) -> None:
@@ -156,6 +155,16 @@ def optimizer_state_is_bounded(case: Case) -> None:
             f"{trained:,} that train, more than {case.optimizer_state:g} each: drop the state of "
             "what no longer trains in on_step, or declare `optimizer_state`"
         )
+
+
+def _require_equal_end(case: Case, resumed: Run, step: int) -> None:
+    """Hold a resumed run against the uninterrupted one."""
+    name = difference(case.run.weights[STEPS], resumed.weights[STEPS])
+    assert name is None, (
+        f"{case}: {name} differs after resuming at step {step} of {STEPS}: keep all that changes "
+        "in parameters, buffers, the optimizer's state_dict or run.state, from the first step on, "
+        "and draw random numbers from (seed, step) instead of from a generator of your own"
+    )
 
 
 def _expected_to_train(case: Case) -> set[str]:

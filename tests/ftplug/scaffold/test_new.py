@@ -17,8 +17,9 @@ from ftplug_registry.server.embedded import EmbeddedHub
 
 import ftplug
 from ftplug import FtplugError, cli
+from ftplug.attaching.attachment import require_attachment
 from ftplug.scaffold.package import write_package
-from ftplug.testing import Case, checks
+from ftplug.testing import Case, checks, run_view
 
 
 def load_class(folder, module, name):
@@ -58,6 +59,17 @@ def test_the_written_method_keeps_the_contract(tmp_path):
         case = Case(method, family)
         for check in set(checks.__all__) - {"refused_in_one_line"}:
             getattr(checks, check)(case)
+
+
+def test_the_written_method_logs_through_the_run(tmp_path):
+    method = load_class(write_package("mine", tmp_path), "ftplug_mine", "Mine")()
+    model = ftplug.apply(tiny.bert(), method)
+    run = run_view(model, method)
+    for name, parameter in model.named_parameters():
+        parameter.data += 0.5 * name.endswith("mine_scale")
+    for step in range(1, 11):
+        method.on_step(model=model, step=step, run=run)
+    assert require_attachment(model).facts.surroundings.scalars == [{"mine_scale": 0.5}]
 
 
 @pytest.mark.parametrize("name", ["", "My-method", "my_method", "-my", "my--method", "1st", "a/b"])
@@ -159,7 +171,7 @@ def test_the_installed_package_passes_its_own_test(python, package, environment)
         cwd=package, env=environment,
     )  # fmt: skip
     assert code == 0, printed + error
-    assert "61 passed, 1 deselected" in printed
+    assert "63 passed, 1 deselected" in printed
 
 
 @pytest.mark.venv

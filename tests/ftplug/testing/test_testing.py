@@ -3,56 +3,17 @@
 import os
 import time
 from dataclasses import dataclass
-from typing import Annotated
 
 import pytest
 import torch
-from annotated_types import Gt
+from scale import Scale, feed_forwards
 from torch import nn
 
 from ftplug import FtplugError, Method, MethodError, hookimpl
 from ftplug.inplace import unwrap_forward, wrap_forward
-from ftplug.structure import require_layer_stacks, require_output_projections
 from ftplug.testing import Case, checks, ddp
 from ftplug.testing.contract import MethodContract
-
-
-def feed_forwards(model):
-    for stack in require_layer_stacks(model, "scale"):
-        for layer in stack.layers:
-            yield layer.get_submodule(require_output_projections(layer, "scale").feed_forward)
-
-
-def scaled(linear, forward, hidden_states):
-    return forward(hidden_states) * linear.scale
-
-
-@dataclass(frozen=True, eq=False)
-class Scale(Method):
-    """Multiply what each feed-forward computes by a trained vector."""
-
-    start: Annotated[float, Gt(0), "What the vectors start from."] = 1.0
-
-    name = "scale"
-
-    @hookimpl
-    def prepare_model(self, model):
-        for linear in list(feed_forwards(model)):
-            linear.scale = nn.Parameter(linear.weight.new_full((len(linear.weight),), self.start))
-            wrap_forward(linear, scaled)
-
-    @hookimpl
-    def select_trainable(self, model):
-        return [name for name, _ in model.named_parameters() if name.endswith(".scale")]
-
-    @hookimpl
-    def merge_model(self, model):
-        for linear in feed_forwards(model):
-            linear.weight.data *= linear.scale.data[:, None]
-            if linear.bias is not None:
-                linear.bias.data *= linear.scale.data
-            del linear.scale
-            unwrap_forward(linear)
+from ftplug.testing.run import CHECKPOINT
 
 
 class TestASoundMethod(MethodContract):
@@ -272,6 +233,43 @@ class HasAGenerator(Scale):
 
 
 @dataclass(frozen=True, eq=False)
+class CountsOnItself(Scale):
+    """Treats the second step by how many it has seen; its warm-up ends before the middle."""
+
+    @hookimpl
+    def on_gradients(self, model, step):
+        seen = self.__dict__["seen"] = self.__dict__.get("seen", -1) + 1
+        if step == 1:
+            for linear in feed_forwards(model):
+                linear.scale.grad *= 1 + seen
+
+
+@dataclass(frozen=True, eq=False)
+class SavesLate(Scale):
+    """Counts all steps, but only from the third on in what is resumed."""
+
+    @hookimpl
+    def on_gradients(self, model, step, run):
+        seen = run.state.get("seen", torch.tensor(self.__dict__.get("seen", 0)))
+        for linear in feed_forwards(model):
+            linear.scale.grad *= 1 + seen
+        self.__dict__["seen"] = int(seen) + 1
+        if step >= 2:
+            run.state["seen"] = seen + 1
+
+
+@dataclass(frozen=True, eq=False)
+class CountsInItsState(Scale):
+    @hookimpl
+    def on_gradients(self, model, step, run):
+        seen = run.state.setdefault("seen", torch.tensor(0))
+        assert seen == step
+        for linear in feed_forwards(model):
+            linear.scale.grad *= 1 + seen
+        seen += 1
+
+
+@dataclass(frozen=True, eq=False)
 class ForgetsTheBias(Scale):
     @hookimpl
     def merge_model(self, model):
@@ -340,6 +338,13 @@ CATCHES = [
     ("optimizer_state_is_bounded", Hoards, "more than 2 each"),
     ("optimizer_state_is_bounded", OneAtATime, "after step 2 .* drop the state of what no longer"),
     ("resume_is_bit_equal", HasAGenerator, r"scale differs after resuming at step 3 of 6"),
+    (
+        "an_early_resume_is_bit_equal",
+        CountsOnItself,
+        r"scale differs after resuming at step 1 of 6",
+    ),
+    ("an_early_resume_is_bit_equal", SavesLate, r"differs .* or run.state, from the first step on"),
+    ("heavy_imports_are_lazy", Detached, r"test_testing.py:\d+: torch is imported at module level"),
     ("the_best_model_is_restored", GrowsAnAttribute, "tensors .* are back, but not its answers"),
     ("start_equals_the_base", Scale(start=1.1), "differ from the base's by .* starts_at_base"),
     ("initialisation_is_seeded", DrawsUnseeded, "scale starts from other values each time"),
@@ -367,6 +372,19 @@ def test_every_check_catches_something():
     assert caught == set(checks.__all__)
 
 
+@pytest.mark.parametrize("method", [CountsOnItself, SavesLate, CountsInItsState])
+def test_what_a_resume_in_the_middle_does_not_show(method):
+    checks.resume_is_bit_equal(Case(method))
+
+
+def test_what_is_kept_in_the_state_survives_every_resume():
+    case = Case(CountsInItsState)
+    checks.an_early_resume_is_bit_equal(case)
+    checks.composes(case)
+    # The state of the best model, which was restored at the end, is that of its step.
+    assert case.run.attached.facts.states == {"scale": {"seen": torch.tensor(CHECKPOINT)}}
+
+
 @pytest.mark.parametrize(
     ("method", "message"),
     [(Scale, "declared unfit, but it was applied"), (RefusesAtLength, "has several lines")],
@@ -387,6 +405,13 @@ def test_what_is_declared_must_match():
     checks.optimizer_state_is_bounded(Case(Hoards, optimizer_state=3))
 
 
+@dataclass(frozen=True, eq=False)
+class Nameless(Method):
+    @hookimpl
+    def select_trainable(self, model):
+        return [name for name, _ in model.named_parameters()]
+
+
 @pytest.mark.parametrize(
     ("method", "options", "message"),
     [
@@ -395,6 +420,8 @@ def test_what_is_declared_must_match():
         (Scale, {"settings": {"start": 0.0}}, "'start' cannot be 0.0"),
         ("lora-plus", {"beside": ("lorra",)}, "did you mean 'lora'"),
         ("lora", {"family": "bret"}, "no family 'bret': bert, llama, t5, vit"),
+        (Nameless, {}, "Nameless has no name: add the line  name: ClassVar"),
+        (Nameless(), {}, "Nameless has no name: add the line  name: ClassVar"),
     ],
 )
 def test_a_wrong_declaration_is_said_at_once(method, options, message):
@@ -433,6 +460,11 @@ class StandsStillThere(Scale):
     def on_gradients(self, model):
         if torch.distributed.is_initialized():
             model.classifier.weight.grad = None
+
+
+@pytest.mark.ddp
+def test_a_state_is_resumed_in_both_processes():
+    ddp.ranks_agree(Case(CountsInItsState))
 
 
 @pytest.mark.ddp
