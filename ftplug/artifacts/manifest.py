@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ftplug.base.inspecting import Base
+    from ftplug.host import Host
 
 MANIFEST = "ftplug.json"
 SCHEMA = 1
@@ -88,8 +89,8 @@ class Manifest:
 
     ``model``: class, task, labels and the whole config. ``files``: every weight, config and
     tokenizer file; the card may be edited freely. ``training``: data, metrics, baselines,
-    hyperparameters, seed, steps, seconds, hardware, peak memory, history. ``author``: what no run
-    can know.
+    hyperparameters, seed, steps, seconds, hardware, peak memory, history; as ``also`` the methods
+    that ran and are not needed to load it. ``author``: what no run can know.
     """
 
     methods: Annotated[list[MethodEntry], MinLen(1)]
@@ -113,6 +114,18 @@ class Manifest:
     def method_names(self) -> str:
         """The methods' names, for messages."""
         return " + ".join(method["name"] for method in self.methods)
+
+    @property
+    def also(self) -> list[Mapping[str, Any]]:
+        """What ran beside the methods and trained nothing, by name and settings."""
+        also = self.training.get("also")
+        return [
+            entry
+            for entry in (also if isinstance(also, list) else ())
+            if isinstance(entry, dict)
+            and isinstance(entry.get("name"), str)
+            and isinstance(entry.get("settings"), dict)
+        ]
 
     def text(self) -> str:
         """Return the manifest as JSON, the content of ``ftplug.json``."""
@@ -154,9 +167,18 @@ def describe(
         parameters={"trained": attached.plan.trained_count(model), "total": attached.base.total},
         versions=dict(_versions()),
         files=dict(files or {}),
-        training=json_values(training or {}),
+        training=json_values(training or {}) | _transient(attached.host),
         author=author or {},
     )
+
+
+def _transient(host: Host) -> dict[str, Any]:
+    """Return the methods of a run that train nothing, as its record names them."""
+    also = [
+        {"name": entry["name"], "settings": entry["settings"]}
+        for entry in host.spec(transient=True)
+    ]
+    return {"also": also} if also else {}
 
 
 @functools.cache

@@ -40,12 +40,14 @@ class TrunkSpec:
     on_disk: bool = False
 
 
-def cuts(model: nn.Module, taken: Set[str]) -> Iterator[tuple[nn.Module, TrunkSpec]]:
+def cuts(
+    model: nn.Module, may_train: Set[str], added: Set[str]
+) -> Iterator[tuple[nn.Module, TrunkSpec]]:
     """Yield backbone and trunk for each stack of layers that begins with a frozen one.
 
-    ``taken`` are the names of the parameters that train or that a method added. Of an
-    encoder-decoder the encoder is cut: a decoder reads what the encoder's top layers give.
-    Raises :class:`ftplug.MethodError` where there is none.
+    ``added`` are the names of the parameters that the base does not have. Of an encoder-decoder the
+    encoder is cut: a decoder reads what the encoder's top layers give. Raises
+    :class:`ftplug.MethodError` where there is none.
     """
     stacks = require_layer_stacks(model, NAME)
     stacks = stacks[:1] if pretrained(model).config.is_encoder_decoder else stacks
@@ -54,10 +56,10 @@ def cuts(model: nn.Module, taken: Set[str]) -> Iterator[tuple[nn.Module, TrunkSp
     for stack in stacks:
         path, backbone = _backbone(model, stack)
         embeddings = _embeddings(backbone)
-        reason = _unfit(backbone, embeddings) or _trains(below, taken)
-        depth = 0 if reason else _frozen_depth(stack, taken)
+        reason = _unfit(backbone, embeddings) or _trains(below, may_train)
+        depth = 0 if reason else _frozen_depth(stack, may_train | added)
         if depth == 0:
-            reasons.append(reason or _first_layer(stack, taken))
+            reasons.append(reason or _first_layer(stack, may_train))
             continue
         found = True
         named = stack.layers[0].named_modules()
@@ -113,15 +115,16 @@ def _unfit(backbone: Any, embeddings: str | None) -> str | None:
     return None
 
 
-def _trains(below: list[str], taken: Set[str]) -> str | None:
+def _trains(below: list[str], may_train: Set[str]) -> str | None:
     """Say which of the parameters below the layers trains."""
-    return next((f"{name} trains: {_BESIDE}, or {_LEAVE}" for name in below if name in taken), None)
+    names = (name for name in below if name in may_train)
+    return next((f"{name} trains: {_BESIDE}, or {_LEAVE}" for name in names), None)
 
 
-def _first_layer(stack: LayerStack, taken: Set[str]) -> str:
+def _first_layer(stack: LayerStack, may_train: Set[str]) -> str:
     """Say what is the matter with the lowest layer."""
     first, last = f"{stack.name}.0", len(stack.layers) - 1
-    if any(name.startswith(f"{first}.") for name in taken):
+    if any(name.startswith(f"{first}.") for name in may_train):
         return (
             f"{first} trains: restrict the methods to the top layers (freeze and bottleneck: "
             f"layers=1, lora: layers_to_transform={last}), or {_LEAVE}"

@@ -37,6 +37,10 @@ class TrunkCache(Method):
     -100) would count zeros. A change of the frozen weights is seen, unless it is made through
     ``.data``. On the CPU what is kept depended on the example alone, to the last bit, for every
     architecture and batch measured, so that resuming stays exact; on a GPU nothing was.
+
+    A run may be resumed without it, or with it from then on: to rounding what it would have been
+    where the trunk has no dropout anyway (for ViT and T5 to the last bit), else with the dropout
+    that the rest of the run has.
     """
 
     dtype: Annotated[
@@ -66,7 +70,7 @@ class TrunkCache(Method):
         refuse_trainer(run.args)
         earlier = take_off(model)
         try:
-            found = list(cuts(model, may_train | run.added))
+            found = list(cuts(model, may_train, run.added))
         except MethodError:
             for backbone, trunk in earlier:
                 put_on(backbone, trunk)

@@ -15,7 +15,7 @@ Row = tuple[str, str]
 
 HUB = "https://huggingface.co"
 _LABELS = 20  # that a card lists
-_ELSEWHERE = {"data", "metrics", "baselines", "history", "hyperparameters"}
+_ELSEWHERE = {"data", "metrics", "baselines", "history", "hyperparameters", "also"}
 
 
 def facts(manifest: Mapping[str, Any]) -> Iterator[Row]:
@@ -37,6 +37,9 @@ def facts(manifest: Mapping[str, Any]) -> Iterator[Row]:
         yield "Method", _method(method)
         if settings := [code(f"{k}={_value(v)}") for k, v in chosen(method["settings"]).items()]:
             yield f"Settings of {plain(method['name'])}", ", ".join(settings)
+    for method in _also(manifest["training"]):
+        settings = [code(f"{k}={_value(v)}") for k, v in chosen(method["settings"]).items()]
+        yield "Trained beside", ", ".join([code(method["name"]), *settings])
     yield "Trained parameters", share(manifest["parameters"])
     if not manifest["train_head"]:
         yield "Head", "not trained"
@@ -90,6 +93,14 @@ def data_name(manifest: Mapping[str, Any]) -> str:
     if name is None or (not data.get("revision") and author.get("dataset_names")):
         name = next(iter(author.get("dataset_names") or author.get("datasets") or [name]))
     return _dataset(name, data.get("revision")) if name else ""
+
+
+def _also(run: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Yield what ran beside the methods and is not needed to load the artifact."""
+    also = run.get("also")
+    for entry in also if isinstance(also, list) else ():
+        if isinstance(entry, Mapping) and isinstance(entry.get("name"), str):
+            yield {"name": entry["name"], "settings": section(entry, "settings")}
 
 
 def _data(manifest: Mapping[str, Any]) -> Iterator[Row]:

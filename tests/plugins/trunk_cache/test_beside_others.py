@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import tiny
+import torch
 from contracts import contract
 from ftplug_plugins.freeze import Freeze
 from ftplug_plugins.reft import Reft
@@ -13,7 +14,7 @@ from runs import same, weights
 from trunks import batches, trained_losses, trunk
 
 import ftplug
-from ftplug import MethodError
+from ftplug import Method, MethodError, hookimpl
 from ftplug.inplace import is_wrapped
 
 REFUSED = {"shadow"}  # alone, too
@@ -55,6 +56,27 @@ def test_all_layers_leave_no_trunk(name):
     with pytest.raises(MethodError, match=r"trunk-cache: needs .*layer\.0 trains: restrict"):
         ftplug.apply(model, name, "trunk-cache")
     assert same(weights(model), before)
+
+
+class Shifts(Method):
+    """Adds to a layer's output, by a forward hook, what it never trains."""
+
+    name = "shifts"
+
+    @hookimpl
+    def prepare_model(self, model):
+        layer = model.bert.encoder.layer[0]
+        layer.shift = torch.nn.Parameter(torch.ones(tiny.HIDDEN))
+        layer.register_forward_hook(lambda module, args, output: output + module.shift)
+
+    @hookimpl
+    def select_trainable(self, model):
+        return []
+
+
+def test_a_layer_with_a_frozen_part_of_a_method_is_none_of_the_trunk():
+    with pytest.raises(MethodError, match=r"another method changes bert\.encoder\.layer\.0"):
+        ftplug.apply(tiny.bert(), Shifts(), Freeze(layers=1), "trunk-cache")
 
 
 @pytest.mark.parametrize("family", ["bert", "llama", "gpt2", "t5"])
