@@ -12,13 +12,13 @@ import sys
 import tempfile
 from typing import Any
 
-# A method by name alone gets its suggested learning rate; freeze trains two layers, or the head.
-RUNS = (
+# Methods by name alone get the suggested learning rate; freeze trains two layers, or the head.
+RUNS: tuple[tuple[str, ...], ...] = (
     ("full",),
     ("freeze",),
-    ("freeze", "cache=true"),
-    ("freeze", "layers=0"),
-    ("freeze", "layers=0", "cache=true"),
+    ("freeze", "trunk-cache"),
+    ("freeze", "freeze.layers=0"),
+    ("freeze", "trunk-cache", "freeze.layers=0"),
     ("lora",),
     ("bottleneck",),
     ("prefix-tuning",),
@@ -37,11 +37,11 @@ COLUMNS = (
 )
 
 
-def run(method: str, settings: tuple[str, ...], seed: int) -> dict[str, Any]:
-    """Return the result of one ``ftplug demo --json``."""
-    command = [sys.executable, "-m", "ftplug", "demo", "--method", method, "--json"]
-    for setting in settings:
-        command += ["--set", setting]
+def run(words: tuple[str, ...], seed: int) -> dict[str, Any]:
+    """Return the result of one ``ftplug demo --json`` with these methods and settings."""
+    command = [sys.executable, "-m", "ftplug", "demo", "--json"]
+    for word in words:
+        command += ["--set" if "=" in word else "--method", word]
     with tempfile.TemporaryDirectory() as folder:
         command += ["--seed", str(seed), "--out", f"{folder}/artifact"]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
@@ -56,9 +56,9 @@ def main() -> None:
     options = parser.parse_args()
     print("| " + " | ".join(COLUMNS) + " |")
     print("|---" * len(COLUMNS) + "|")
-    for method, *settings in RUNS:
-        r = run(method, tuple(settings), options.seed)
-        name = f"`{method}`" + "".join(f" `{setting}`" for setting in settings)
+    for words in RUNS:
+        r = run(words, options.seed)
+        name = " ".join(f"`{word}`" for word in words)
         print(
             f"| {name} | {r['learning_rate']:g} | {r['accuracy']:.3f} "
             f"| {r['trained_parameters']:,} | {r['trained_share']:.2%} | {r['seconds']:.0f} "

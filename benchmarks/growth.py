@@ -19,6 +19,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is loaded
 import pairs
 import report
 import torch
+from ftplug_plugins.freeze import Freeze
 from report import Found, Goal
 from steps import arguments, data, model
 from transformers import PrinterCallback, Trainer
@@ -84,7 +85,7 @@ def by_examples(found: Found) -> None:
     for examples in EXAMPLES:
         with tempfile.TemporaryDirectory() as folder:
             bound = trainer(model(), folder, examples, num_train_epochs=1)
-            ftplug.attach(bound, "freeze", layers=0, cache=True)
+            ftplug.attach(bound, Freeze(layers=0), "trunk-cache")
             bound.train()
             again = pairs.timed(bound.train, time.process_time)
         rows.append((examples, again, 1000 * again / examples))

@@ -1,4 +1,4 @@
-"""What ``freeze`` with ``cache=True`` saves: the demo's run with and without, in pairs.
+"""What ``trunk-cache`` saves beside ``freeze``: the demo's run with and without, in pairs.
 
 MiniLM on the demo's sentences: training, evaluation and checkpoints of five epochs, in CPU seconds
 of one thread, A B A B …; the frozen part has no dropout in either. A few minutes a pair.
@@ -17,10 +17,12 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is loaded
 import report
 import torch
 from ftplug_plugins.freeze import Freeze
+from ftplug_plugins.trunk_cache.method import TrunkCache
 from pairs import compare, interleave
 from report import Found, Goal
 from transformers import EarlyStoppingCallback, TrainerCallback, set_seed
 
+from ftplug import Method
 from ftplug.demo import data, minilm
 from ftplug.demo.training import Recipe, make_trainer
 from ftplug.quiet import quiet
@@ -46,10 +48,10 @@ class Epochs(TrainerCallback):
 
 
 class Runs:
-    """Runs of one method, with what each showed."""
+    """Runs of the same methods, with what each showed."""
 
-    def __init__(self, method: Freeze) -> None:
-        self.method, self.recipe = method, Recipe(epochs=EPOCHS)
+    def __init__(self, *methods: Method) -> None:
+        self.methods, self.recipe = methods, Recipe(epochs=EPOCHS)
         self.parts = data.split(data.read_sentences())
         self.losses: list[float] = []
         self.epochs: list[list[float]] = []
@@ -60,7 +62,7 @@ class Runs:
         clock = Epochs()
         with tempfile.TemporaryDirectory() as folder, quiet():
             model, tokenizer = minilm.load_base()
-            trainer = make_trainer(self.method, self.recipe, self.parts, model, tokenizer, folder)
+            trainer = make_trainer(self.methods, self.recipe, self.parts, model, tokenizer, folder)
             trainer.remove_callback(EarlyStoppingCallback)
             trainer.add_callback(clock)
             trainer.train()
@@ -73,16 +75,16 @@ def measure(found: Found, count: int) -> None:
     torch.set_num_threads(1)
     for layers, what, goal in TRAINED:
         without = Runs(Freeze(layers=layers, frozen_eval=True))
-        caching = Runs(Freeze(layers=layers, cache=True))
+        caching = Runs(Freeze(layers=layers), TrunkCache())
         compared = interleave(without, caching, count, warm_up=0, clock=time.process_time)
-        found.ratio(f"{what}, {EPOCHS} epochs", "the same with `cache=true`", compared, "s",
+        found.ratio(f"{what}, {EPOCHS} epochs", "the same with `trunk-cache`", compared, "s",
                     Goal("≥", goal))  # fmt: skip
         first = [first for first, *_ in caching.epochs]
         later = [statistics.median(rest) for _, *rest in caching.epochs]
-        found.ratio(f"{what} with `cache=true`: steps of epoch 1", "of a later epoch",
+        found.ratio(f"{what} with `trunk-cache`: steps of epoch 1", "of a later epoch",
                     compare(first, later), "s", Goal("≥", 8) if layers == 0 else None)  # fmt: skip
         gap = max(abs(a - b) for a, b in zip(without.losses, caching.losses, strict=True))
-        found.figure(f"{what}: largest difference of a logged loss with `cache=true`", gap, "",
+        found.figure(f"{what}: largest difference of a logged loss with `trunk-cache`", gap, "",
                      Goal("≤", 1e-5))  # fmt: skip
 
 

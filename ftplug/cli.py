@@ -157,7 +157,7 @@ def run(
 
 @app.command()
 def demo(
-    method: Annotated[str, typer.Option("--method", "-M", help="Method name.")] = "lora",
+    method: Methods = ["lora"],  # noqa: B006 - typer reads the default
     settings: Settings = [],  # noqa: B006
     out: Annotated[
         Path | None, typer.Option(help="Where the artifact goes: ftplug-demo/METHOD by default.")
@@ -231,11 +231,9 @@ def new(
 
 def configured(names: Sequence[str], settings: Sequence[str]) -> list[Method]:
     """Return methods configured from ``--method`` and ``--set key=value`` texts."""
-    from ftplug import discovery
-    from ftplug.host import split_settings
+    from ftplug.host import from_texts
 
-    shares = split_settings(list(names), list(names), setting_texts(settings))
-    return [discovery.entry(n).load().parse(s) for n, s in zip(names, shares, strict=True)]
+    return from_texts(names, setting_texts(settings))
 
 
 def setting_texts(settings: Sequence[str]) -> dict[str, str]:

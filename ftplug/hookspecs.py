@@ -62,9 +62,9 @@ class HookSpecs:
     ) -> None:
         """Act on the model as all methods leave it, once it is known what may train.
 
-        Called once, after every ``select_trainable``. Wrap forwards, or raise
-        :class:`ftplug.MethodError` where what the other methods chose does not fit; add no
-        parameters.
+        Called once, after every ``select_trainable`` (of a transient method again where another
+        Trainer takes the model over). Wrap forwards, or raise :class:`ftplug.MethodError` where
+        what the other methods chose does not fit; add no parameters.
         """
 
     @hookspec

@@ -11,7 +11,7 @@ from ftplug import discovery
 from ftplug.context import RunView, logger
 from ftplug.errors import MethodError, PluginError
 from ftplug.hookspecs import HOOK_API, PROJECT, HookSpecs
-from ftplug.method import Method
+from ftplug.method import Method, spelled, spelled_methods
 
 MethodLike = str | Method | Iterable[str | Method]
 
@@ -41,17 +41,22 @@ def resolve(given: Sequence[MethodLike], settings: Mapping[str, Any]) -> list[Me
     return configured
 
 
+def from_texts(names: Sequence[str], texts: Mapping[str, str]) -> list[Method]:
+    """Return the named methods, configured by ``{setting: text}`` as typed on a command line."""
+    shares = split_settings(names, names, texts)
+    entries = [e for name, own in zip(names, shares, strict=True) for e in as_called_now(name, own)]
+    return [discovery.entry(name).load().parse(own) for name, own in entries]
+
+
 def as_called_now(name: str, settings: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """Return what a user who gives a method settings that moved means, and say so once."""
     discovery.entry(name)  # a name that nobody has is refused with those there are
     now = migrated([(name, settings)])
     if now != [(name, dict(settings))]:
-        spelled = " + ".join(
-            f"{n}({', '.join(f'{k}={v}' for k, v in own.items())})" for n, own in now
-        )
-        gone = ", ".join(f"{k}={v}" for k, v in settings.items() if (k, v) not in now[0][1].items())
+        gone = {k: v for k, v in settings.items() if (k, v) not in now[0][1].items()}
         logger.warning(
-            "%s: %s is deprecated, and refused by the next version: write %s", name, gone, spelled
+            "%s: %s is deprecated, and refused by the next version: write %s",
+            *(name, spelled(gone), spelled_methods(now)),
         )
     return now
 
@@ -149,15 +154,15 @@ class Host:
                 arguments["run"] = self.views(method, arguments["model"])
             yield method, impl.function(*(arguments[name] for name in impl.argnames))
 
-    def spec(self, *, transient: bool = True) -> list[dict[str, Any]]:
+    def spec(self, *, transient: bool | None = None) -> list[dict[str, Any]]:
         """Return name, settings and origin of each method, as reports and manifests record them.
 
-        Without ``transient`` those that train nothing are left out, as manifests do.
+        ``transient`` asks for those alone that train nothing, or those alone that do.
         """
         known = discovery.entries()
         spec = []
         for method in self.methods:
-            if method.transient and not transient:
+            if transient is not None and method.transient != transient:
                 continue
             origin = known.get(method.name)
             spec.append(
@@ -201,6 +206,15 @@ def migrated(entries: Iterable[tuple[str, Mapping[str, Any]]]) -> list[tuple[str
         changed = next((new for m in migrations if (new := m(dict(settings))) is not None), None)
         moved += [(name, dict(settings))] if changed is None else migrated(changed)
     return moved
+
+
+def transient(spec: Iterable[Mapping[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
+    """Return those of recorded methods that train nothing, as they are called now."""
+    return [
+        (name, discovery.entry(name).load().defaults() | settings)
+        for name, settings in migrated((entry["name"], entry["settings"]) for entry in spec)
+        if _is_transient(name)
+    ]
 
 
 def _is_transient(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Changing what a module computes without replacing the module.
+"""Changing what a module computes without replacing the module, and in which mode it does.
 
 The wrapped forward lives in a subclass made for such modules, not in an instance attribute: a
 deepcopy, a DataParallel replica and an FSDP shard then all run their own weights. (A closure over
@@ -8,7 +8,7 @@ the original bound method would keep running the original's.)
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
@@ -18,10 +18,19 @@ from ftplug.errors import MethodError
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["Around", "forwards_disabled", "is_wrapped", "unwrap_forward", "wrap_forward"]
+__all__ = [
+    "Around",
+    "forwards_disabled",
+    "in_eval_mode",
+    "is_wrapped",
+    "unwrap_forward",
+    "wrap_forward",
+    "wraps",
+]
 
 _ENABLED = "_ftplug_enabled"
 _INNER = "_ftplug_inner_forward"  # on a wrapping class: the attribute for what stood there
+_AROUND = "_ftplug_around"  # on a wrapping class: what runs in place of the forward
 _CLASSES: WeakValueDictionary[tuple[type, int], type] = WeakValueDictionary()
 
 Around = Callable[..., Any]
@@ -54,7 +63,7 @@ def wrap_forward(module: nn.Module, around: Around) -> None:
     if wrapping is None:
         # Same name and module: transformers looks behaviour up by the printed class.
         body = {"forward": forward, "__module__": cls.__module__, "__qualname__": cls.__qualname__}
-        wrapping = type(cls.__name__, (cls,), body | {_INNER: own})
+        wrapping = type(cls.__name__, (cls,), body | {_INNER: own, _AROUND: around})
         _CLASSES[cls, id(around)] = wrapping  # it holds ``around``: no other has its id meanwhile
     module.__class__ = wrapping
     module.__dict__[_ENABLED] = True
@@ -77,6 +86,11 @@ def is_wrapped(module: nn.Module) -> bool:
     return _ENABLED in module.__dict__
 
 
+def wraps(module: nn.Module) -> list[Around]:
+    """Return what was given to :func:`wrap_forward` and is still on the module, outermost first."""
+    return [vars(cls)[_AROUND] for cls in type(module).__mro__ if _AROUND in vars(cls)]
+
+
 @contextmanager
 def forwards_disabled(model: nn.Module) -> Iterator[None]:
     """Let every wrapped module below ``model`` do what it did before it was wrapped."""
@@ -89,3 +103,19 @@ def forwards_disabled(model: nn.Module) -> Iterator[None]:
     finally:
         for module, enabled in zip(wrapped, before, strict=True):
             module.__dict__[_ENABLED] = enabled
+
+
+@contextmanager
+def in_eval_mode(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Hold these modules in eval mode (no dropout) within the block; each then has its own again.
+
+    Not what is inside them: for a model and all of its parts give ``model.modules()``.
+    """
+    training = [module for module in modules if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

@@ -15,6 +15,7 @@ _HEADINGS: Mapping[str, str] = {
     "schedule": "Train different parameters in different steps",
     "optimizer": "Bring an optimizer: alone for the whole model, or for what another method trains",
     "regularizer": "Add a penalty to what another method, or the whole model, trains",
+    "execution": "Train nothing, and change how another method's training is computed",
 }
 
 

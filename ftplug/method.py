@@ -9,7 +9,7 @@ import json
 import re
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
@@ -18,7 +18,7 @@ from ftplug.hookspecs import HOOK_API
 
 __all__ = ["Kind", "LearningRate", "Method", "Migration", "Setting"]
 
-Kind = Literal["selection", "structure", "schedule", "optimizer", "regularizer"]
+Kind = Literal["selection", "structure", "schedule", "optimizer", "regularizer", "execution"]
 """What a method mainly does: `ftplug methods` groups by it."""
 
 Migration = Callable[[dict[str, Any]], list[tuple[str, dict[str, Any]]] | None]
@@ -62,10 +62,20 @@ class Method:
     refused: ClassVar[str] = ""
     """Why no model can carry it here, and what to use instead: `ftplug methods` marks it."""
     transient: ClassVar[bool] = False
-    """It trains nothing and changes no answer: a run's record names it, no artifact does, and a
-    resumed run may go without it."""
+    """It trains nothing and changes no answer, only how it is computed: a run's record names it, no
+    artifact does, and a resumed run may go without it. It acts in ``finish_model``, which is called
+    again for another Trainer on the same model, and undoes that in ``merge_model``."""
     MIGRATIONS: ClassVar[tuple[Migration, ...]] = ()
     """How settings of older versions read now, for artifacts and checkpoints that have them."""
+
+    def __new__(cls, *args: Any, **settings: Any) -> Self:
+        """Name what became of a setting that moved: Python would call it an unexpected argument."""
+        gone = settings.keys() - {field.name for field in dataclasses.fields(cls)}
+        for migration in cls.MIGRATIONS if gone else ():
+            if (moved := migration(dict(settings))) is not None:
+                old = spelled({name: settings[name] for name in settings if name in gone})
+                raise MethodError(f"{cls.name}: {old} moved: it is {spelled_methods(moved)} now")
+        return super().__new__(cls)
 
     def __post_init__(self) -> None:
         for field, annotation in _annotations(type(self)).items():
@@ -145,6 +155,16 @@ def settings_to_show(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {
         n: value for n, value in settings.items() if value not in nothing and value is not False
     }
+
+
+def spelled(settings: Mapping[str, Any]) -> str:
+    """Return settings on one line, for messages."""
+    return ", ".join(f"{name}={value}" for name, value in settings.items())
+
+
+def spelled_methods(methods: Iterable[tuple[str, Mapping[str, Any]]]) -> str:
+    """Return methods with settings on one line, for messages."""
+    return " + ".join(f"{name}({spelled(settings)})" for name, settings in methods)
 
 
 def _as_json(settings: dict[str, Any]) -> dict[str, Any]:

@@ -25,9 +25,13 @@ from ftplug.attaching.attachment import require_attachment
 from ftplug.base.fingerprint import Fingerprint
 from ftplug.context import logger, read_tensors
 from ftplug.errors import ArtifactError, MethodError, one_line
+from ftplug.host import transient
+from ftplug.method import settings_to_show, spelled_methods
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from ftplug.host import Host
 
 STATE = "ftplug_state.json"
 STATE_WEIGHTS = "ftplug_state.safetensors"
@@ -79,6 +83,23 @@ def read_checkpoint(model: nn.Module, directory: Path) -> None:
     states = read_method_state(model, directory, manifest.files)
     copy_tensors(model, tensors)
     restore_method_state(attached, states)
+    _say_what_differs(attached.host, manifest, directory)
+
+
+def _say_what_differs(host: Host, manifest: Manifest, directory: Path) -> None:
+    """Say where the run goes on with other methods that train nothing."""
+    then, now = transient([*manifest.methods, *manifest.also]), transient(host.spec())
+    if then != now:
+        spelt = [
+            spelled_methods((name, settings_to_show(settings)) for name, settings in methods)
+            or "none"
+            for methods in (then, now)
+        ]
+        logger.warning(
+            "%s: methods that train nothing were %s, and are %s now: the run goes on from the same "
+            "values, but may differ in rounding or dropout from the uninterrupted one",
+            *(directory, *spelt),
+        )
 
 
 def seal(directory: Path) -> None:

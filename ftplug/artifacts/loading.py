@@ -25,6 +25,7 @@ from ftplug.errors import (
     PluginError,
     one_line,
 )
+from ftplug.host import migrated
 from ftplug.structure import weightless_copy
 
 if TYPE_CHECKING:
@@ -168,12 +169,16 @@ def _check_base(model: nn.Module, manifest: Manifest, directory: Path, *, force:
 
 
 def methods_of(manifest: Manifest, directory: Path) -> list[Method]:
-    """Return the configured methods of an artifact; a missing plugin is named with its version."""
+    """Return the configured methods of an artifact; a missing plugin is named with its version.
+
+    What an older version recorded is read as it is called now; what trains nothing is left out.
+    """
     methods: list[Method] = []
     for entry in manifest.methods:
         try:
-            cls = discovery.entry(entry["name"]).load()
-            methods.append(cls.configure(entry["settings"]))
+            for name, settings in migrated([(entry["name"], entry["settings"])]):
+                if not (cls := discovery.entry(name).load()).transient:
+                    methods.append(cls.configure(settings))
         except PluginError as error:
             where = f"{entry.get('distribution')} {entry.get('version')}"
             raise MissingMethodError(
@@ -182,6 +187,8 @@ def methods_of(manifest: Manifest, directory: Path) -> list[Method]:
             ) from error
         except MethodError as error:
             raise ArtifactError(f"{directory}: {error}") from error
+    if not methods:
+        raise ArtifactError(f"{directory}: {manifest.method_names} trains nothing: no artifact")
     return methods
 
 

@@ -20,7 +20,7 @@ from ftplug.artifacts.json_values import json_values
 from ftplug.artifacts.migrations import SCHEMA, migrated_manifest
 from ftplug.base.fingerprint import Fingerprint
 from ftplug.context import WEIGHTS
-from ftplug.errors import ArtifactError
+from ftplug.errors import ArtifactError, MethodError
 from ftplug.files.staged import finish_interrupted
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from ftplug.attaching.attachment import Attachment
     from ftplug.base.inspecting import Base
+    from ftplug.host import Host
 
 MANIFEST = "ftplug.json"
 LARGEST = 16 * 2**20  # bytes of a manifest: it holds a config and a list of files
@@ -87,8 +88,8 @@ class Manifest:
 
     ``model``: class, task, labels and the whole config. ``files``: every weight, config and
     tokenizer file; the card may be edited freely. ``training``: data, metrics, baselines,
-    hyperparameters, seed, steps, seconds, hardware, peak memory, history. ``author``: what no run
-    can know.
+    hyperparameters, seed, steps, seconds, hardware, peak memory, history; as ``also`` the methods
+    that ran and are not needed to load it. ``author``: what no run can know.
     """
 
     methods: Annotated[list[MethodEntry], MinLen(1)]
@@ -119,6 +120,18 @@ class Manifest:
         What its methods and the host wrote; all else (a tokenizer's files) belongs to the model.
         """
         return {WEIGHTS, *(name for method in self.methods for name in method.get("files", ()))}
+
+    @property
+    def also(self) -> list[Mapping[str, Any]]:
+        """What ran beside the methods and trained nothing, by name and settings."""
+        also = self.training.get("also")
+        return [
+            entry
+            for entry in (also if isinstance(also, list) else ())
+            if isinstance(entry, dict)
+            and isinstance(entry.get("name"), str)
+            and isinstance(entry.get("settings"), dict)
+        ]
 
     def text(self) -> str:
         """Return the manifest as JSON, the content of ``ftplug.json``."""
@@ -164,7 +177,7 @@ def make_manifest(
         parameters={"trained": attached.plan.trained_count(model), "total": attached.base.total},
         versions=dict(_versions()),
         files=dict(files or {}),
-        training=json_values(training or _logged(attached)),
+        training=json_values(training or _logged(attached)) | _transient(attached.host),
         author=author or {},
     )
 
@@ -183,6 +196,15 @@ def _logged(attached: Attachment) -> dict[str, Any]:
     """Return what methods logged in a hand-written loop, as a run's history has it."""
     scalars = getattr(attached.facts.surroundings, "scalars", ())
     return {"history": {"train": list(scalars)}} if scalars else {}
+
+
+def _transient(host: Host) -> dict[str, Any]:
+    """Return the methods of a run that train nothing, as its record names them."""
+    also = [
+        {"name": entry["name"], "settings": entry["settings"]}
+        for entry in host.spec(transient=True)
+    ]
+    return {"also": also} if also else {}
 
 
 @functools.cache
@@ -236,7 +258,10 @@ def read_manifest(directory: Path, name: str = MANIFEST) -> Manifest:
 def _checked(path: Path, content: Any) -> Manifest:
     if not isinstance(content, dict):
         raise ArtifactError(f"{path}: not a manifest: a JSON object is expected")
-    content = migrated_manifest(content)
+    try:
+        content = migrated_manifest(content)
+    except MethodError as error:  # a setting that moved, with a value that means nothing
+        raise ArtifactError(f"{path}: {error}") from error
     if (schema := content.get("schema")) != SCHEMA:
         raise ArtifactError(
             f"{path}: schema {schema!r} is unknown to this ftplug, which reads {SCHEMA}: upgrade it"

@@ -31,23 +31,30 @@ def _from_1(content: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(methods, list) or not isinstance(files, dict):
         return content | {"schema": 2}
     written = sorted(name for name in files if _was_of_a_method(name))
-    return content | {"schema": 2, "methods": [new for m in methods for new in _now(m, written)]}
+    now = [new for method in methods for new in _now(method, written)]
+    content = content | {"schema": 2, "methods": [m for m in now if not _is_transient(m)]}
+    also = [{k: m[k] for k in ("name", "settings")} for m in now if _is_transient(m)]
+    if also and isinstance(content.get("training", {}), dict):
+        content["training"] = content.get("training", {}) | {"also": also}
+    return content
 
 
 def _now(entry: Any, written: list[str]) -> Iterable[Any]:
-    """Yield what a recorded method is now; what only made training faster is no longer recorded."""
+    """Yield what a recorded method is called now."""
     if not isinstance(entry, dict) or not isinstance(entry.get("settings"), dict):
         yield entry
         return
     entry = entry if "files" in entry else entry | {"files": written}
     for name, settings in migrated([(str(entry.get("name")), entry["settings"])]):
-        if not _is_transient(name):
-            yield entry | {"name": name, "settings": settings}
+        yield entry | {"name": name, "settings": settings}
 
 
-def _is_transient(name: str) -> bool:
+def _is_transient(entry: Any) -> bool:
+    """Whether a method trains nothing: a run's record names it, not the list of methods."""
+    if not isinstance(entry, dict):
+        return False
     try:
-        return discovery.entry(name).load().transient
+        return discovery.entry(str(entry.get("name"))).load().transient
     except PluginError:
         return False
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ftplug.attaching.original_values import OriginalValues
@@ -85,6 +85,7 @@ def prepare(
 ) -> Attachment:
     """Apply configured methods, once; a model that already carries the same ones is adopted.
 
+    What trains nothing (a transient method) may differ then: the model goes on with those given.
     ``fresh`` names the parameters that are in no checkpoint, where a manifest knows them.
     ``accept`` may raise on the plan; ``surroundings`` is the Trainer's run, where there is one.
     What is refused leaves the model as it was: all is rehearsed on a weightless copy first.
@@ -92,7 +93,7 @@ def prepare(
     _refuse_strangers(model)
     host = Host(methods)
     if (present := attachment_of(model)) is not None:
-        return _adopted(present, host, train_head)
+        return _adopted(model, present, host, context, train_head)
     if is_sharded(model):
         raise MethodError(
             f"{host.names}: the model is sharded over processes already: apply methods first, and "
@@ -121,13 +122,42 @@ def prepare(
     return attachment
 
 
-def _adopted(present: Attachment, host: Host, train_head: bool) -> Attachment:
+def _adopted(
+    model: nn.Module, present: Attachment, host: Host, context: Context, train_head: bool
+) -> Attachment:
     if not host.same_methods(present.host.spec()) or present.train_head != train_head:
         raise MethodError(
             f"the model already carries {present.host.names} with other settings or methods than "
             f"{host.names}: merge it, or load a fresh base"
         )
+    before = [method for method in present.host.methods if method.transient]
+    now = [method for method in host.methods if method.transient]
+    if before or now:
+        present = _exchanged(unwrap_model(model), present, before, now, context)
     return present
+
+
+def _exchanged(
+    model: nn.Module,
+    present: Attachment,
+    before: Sequence[Method],
+    now: Sequence[Method],
+    context: Context,
+) -> Attachment:
+    """Take off the transient methods that are no longer given, and apply those that are."""
+    host = Host([*(method for method in present.host.methods if not method.transient), *now])
+    host.views = present.facts.views(host)
+    names = {method.name for method in now}
+    applied, gone = Host(now), Host([method for method in before if method.name not in names])
+    facts = replace(present.facts, context=context, surroundings=NoTrainer())  # of this Trainer
+    applied.views = gone.views = facts.views(host)
+    may_train = frozenset(present.plan.may_train)
+    # It may refuse, and then nothing was taken off.
+    applied.call("finish_model", model=model, may_train=may_train, context=context)
+    gone.call("merge_model", model=model)
+    attachment = replace(present, host=host)  # a copy of the model shares the old one
+    model.__dict__[_ATTRIBUTE] = attachment
+    return attachment
 
 
 def forget(model: nn.Module) -> None:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ftplug import discovery
 from ftplug.demo import data, minilm
 from ftplug.demo.report import DemoResult, print_report
 from ftplug.demo.training import Recipe, best_epoch, epochs_of, make_trainer, train
 from ftplug.errors import FtplugError
+from ftplug.host import from_texts
 from ftplug.quiet import quiet
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ SENTENCES = (
 
 
 def run_demo(
-    method: str,
+    method: str | Sequence[str],
     settings: Mapping[str, str] | None = None,
     *,
     out: Path | None = None,
@@ -49,7 +49,8 @@ def run_demo(
 ) -> DemoResult:
     """Fine-tune with a method, score it on held-out sentences, publish it, pull it back, ask it.
 
-    ``settings`` are the method's, as typed on a command line (``{"r": "16"}``). The artifact goes
+    ``method`` is a name or several. ``settings`` are the method's, as typed on a command line
+    (``{"r": "16"}``; of several methods ``{"lora.r": "16"}``). The artifact goes
     to ``out`` (``ftplug-demo/METHOD`` by default) and to a Hub on this machine that ends with the
     demo; checkpoints go to a temporary folder. ``progress``
     shows a bar on standard error, ``report`` prints the table on standard output. ``load_base``
@@ -57,9 +58,9 @@ def run_demo(
 
     Raises :class:`FtplugError` when the model, scikit-learn or the method is not installed.
     """
-    chosen = discovery.entry(method).load().parse(settings or {})
+    chosen = from_texts([method] if isinstance(method, str) else method, settings or {})
     recipe = Recipe(epochs, seed, learning_rate, batch_size, max_length, bf16)
-    target = Path(out or f"ftplug-demo/{method}")
+    target = Path(out or f"ftplug-demo/{chosen[0].name}")
     parts = parts or data.split(data.read_sentences())
     if importlib.util.find_spec("sklearn") is None:
         raise FtplugError("the demo's metrics need scikit-learn: pip install 'ftplug[demo]'")
@@ -73,7 +74,7 @@ def run_demo(
 
 
 def _run(
-    method: Method,
+    methods: Sequence[Method],
     recipe: Recipe,
     parts: data.Split,
     target: Path,
@@ -88,9 +89,9 @@ def _run(
     model, tokenizer = load_base()
     held_out = HeldOut(parts.test, Reader(tokenizer, recipe.max_length))
     with tempfile.TemporaryDirectory(prefix="ftplug-demo-") as checkpoints:
-        trainer = make_trainer(method, recipe, parts, model, tokenizer, checkpoints)
+        trainer = make_trainer(methods, recipe, parts, model, tokenizer, checkpoints)
         before = held_out.scores(held_out.ask(model))
-        train(trainer, method.name, progress=progress)
+        train(trainer, methods[0].name, progress=progress)
     after = held_out.ask(model)
     majority = data.majority_accuracy(parts)
     scores = {

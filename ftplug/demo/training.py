@@ -25,7 +25,7 @@ _PATIENCE = 2  # epochs in a row without a better validation accuracy, then trai
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train. ``learning_rate`` None takes what the method suggests."""
+    """How to train. ``learning_rate`` None takes what the methods suggest."""
 
     epochs: int = 3
     seed: int = 0
@@ -36,14 +36,14 @@ class Recipe:
 
 
 def make_trainer(
-    method: Method,
+    methods: Sequence[Method],
     recipe: Recipe,
     parts: Split,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     checkpoints: str,
 ) -> Trainer:
-    """Return a Trainer as any script would build it, with the method attached."""
+    """Return a Trainer as any script would build it, with the methods attached."""
     from transformers import (
         DataCollatorWithPadding,
         EarlyStoppingCallback,
@@ -63,7 +63,7 @@ def make_trainer(
         callbacks=[EarlyStoppingCallback(early_stopping_patience=_PATIENCE)],
     )
     trainer.remove_callback(PrinterCallback)
-    return attach(trainer, method, lr=_learning_rate(method, recipe))
+    return attach(trainer, *methods, lr=_learning_rate(methods, recipe))
 
 
 def train(trainer: Trainer, title: str, *, progress: bool) -> None:
@@ -117,10 +117,12 @@ def _arguments(recipe: Recipe, checkpoints: str) -> TrainingArguments:
     )
 
 
-def _learning_rate(method: Method, recipe: Recipe) -> float | Literal["suggested"] | None:
+def _learning_rate(
+    methods: Sequence[Method], recipe: Recipe
+) -> float | Literal["suggested"] | None:
     if recipe.learning_rate is not None:
         return recipe.learning_rate
-    return "suggested" if method.suggested_learning_rate() else None
+    return "suggested" if any(m.suggested_learning_rate() for m in methods) else None
 
 
 def _encoded(

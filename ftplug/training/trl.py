@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 import weakref
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
@@ -21,6 +21,7 @@ from ftplug.attaching.attachment import disabled, require_attachment, unwrap_mod
 from ftplug.attaching.original_values import OriginalValues
 from ftplug.attaching.plan import saved_tensors
 from ftplug.errors import MethodError
+from ftplug.inplace import in_eval_mode
 from ftplug.training.frames import calling_object, constructor_argument
 
 if TYPE_CHECKING:
@@ -76,16 +77,10 @@ class Reference(nn.Module):
     @contextmanager
     def answering(self, policy: nn.Module) -> Iterator[None]:
         """Let the policy itself be the reference within the block."""
-        training = [module for module in policy.modules() if module.training]
         before = self._as_it_came
-        with ExitStack() as stack:
-            stack.enter_context(before.put_back(policy) if before else disabled(policy))
-            policy.eval()
-            try:
-                yield
-            finally:
-                for module in training:
-                    module.training = True
+        as_it_was = before.put_back(policy) if before else disabled(policy)
+        with as_it_was, in_eval_mode(policy.modules()):
+            yield
 
 
 def give_reference(

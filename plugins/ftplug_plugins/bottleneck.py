@@ -16,21 +16,16 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt
 
-from ftplug import LearningRate, MethodError, hookimpl
+from ftplug import LearningRate, Method, MethodError, hookimpl
 from ftplug.inplace import wrap_forward
+from ftplug.method import Migration
 from ftplug.structure import (
     OutputProjections,
     linear_layers,
     require_layer_stacks,
     require_output_projections,
 )
-from ftplug_plugins.trunk_cache.cut import (
-    Cache,
-    CacheBytes,
-    CacheDtype,
-    CacheOnDisk,
-    CachesTrunk,
-)
+from ftplug_plugins.trunk_cache.moved import cache_moved
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -39,7 +34,7 @@ Site = tuple["nn.Module", int, Callable[..., Any]]  # module to wrap, its width,
 
 
 @dataclass(frozen=True, eq=False)
-class Bottleneck(CachesTrunk):
+class Bottleneck(Method):
     """Add ``scaling * up(act(down(x)))`` to what the sub-layers compute; train down and up alone.
 
     down is (m, hidden_size) and up (hidden_size, m), both with bias; m is hidden_size divided by
@@ -47,8 +42,7 @@ class Bottleneck(CachesTrunk):
     down is drawn (the papers' small random up makes it nearly so); down moves from step 2 on.
 
     Dropout, the residual addition and a LayerNorm behind it come after the adapter. In a decoder
-    cross-attention is an attention of its own and gets its own adapter. ``cache`` needs ``layers``:
-    what lies below the lowest adapter then runs once per example.
+    cross-attention is an attention of its own and gets its own adapter.
     """
 
     reduction_factor: Annotated[int, Ge(1), "Hidden size divided by the adapter's width."] = 16
@@ -61,13 +55,9 @@ class Bottleneck(CachesTrunk):
         int | None, Ge(1), "How many top layers of each stack get adapters; None: all."
     ] = None
     scaling: Annotated[float, Gt(0), "Factor on the adapter's output; He et al. use 4."] = 1.0
-    cache: Cache = False
-    cache_dtype: CacheDtype = None
-    cache_bytes: CacheBytes = None
-    cache_on_disk: CacheOnDisk = False
 
     name: ClassVar[str] = "bottleneck"
-    frozen_layers: ClassVar[str] = "restrict the adapters to the top ones, e.g. layers=2"
+    MIGRATIONS: ClassVar[tuple[Migration, ...]] = (cache_moved("bottleneck"),)
     paper: ClassVar[str] = "https://arxiv.org/abs/1902.00751"
     citation: ClassVar[str] = """
         @inproceedings{houlsby2019parameter,

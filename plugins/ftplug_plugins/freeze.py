@@ -8,39 +8,27 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from annotated_types import Ge
 
-from ftplug import LearningRate, MethodError, hookimpl
-from ftplug.inplace import unwrap_forward, wrap_forward
-from ftplug.method import Kind
+from ftplug import LearningRate, Method, MethodError, hookimpl
+from ftplug.method import Kind, Migration
 from ftplug.structure import backbone_prefix, pooler, require_layer_stacks
-from ftplug_plugins.trunk_cache.cut import (
-    Cache,
-    CacheBytes,
-    CacheDtype,
-    CacheOnDisk,
-    CachesTrunk,
-)
-from ftplug_plugins.trunk_cache.forward import TRUNK, in_eval_mode, unwrap
+from ftplug_plugins.shared.eval_mode import hold_in_eval_mode, let_go
+from ftplug_plugins.trunk_cache.moved import cache_moved
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from ftplug.context import Context
-
-
-_FROZEN = "_ftplug_frozen_eval"
-
 
 @dataclass(frozen=True, eq=False)
-class Freeze(CachesTrunk):
+class Freeze(Method):
     """Train the head, the pooler and the top layers, or what glob patterns name.
 
     ``layers=0`` trains head and pooler only. ``train`` replaces layers and pooler by patterns such
     as ``*.LayerNorm.*``; the head still trains (``train_head=False`` switches that off).
-    ``cache`` runs the frozen layers once per example instead of once per epoch.
+    Beside it ``trunk-cache`` runs the frozen layers once per example instead of once per epoch.
     """
 
     layers: Annotated[int, Ge(0), "How many top layers train besides head and pooler."] = 2
@@ -48,14 +36,10 @@ class Freeze(CachesTrunk):
         tuple[str, ...], "Glob patterns of parameter names to train instead of layers and pooler."
     ] = ()
     frozen_eval: Annotated[bool, "Keep what does not train in eval mode: no dropout."] = False
-    cache: Cache = False
-    cache_dtype: CacheDtype = None
-    cache_bytes: CacheBytes = None
-    cache_on_disk: CacheOnDisk = False
 
     name: ClassVar[str] = "freeze"
     kind: ClassVar[Kind] = "selection"
-    frozen_layers: ClassVar[str] = "train fewer layers"
+    MIGRATIONS: ClassVar[tuple[Migration, ...]] = (cache_moved("freeze"),)
     paper: ClassVar[str] = "https://arxiv.org/abs/1911.03090"
     citation: ClassVar[str] = """
         @article{lee2019elsa,
@@ -87,23 +71,17 @@ class Freeze(CachesTrunk):
         prefixes = [f"{prefix}." for stack in stacks for prefix, _ in stack.top(self.layers)]
         return pooler(model) + [name for name in names if name.startswith(tuple(prefixes))]
 
-    @hookimpl(trylast=True)  # a cache of another method takes no layer that is wrapped
-    def finish_model(self, model: nn.Module, may_train: frozenset[str], context: Context) -> None:
-        """Keep what the trunk gives, and hold the frozen parts in eval mode, as far as asked to."""
-        super().finish_model(model, may_train, context)
+    @hookimpl
+    def finish_model(self, model: nn.Module, may_train: frozenset[str]) -> None:
+        """Hold what does not train in eval mode, if asked to."""
         if self.frozen_eval:
             for part in list(_frozen_parts(model, may_train)):
-                if TRUNK not in part.__dict__:  # that is in eval mode already
-                    part.__dict__[_FROZEN] = True
-                    wrap_forward(part, _in_eval_mode)
+                hold_in_eval_mode(part)
 
-    @hookimpl
+    @hookimpl(trylast=True)  # what came later is taken off first
     def merge_model(self, model: nn.Module) -> None:
-        """Nothing was added; what was kept of the trunk goes, and dropout comes back."""
-        unwrap(model)
-        for module in model.modules():
-            if module.__dict__.pop(_FROZEN, False):
-                unwrap_forward(module)
+        """Nothing was added; dropout comes back."""
+        let_go(model)
 
 
 def _matching(names: list[str], patterns: tuple[str, ...]) -> list[str]:
@@ -128,9 +106,3 @@ def _frozen_parts(model: nn.Module, selected: frozenset[str]) -> Iterator[nn.Mod
         if path.startswith(prefix) and runs and own and not inside and not selected & set(own):
             found.append(path)
             yield module
-
-
-def _in_eval_mode(part: nn.Module, forward: Any, *args: Any, **kwargs: Any) -> Any:
-    """Run a frozen part without dropout even while the model trains."""
-    with in_eval_mode(part.modules()):
-        return forward(*args, **kwargs)

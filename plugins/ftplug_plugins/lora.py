@@ -12,19 +12,12 @@ from annotated_types import Ge, Lt
 
 from ftplug import LearningRate, MethodError, hookimpl
 from ftplug.context import Context, RunView
+from ftplug.method import Migration
 from ftplug_plugins.lora_parts import activated as lora_activated
 from ftplug_plugins.lora_parts import from_base as lora_from_base
 from ftplug_plugins.peft_bridge import files as peft_files
 from ftplug_plugins.peft_bridge.method import PeftMethod
-from ftplug_plugins.trunk_cache.cut import (
-    SETTINGS,
-    Cache,
-    CacheBytes,
-    CacheDtype,
-    CacheOnDisk,
-    CachesTrunk,
-)
-from ftplug_plugins.trunk_cache.forward import unwrap
+from ftplug_plugins.trunk_cache.moved import cache_moved
 
 if TYPE_CHECKING:
     import torch
@@ -41,7 +34,7 @@ _CURES = {
 
 
 @dataclass(frozen=True, eq=False)
-class Lora(CachesTrunk, PeftMethod):
+class Lora(PeftMethod):
     """Replace each target ``W x`` by ``W x + (lora_alpha / r) B A x`` and train A and B alone.
 
     A is (r, in_features). B is (out_features, r) and starts at zero: step 0 equals the base model.
@@ -98,16 +91,10 @@ class Lora(CachesTrunk, PeftMethod):
     fused: Annotated[
         bool, "Train layer and update as one function, where they are plain; False: peft's forward."
     ] = True
-    cache: Cache = False
-    cache_dtype: CacheDtype = None
-    cache_bytes: CacheBytes = None
-    cache_on_disk: CacheOnDisk = False
 
     name: ClassVar[str] = "lora"
     peft_type: ClassVar[str] = "LORA"
-    frozen_layers: ClassVar[str] = (
-        "restrict LoRA to the top ones, e.g. layers_to_transform=[10, 11] of 12"
-    )
+    MIGRATIONS: ClassVar[tuple[Migration, ...]] = (cache_moved("lora"),)
     paper: ClassVar[str] = "https://arxiv.org/abs/2106.09685"
     citation: ClassVar[str] = """
         @inproceedings{hu2022lora,
@@ -150,8 +137,7 @@ class Lora(CachesTrunk, PeftMethod):
         """Return the same settings as peft's own config."""
         import peft
 
-        ours = (*SETTINGS, "fused")
-        chosen = {name: value for name, value in self.config_values().items() if name not in ours}
+        chosen = {name: value for name, value in self.config_values().items() if name != "fused"}
         for name in ("target_modules", "exclude_modules", "alora_invocation_tokens",
                      "target_parameters"):  # fmt: skip
             chosen[name] = chosen[name] or None
@@ -197,9 +183,3 @@ class Lora(CachesTrunk, PeftMethod):
         if self.from_base:
             return lora_from_base.load(model, directory, run=run)
         return peft_files.load(model, directory, run=run)
-
-    @hookimpl
-    def merge_model(self, model: nn.Module) -> None:
-        """Fold each layer into the one it wraps; what was kept of the trunk goes."""
-        super().merge_model(model)
-        unwrap(model)

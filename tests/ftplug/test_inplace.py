@@ -9,7 +9,14 @@ import torch
 from torch import nn
 
 from ftplug import MethodError
-from ftplug.inplace import forwards_disabled, is_wrapped, unwrap_forward, wrap_forward
+from ftplug.inplace import (
+    forwards_disabled,
+    in_eval_mode,
+    is_wrapped,
+    unwrap_forward,
+    wrap_forward,
+    wraps,
+)
 
 
 def plus_bias(module, forward, *args, **kwargs):
@@ -116,3 +123,31 @@ def test_layers_wrapped_alike_stay_of_one_class():
     x = torch.randn(2, 3)
     for layer, added in ((first, 1), (second, 1), (other, 0)):
         assert torch.equal(layer(x), nn.functional.linear(x, layer.weight, layer.bias) + added)
+
+
+def test_what_wraps_a_module_is_known_in_order():
+    layer = wrapped_linear()
+    wrap_forward(layer, nothing_more)
+    assert wraps(layer) == wraps(copy.deepcopy(layer)) == [nothing_more, plus_bias]
+    with forwards_disabled(layer):
+        assert wraps(layer) == [nothing_more, plus_bias]
+    unwrap_forward(layer)
+    assert wraps(layer) == [plus_bias]
+    assert wraps(nn.Linear(3, 3)) == []
+
+
+def test_eval_mode_ends_with_the_block_for_each_module():
+    model = nn.Sequential(nn.Dropout(), nn.Sequential(nn.Dropout())).train()
+    model[1][0].eval()
+
+    def modes():
+        return [module.training for module in model.modules()]
+
+    before = modes()
+    with in_eval_mode([model[1]]):
+        assert modes() == [True, True, False, False]
+    held = in_eval_mode(model.modules())
+    held.__enter__()
+    assert modes() == [False] * 4
+    assert not held.__exit__(ValueError, ValueError(), None)  # what was raised goes on
+    assert modes() == before == [True, True, True, False]

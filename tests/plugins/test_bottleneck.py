@@ -8,7 +8,6 @@ import pytest
 import tiny
 import torch
 from ftplug_plugins.bottleneck import Bottleneck
-from ftplug_plugins.trunk_cache.cut import SETTINGS
 from torch import nn
 from transformers import (
     AlbertConfig,
@@ -480,7 +479,6 @@ def test_settings_from_the_command_line() -> None:
         "non_linearity": "relu",
         "layers": None,
         "scaling": 4.0,
-        **{name: getattr(Bottleneck, name) for name in SETTINGS},  # of the trunk cache
     }
 
 

@@ -16,7 +16,6 @@ PUBLIC = (
     "ftplug.structure",
     "ftplug.testing",
 )
-PENDING = {"trunk_cache/check.py"}  # not converted yet
 
 FOLDER = Path(ftplug_plugins.__file__).parent
 FILES = sorted(path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*.py"))
@@ -74,14 +73,7 @@ def is_public(name):
 @pytest.mark.parametrize("file", FILES)
 def test_a_built_in_method_uses_public_names_alone(file):
     private = private_names((FOLDER / file).read_text("utf-8"))
-    if file in PENDING:
-        assert private, f"{file} needs no place in PENDING any more"
-    else:
-        assert private == []
-
-
-def test_what_is_pending_exists():
-    assert set(FILES) >= PENDING
+    assert private == []
 
 
 @pytest.mark.parametrize(

@@ -1,145 +1,83 @@
-"""The trunk cache: frozen lower layers run once per example, not once per epoch.
-
-What may train is known only when all methods have chosen; the trunk is what lies below the lowest
-layer that any of them trains or changes. It runs in eval mode (no dropout), without gradient. What
-it gives is kept under a hash of each example's content, so that shuffling and padding do not
-matter; at padding stands zero. It is used in training, and in evaluation once the model has
-trained (not where a causal model fills a key-value cache); never saved, and empty again in a copy,
-in another process and after resuming.
-
-Losses equal those without the cache to rounding (1e-6 in float32), not to the last bit: examples
-run in other shapes there. Labels that stand on padding (a copy of the ids, with no -100) would
-count zeros. A change of the frozen weights is seen, unless it is made through ``.data``. On the CPU
-what is kept depended on the example alone, to the last bit, for every architecture and batch
-measured, so that resuming stays exact; on a GPU nothing was.
-"""
+"""Where a backbone is cut: below the lowest layer that any method trains or changes."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any
 
-from annotated_types import Ge
-
-from ftplug import Method, MethodError, hookimpl
-from ftplug.inplace import is_wrapped
+from ftplug import MethodError
 from ftplug.structure import LayerStack, pretrained, require_layer_stacks
 from ftplug_plugins.shared.depth import from_the_top
-from ftplug_plugins.trunk_cache.check import refuse_trainer
-from ftplug_plugins.trunk_cache.forward import TRUNK, wrap
-from ftplug_plugins.trunk_cache.trunk import Trunk, around_backbone
+from ftplug_plugins.shared.eval_mode import is_changed
 from ftplug_plugins.virtual.positions import is_causal
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from ftplug.context import Context
-
-Cache = Annotated[bool, "Keep what the frozen lower layers give, and run them once per example."]
-CacheDtype = Annotated[
-    Literal["float32", "bfloat16"] | None, "What is kept is rounded to this; None: as computed."
-]
-CacheBytes = Annotated[
-    int | None,
-    Ge(1),
-    "Most bytes kept, in each process; the least recently used go first. None: 2 GiB.",
-]
-CacheOnDisk = Annotated[bool, "Keep it in a memory-mapped file below TMPDIR, not in memory."]
-SETTINGS = ("cache", "cache_dtype", "cache_bytes", "cache_on_disk")
-_DEFAULT_BYTES = 2**31
-_TRUNKS = "_ftplug_trunks"  # on the model, for its steps
-
-
-class CachesTrunk(Method):
-    """What methods with a ``cache`` setting do with it."""
-
-    frozen_layers: ClassVar[str]  # how to have some, for the message
-    cache: bool
-    cache_dtype: str | None
-    cache_bytes: int | None
-    cache_on_disk: bool
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.cache:
-            object.__setattr__(self, "on_step", None)  # no call in each step for nothing
-
-    def sharding_refusal(self) -> str:
-        """Under FSDP all processes must run a layer, or none."""
-        return "with cache=True some processes skip layers that others run" if self.cache else ""
-
-    @hookimpl
-    def finish_model(self, model: nn.Module, may_train: frozenset[str], context: Context) -> None:
-        """Cut the model below the lowest layer that trains."""
-        if not self.cache:
-            return
-        refuse_trainer(self.name, context.args)
-        trunks = []
-        for cut in _cuts(self, model, may_train):
-            trunk = Trunk(
-                method=self.name,
-                layers=cut.layers,
-                depth=cut.depth,
-                embeddings=cut.embeddings,
-                bias=cut.bias,
-                relative=_is_relative(cut.backbone),
-                causal=is_causal(model),
-                dtype=self.cache_dtype,
-                limit=self.cache_bytes or _DEFAULT_BYTES,
-                on_disk=self.cache_on_disk,
-                epochs=_epochs(context.args),
-            )
-            wrap(cut.backbone, trunk, around_backbone)
-            trunks.append(trunk)
-        model.__dict__[_TRUNKS] = trunks
-
-    @hookimpl
-    def on_step(self, model: nn.Module, step: int, total_steps: int) -> None:
-        """Say so where examples are hardly ever seen again, once."""
-        for trunk in model.__dict__.get(_TRUNKS, ()):
-            trunk.steps += 1
-            second = -(-2 * total_steps // trunk.epochs) if trunk.epochs else None
-            last = step == total_steps == trunk.steps and (second is None or step < second)
-            if trunk.steps == second or last:
-                trunk.warn_if_useless()
+NAME = "trunk-cache"
+_LEAVE = f"leave {NAME} out"
+_BESIDE = "name beside it a method that leaves the lower layers frozen, e.g. freeze"
 
 
 @dataclass(frozen=True)
-class _Cut:
-    """Where a backbone is cut; all but ``depth`` are names, within it or within a layer."""
+class TrunkSpec:
+    """The frozen part of a backbone, its input embeddings and lowest layers, and how it is kept.
 
-    backbone: nn.Module
-    layers: str
-    depth: int
-    embeddings: str
-    bias: str | None
-
-
-def _cuts(method: CachesTrunk, model: nn.Module, may_train: frozenset[str]) -> Iterator[_Cut]:
-    """Yield a cut for each stack of layers that begins with a frozen one, at least one.
-
-    Of an encoder-decoder the encoder is cut: a decoder reads what the encoder's top layers give.
+    ``layers`` and ``embeddings`` are names within the backbone, ``bias`` is one within a layer: no
+    module is held.
     """
-    stacks = require_layer_stacks(model, method.name)
+
+    layers: str
+    depth: int  # how many of them
+    embeddings: str
+    bias: str | None  # what computes T5's bias of the attention
+    relative: bool  # padding in front changes nothing
+    causal: bool
+    dtype: str | None = None  # what is kept is rounded to it
+    limit: int = 2**31  # bytes
+    on_disk: bool = False
+
+
+def cuts(
+    model: nn.Module, may_train: Set[str], added: Set[str]
+) -> Iterator[tuple[nn.Module, TrunkSpec]]:
+    """Yield backbone and trunk for each stack of layers that begins with a frozen one.
+
+    ``added`` are the names of the parameters that the base does not have. Of an encoder-decoder the
+    encoder is cut: a decoder reads what the encoder's top layers give. Raises
+    :class:`ftplug.MethodError` where there is none.
+    """
+    stacks = require_layer_stacks(model, NAME)
     stacks = stacks[:1] if pretrained(model).config.is_encoder_decoder else stacks
-    below = from_the_top(model, method.name)[-1]
+    below = from_the_top(model, NAME)[-1]
     reasons, found = [], False
     for stack in stacks:
         path, backbone = _backbone(model, stack)
         embeddings = _embeddings(backbone)
         reason = _unfit(backbone, embeddings) or _trains(below, may_train)
-        depth = 0 if reason else _frozen_depth(stack, may_train)
+        depth = 0 if reason else _frozen_depth(stack, may_train | added)
         if depth == 0:
-            reasons.append(reason or f"{stack.name}.0 trains: {method.frozen_layers}")
+            reasons.append(reason or _first_layer(stack, may_train))
             continue
         found = True
         named = stack.layers[0].named_modules()
-        bias = next((name for name, module in named if hasattr(module, "compute_bias")), None)
-        yield _Cut(backbone, stack.name.removeprefix(path), depth, str(embeddings), bias)
+        yield (
+            backbone,
+            TrunkSpec(
+                layers=stack.name.removeprefix(path),
+                depth=depth,
+                embeddings=str(embeddings),
+                bias=next(
+                    (name for name, module in named if hasattr(module, "compute_bias")), None
+                ),
+                relative=_is_relative(backbone),
+                causal=is_causal(model),
+            ),
+        )
     if not found:
-        raise MethodError(f"{method.name}: cache=True needs frozen lower layers, but {reasons[0]}")
+        raise MethodError(f"{NAME}: needs frozen lower layers, but {reasons[0]}")
 
 
 def _backbone(model: nn.Module, stack: LayerStack) -> tuple[str, nn.Module]:
@@ -168,26 +106,37 @@ def _unfit(backbone: Any, embeddings: str | None) -> str | None:
     if embeddings is None or not (
         {"input_ids", "attention_mask"} <= reads or "pixel_values" in reads
     ):
-        return f"{kind} reads neither tokens nor images: leave cache out"
-    if TRUNK in backbone.__dict__:
-        return f"{kind} has a cache already: give cache to one method"
-    if is_wrapped(backbone) or any(map(is_wrapped, backbone.get_submodule(embeddings).modules())):
-        return f"another method changes what {kind} reads: leave cache out"
+        return f"{kind} reads neither tokens nor images: {_LEAVE}"
+    if is_changed(backbone) or any(map(is_changed, backbone.get_submodule(embeddings).modules())):
+        return f"another method changes what {kind} reads: {_LEAVE}"
     rope = getattr(backbone.config, "rope_parameters", None) or {}
     if {"dynamic", "longrope"} & {rope.get("rope_type"), *(str(v) for v in rope.values())}:
-        return f"the rotary embedding of {kind} depends on the longest row so far: leave cache out"
+        return f"the rotary embedding of {kind} depends on the longest row so far: {_LEAVE}"
     return None
 
 
-def _trains(below: list[str], may_train: frozenset[str]) -> str | None:
-    return next((f"{name} trains: leave cache out" for name in below if name in may_train), None)
+def _trains(below: list[str], may_train: Set[str]) -> str | None:
+    """Say which of the parameters below the layers trains."""
+    names = (name for name in below if name in may_train)
+    return next((f"{name} trains: {_BESIDE}, or {_LEAVE}" for name in names), None)
 
 
-def _frozen_depth(stack: LayerStack, may_train: frozenset[str]) -> int:
+def _first_layer(stack: LayerStack, may_train: Set[str]) -> str:
+    """Say what is the matter with the lowest layer."""
+    first, last = f"{stack.name}.0", len(stack.layers) - 1
+    if any(name.startswith(f"{first}.") for name in may_train):
+        return (
+            f"{first} trains: restrict the methods to the top layers (freeze and bottleneck: "
+            f"layers=1, lora: layers_to_transform={last}), or {_LEAVE}"
+        )
+    return f"another method changes {first}: restrict it to the top layers, or {_LEAVE}"
+
+
+def _frozen_depth(stack: LayerStack, taken: Set[str]) -> int:
     """Count the lowest layers that no method trains or changes."""
     for index, layer in enumerate(stack.layers):
         prefix = f"{stack.name}.{index}."
-        if any(n.startswith(prefix) for n in may_train) or any(map(is_wrapped, layer.modules())):
+        if any(name.startswith(prefix) for name in taken) or any(map(is_changed, layer.modules())):
             return index
     return len(stack.layers)
 
@@ -198,7 +147,3 @@ def _is_relative(backbone: nn.Module) -> bool:
         hasattr(module, "relative_attention_bias") or "Rotary" in type(module).__name__
         for module in backbone.modules()
     )
-
-
-def _epochs(args: Any) -> float | None:
-    return float(args.num_train_epochs) if args is not None and args.max_steps <= 0 else None

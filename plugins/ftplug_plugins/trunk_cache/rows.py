@@ -1,4 +1,4 @@
-"""What a trunk reads of each example in a batch: its content, whatever padding it came with."""
+"""The examples of a batch as a trunk reads them: by content, whatever padding they came with."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ftplug_plugins.trunk_cache.cut import TrunkSpec
+from ftplug_plugins.virtual.positions import is_packed
+
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
 
-TOKENS = frozenset({"input_ids", "attention_mask", "token_type_ids", "position_ids"})
+_TOKENS = frozenset({"input_ids", "attention_mask", "token_type_ids", "position_ids"})
+_NO_INPUT = frozenset({"return_dict", "num_items_in_batch"})  # say nothing about hidden states
 _MULTIPLE = 8  # examples are run padded to a multiple of this
 
 
@@ -122,3 +126,42 @@ class ImageRows:
         """Run them together: they have one shape."""
         if rows:
             yield list(rows), {"pixel_values": self.pixels[list(rows)]}
+
+
+def rows_of(backbone: Any, spec: TrunkSpec, given: Mapping[str, Any]) -> Rows | None:
+    """Return the examples of a call, or None for one that asks for more than hidden states."""
+    import torch
+
+    config = backbone.config
+    used = {
+        name: value
+        for name, value in given.items()
+        if value is not None and value is not False and name not in _NO_INPUT
+    }
+    asks = [f"output_{what}" for what in ("hidden_states", "attentions")]
+    if any(given.get(name, getattr(config, name, False)) for name in asks):
+        return None
+    # A training step leaves no keys and values that anybody goes on from.
+    fills = spec.causal and given.get("use_cache") is None and getattr(config, "use_cache", False)
+    if (fills and not backbone.training) or getattr(backbone, "_is_replica", False):
+        return None  # a replica of DataParallel is gone after one batch
+    if not all(isinstance(value, torch.Tensor) for value in used.values()):
+        return None
+    if is_packed(used):
+        return None  # what a row attends to is not in its tokens alone
+    tag = _computed_in(backbone)
+    if used.keys() == {"pixel_values"}:
+        return ImageRows(used, tag)
+    if "input_ids" in used and used.keys() <= _TOKENS and all(v.ndim == 2 for v in used.values()):
+        return TokenRows(used, config, tag, relative=spec.relative)
+    return None
+
+
+def _computed_in(backbone: nn.Module) -> str:
+    """Name the precision of this pass: autocast gives other hidden states."""
+    import torch
+
+    parameter = next(backbone.parameters())
+    kind = parameter.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+    return f"{parameter.dtype} {dtype}"

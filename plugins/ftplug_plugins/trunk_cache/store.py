@@ -1,4 +1,4 @@
-"""Where a trunk cache keeps hidden states: a pool of token slots, the least recently used go first.
+"""A trunk cache's memory: a pool of token slots, of which the least recently used are freed first.
 
 A row of the pool holds one token's hidden state, so that examples of any length share it without
 gaps, and a whole batch is gathered by one indexing, whatever its padding.
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ftplug import MethodError
 from ftplug.context import logger
+from ftplug_plugins.trunk_cache.cut import NAME
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +35,7 @@ class TrunkStore:
     def __init__(self, width: int, dtype: torch.dtype, limit: int, *, on_disk: bool) -> None:
         slots = limit // (width * dtype.itemsize)
         if slots < 2:
-            raise MethodError(f"cache_bytes={limit} holds no example: raise it")
+            raise MethodError(f"{NAME}: bytes={limit} holds no example: raise it")
         self.limit = limit
         self.evicted = 0  # examples
         self._pool, self._file = _pool(slots, width, dtype, on_disk=on_disk)
@@ -101,12 +102,12 @@ class TrunkStore:
             folder = tempfile.gettempdir()
             if self._reserved == 0:
                 raise MethodError(
-                    f"cache_on_disk=True: {folder} has no room for {end * size} bytes ({error}): "
-                    "free some, let TMPDIR name another folder, or leave cache_on_disk out"
+                    f"{NAME}: on_disk=True: {folder} has no room for {end * size} bytes ({error}): "
+                    "free some, let TMPDIR name another folder, or leave on_disk out"
                 ) from error
             logger.warning(
-                "cache_on_disk=True: %s is full (%s): no more than %d bytes are kept, the least "
-                "recently used go first", folder, error, self._reserved * size,
+                "%s: on_disk=True: %s is full (%s): no more than %d bytes are kept, the least "
+                "recently used go first", NAME, folder, error, self._reserved * size,
             )  # fmt: skip
             self._capacity = self._reserved
         else:
@@ -138,5 +139,5 @@ def _pool(
             mapped = numpy.memmap(cast("Any", file), numpy.uint8, "w+", shape=(size,))
             descriptor = os.dup(file.fileno())
     except (OSError, RuntimeError, MemoryError) as error:
-        raise MethodError(f"cache_bytes={size} cannot be had: lower it ({error})") from error
+        raise MethodError(f"{NAME}: bytes={size} cannot be had: lower it ({error})") from error
     return torch.from_numpy(mapped).view(dtype).view(slots, width), descriptor

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ftplug.context import logger
+from ftplug.inplace import in_eval_mode
 from ftplug.structure import weightless_copy
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
 
 
 def new_cache(stack: Any) -> Any:
@@ -88,19 +86,7 @@ def activations(stack: Any, tokens: torch.Tensor) -> torch.Tensor:
     import torch
 
     cache = new_cache(stack)
-    with torch.no_grad(), _evaluating(stack):
+    with torch.no_grad(), in_eval_mode(stack.modules()):
         stack(input_ids=tokens[None], past_key_values=cache, use_cache=True)
     pairs = torch.stack([t[0] for layer in cache.layers for t in (layer.keys, layer.values)])
     return pairs.permute(2, 0, 1, 3).flatten(1).float()
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Switch dropout off within the block."""
-    training = [m for m in module.modules() if m.training]
-    module.eval()
-    try:
-        yield
-    finally:
-        for m in training:
-            m.training = True

@@ -15,7 +15,7 @@ Row = tuple[str, str]
 
 HUB = "https://huggingface.co"
 _LABELS = 20  # that a card lists
-_ELSEWHERE = {"data", "metrics", "baselines", "history", "hyperparameters"}
+_ELSEWHERE = {"data", "metrics", "baselines", "history", "hyperparameters", "also"}
 
 
 def facts(manifest: Mapping[str, Any]) -> Iterator[Row]:
@@ -35,9 +35,10 @@ def facts(manifest: Mapping[str, Any]) -> Iterator[Row]:
         yield "Labels", ", ".join(code(label) for label in labels[:_LABELS]) + more
     for method in manifest["methods"]:
         yield "Method", _method(method)
-        shown = settings_to_show(method["settings"])
-        if settings := [code(f"{name}={_value(value)}") for name, value in shown.items()]:
+        if settings := _settings(method):
             yield f"Settings of {plain(method['name'])}", ", ".join(settings)
+    for method in _also(manifest["training"]):
+        yield "Trained beside", ", ".join([code(method["name"]), *_settings(method)])
     yield "Trained parameters", share(manifest["parameters"])
     if not manifest["train_head"]:
         yield "Head", "not trained"
@@ -93,6 +94,14 @@ def data_name(manifest: Mapping[str, Any]) -> str:
     return _dataset(name, data.get("revision")) if name else ""
 
 
+def _also(run: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Yield what ran beside the methods and is not needed to load the artifact."""
+    also = run.get("also")
+    for entry in also if isinstance(also, list) else ():
+        if isinstance(entry, Mapping) and isinstance(entry.get("name"), str):
+            yield {"name": entry["name"], "settings": section(entry, "settings")}
+
+
 def _data(manifest: Mapping[str, Any]) -> Iterator[Row]:
     data = section(manifest["training"], "data")
     if name := data_name(manifest):
@@ -114,6 +123,11 @@ def _dataset(name: Any, revision: Any) -> str:
     if not (revision and is_hub_id(name)):
         return plain(name)
     return link(code(name), f"{HUB}/datasets/{name}/tree/{revision}")
+
+
+def _settings(method: Mapping[str, Any]) -> list[str]:
+    shown = settings_to_show(method["settings"])
+    return [code(f"{name}={_value(value)}") for name, value in shown.items()]
 
 
 def _method(method: Mapping[str, Any]) -> str:

@@ -16,15 +16,17 @@ from ftplug_plugins.l2_sp import L2Sp
 from ftplug_plugins.lora import Lora
 from ftplug_plugins.prefix_tuning import PrefixTuning
 from ftplug_plugins.prompt_tuning import PromptTuning
-from ftplug_plugins.trunk_cache.forward import TRUNK
+from ftplug_plugins.trunk_cache.method import TrunkCache
 from ftplug_plugins.trunk_cache.store import TrunkStore
+from ftplug_plugins.trunk_cache.trunk import TRUNK
 from halves import straight_and_resumed
 from runs import logits, losses, rows, same, trainer, weights
+from trunks import batches, padded, runs_of_the_trunk, sentences, trained_losses, trunk
 
 import ftplug
 from ftplug import MethodError
 from ftplug.host import Host
-from ftplug.structure import layer_stacks
+from ftplug.inplace import is_wrapped
 from ftplug.testing import MethodContract
 from ftplug.testing.compare import difference
 
@@ -32,11 +34,11 @@ TEXT = ["bert", "bert-token", "roberta", "distilbert", "gpt2", "llama", "qwen2",
 ONLY_HEAD = ["bert", "bert-token", "roberta", "distilbert", "vit"]  # a language model has no other
 
 
-class TestCachingFreeze(MethodContract):
+class TestTrunkCache(MethodContract):
     """The contract, resume to the last bit included."""
 
-    method = "freeze"
-    settings = {"layers": 1, "cache": True}  # noqa: RUF012
+    method = "trunk-cache"
+    beside = (Freeze(layers=1),)
     families = ("bert", "t5")
     test_composes = None  # adapters on all layers leave no frozen trunk: refused below
 
@@ -47,78 +49,8 @@ class TestCachingFreeze(MethodContract):
         assert torch.allclose(logits(case.loaded), logits(case.run.model), atol=1e-5)
 
 
-def cached(model, **settings):
-    return ftplug.apply(model, Freeze(**{"layers": 1, "cache": True, **settings}))
-
-
-def trunk(model):
-    """Return the one trunk of a model."""
-    [found] = {id(t): t for m in model.modules() if (t := m.__dict__.get(TRUNK))}.values()
-    return found
-
-
-def runs_of_the_trunk(model):
-    """Return a list that gets an entry whenever the lowest layer really computes."""
-    ran = []
-    linear = next(m for m in layer_stacks(model)[0].layers[0].modules() if hasattr(m, "weight"))
-    linear.register_forward_hook(lambda *_: ran.append(1))
-    return ran
-
-
-def sentences(count=12, longest=20, seed=0):
-    draw = torch.Generator().manual_seed(seed)
-    lengths = torch.randint(1, longest, (count,), generator=draw)
-    return [torch.randint(3, tiny.VOCAB, (int(n),), generator=draw) for n in lengths]
-
-
-def padded(model, texts, *, more=0, side="right"):
-    """Return a batch with labels that depend on the texts alone."""
-    length = max(map(len, texts)) + more
-    ids = torch.zeros(len(texts), length, dtype=torch.long)
-    for row, text in zip(ids, texts, strict=True):
-        row[: len(text)] = text
-        if side == "left":
-            row.copy_(row.roll(length - len(text)))
-    batch = {"input_ids": ids, "attention_mask": (ids != 0).long()}
-    if model.__class__.__name__.endswith("SequenceClassification"):
-        batch["labels"] = torch.tensor([int(text[0]) % 2 for text in texts])
-    elif model.__class__.__name__.startswith("T5"):
-        batch["labels"] = torch.stack([text[:1].repeat(5) for text in texts])
-    else:
-        batch["labels"] = ids.masked_fill(ids == 0, -100)
-        if "Token" in model.__class__.__name__:
-            batch["labels"] = torch.where(ids == 0, -100, ids % 2)
-    return batch
-
-
-def batches(model, side="right"):
-    """Yield three epochs, each shuffled and padded in another way."""
-    draw = torch.Generator().manual_seed(1)
-    images = tiny.inputs(model, rows=12) if "Image" in model.__class__.__name__ else None
-    texts = sentences()
-    for epoch in range(3):
-        order = torch.randperm(12, generator=draw)
-        for part in order.split(4):
-            if images:
-                yield {name: value[part] for name, value in images.items()}
-            else:
-                yield padded(model, [texts[i] for i in part], more=epoch, side=side)
-
-
-def trained_losses(model, data):
-    """Train by hand, with dropout, under one seed."""
-    model.train()
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
-    found = []
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        for batch in data:
-            loss = model(**batch).loss
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            found.append(float(loss.detach()))
-    return found
+def cached(model, layers=1, **settings):
+    return ftplug.apply(model, Freeze(layers=layers), TrunkCache(**settings))
 
 
 @pytest.mark.parametrize(
@@ -148,28 +80,32 @@ def test_losses_equal_those_of_a_trunk_that_runs(family, layers):
     assert torch.allclose(logits(plain, data[0])[:, 0], logits(caching, data[0])[:, 0], atol=1e-5)
 
 
-@pytest.mark.parametrize(("family", "hits"), [("llama", 24), ("t5", 24), ("gpt2", 2), ("bert", 5)])
-def test_padding_in_front_counts_only_where_positions_do(family, hits):
+@pytest.mark.parametrize("family", ["llama", "t5", "gpt2", "bert"])
+def test_padding_in_front_counts_only_where_positions_do(family):
     base = tiny.FAMILIES[family]()
     plain = ftplug.apply(copy.deepcopy(base), Freeze(layers=1, frozen_eval=True))
     caching = cached(base)
     data = list(batches(base, side="left"))
     assert trained_losses(caching, data) == pytest.approx(trained_losses(plain, data), abs=1e-5)
-    assert (trunk(caching).hits == 24) == (hits == 24)
+    read = [tuple(row) for batch in data for row in batch["input_ids"].tolist()]
+    if family in ("llama", "t5"):
+        read = [tuple(token for token in row if token) for row in read]
+    known = len(read) - len(set(read))
+    assert trunk(caching).hits == known == (24 if family in ("llama", "t5") else 1)
 
 
 @pytest.mark.parametrize(
     ("methods", "base"),
     [
-        ((Lora(layers_to_transform=(1,), cache=True),), (Lora(layers_to_transform=(1,)),)),
-        ((Bottleneck(layers=1, cache=True),), (Bottleneck(layers=1),)),
-        ((Freeze(layers=1, cache=True), L2Sp()), (Freeze(layers=1), L2Sp())),
-        ((Freeze(layers=0), Lora(r=4, layers_to_transform=(1,), cache=True)),
+        ((Lora(layers_to_transform=(1,)), TrunkCache()), (Lora(layers_to_transform=(1,)),)),
+        ((Bottleneck(layers=1), TrunkCache()), (Bottleneck(layers=1),)),
+        ((Freeze(layers=1), TrunkCache(), L2Sp()), (Freeze(layers=1), L2Sp())),
+        ((Freeze(layers=0), Lora(r=4, layers_to_transform=(1,)), TrunkCache()),
          (Freeze(layers=0), Lora(r=4, layers_to_transform=(1,)))),
-        ((Freeze(train=("*.layer.1.*",), cache=True),), (Freeze(train=("*.layer.1.*",)),)),
-        ((Freeze(layers=0, frozen_eval=True), Lora(layers_to_transform=(1,), cache=True)),
+        ((Freeze(train=("*.layer.1.*",)), TrunkCache()), (Freeze(train=("*.layer.1.*",)),)),
+        ((Freeze(layers=0, frozen_eval=True), Lora(layers_to_transform=(1,)), TrunkCache()),
          (Freeze(layers=0, frozen_eval=True), Lora(layers_to_transform=(1,)))),
-        ((Lora(layers_to_transform=(1,), cache=True), Freeze(layers=0, frozen_eval=True)),
+        ((TrunkCache(), Lora(layers_to_transform=(1,)), Freeze(layers=0, frozen_eval=True)),
          (Lora(layers_to_transform=(1,)), Freeze(layers=0, frozen_eval=True))),
     ],
 )  # fmt: skip
@@ -177,49 +113,54 @@ def test_methods_on_the_top_layers_have_a_trunk(methods, base):
     plain, caching = ftplug.apply(tiny.bert(), *base), ftplug.apply(tiny.bert(), *methods)
     data = list(batches(plain))
     assert trained_losses(caching, data) == pytest.approx(trained_losses(plain, data), abs=1e-5)
-    assert (trunk(caching).hits, trunk(caching).depth) == (24, 1)
+    assert (trunk(caching).hits, trunk(caching).spec.depth) == (24, 1)
 
 
 @pytest.mark.parametrize(
     ("methods", "message"),
     [
-        ((Lora(r=4, cache=True),), r"layer\.0 trains: restrict LoRA to the top ones"),
-        ((Bottleneck(cache=True),), r"layer\.0 trains: restrict the adapters to the top ones"),
-        ((Freeze(layers=2, cache=True),), r"layer\.0 trains: train fewer layers"),
-        ((Freeze(layers=1, cache=True), BitFit()), r"embeddings\.LayerNorm\.bias trains"),
-        ((Freeze(layers=1, cache=True), PrefixTuning()), "another method changes what BertModel"),
-        ((Freeze(layers=1, cache=True), PromptTuning()), "another method changes what BertModel"),
-        ((Freeze(layers=1, cache=True), Bottleneck(layers=1, cache=True)), "a cache already"),
-        ((Freeze(layers=1, cache=True, cache_bytes=10),), None),
-        ((Freeze(layers=1, cache=True, train=("*word_embeddings*",)),), "word_embeddings.* trains"),
+        ((), r"embeddings.* trains: name beside it a method .* e\.g\. freeze"),
+        ((Lora(r=4),), r"layer\.0 trains: restrict .*, lora: layers_to_transform=1\)"),
+        ((Bottleneck(),), r"layer\.0 trains: restrict .*freeze and bottleneck: layers=1"),
+        ((Freeze(layers=2),), r"layer\.0 trains: restrict .*freeze and bottleneck: layers=1"),
+        ((Freeze(layers=1), BitFit()), r"embeddings\.LayerNorm\.bias trains"),
+        ((Freeze(layers=1), PrefixTuning()), "another method changes what BertModel"),
+        ((Freeze(layers=1), PromptTuning()), "another method changes what BertModel"),
+        ((Freeze(layers=1), TrunkCache()), "'trunk-cache' is given twice"),
+        ((Freeze(layers=1, train=("*word_embeddings*",)),), "word_embeddings.* trains"),
     ],
 )
-def test_what_leaves_no_trunk_is_refused(methods, message):
+@pytest.mark.parametrize("first", [True, False])
+def test_what_leaves_no_trunk_is_refused(methods, message, first):
     model = tiny.bert()
-    if message is None:  # known once the width is
-        with pytest.raises(MethodError, match="cache_bytes=10 holds no example"):
-            ftplug.apply(model, *methods).train()(**tiny.inputs(model))
-        return
     before = weights(model)
-    with pytest.raises(MethodError, match=message):
-        ftplug.apply(model, *methods)
+    with pytest.raises(MethodError, match=message) as refused:
+        ftplug.apply(model, *([TrunkCache(), *methods] if first else [*methods, TrunkCache()]))
+    assert "\n" not in str(refused.value)
     assert same(weights(model), before)
-    assert not any(TRUNK in module.__dict__ for module in model.modules())
+    assert not any(TRUNK in module.__dict__ or is_wrapped(module) for module in model.modules())
+
+
+def test_too_few_bytes_for_an_example_are_refused():
+    """Only then is the width known."""
+    model = cached(tiny.bert(), bytes=10).train()
+    with pytest.raises(MethodError, match="bytes=10 holds no example"):
+        model(**tiny.inputs(model))
 
 
 @pytest.mark.parametrize(
     ("options", "name"), [({"neftune_noise_alpha": 5.0}, "neftune"), ({"torch_compile": True}, "")]
 )
 def test_a_trainer_that_changes_the_trunk_is_refused(tmp_path, options, name):
-    with pytest.raises(MethodError, match=rf"cache=True and {name}\w+ do not combine"):
-        ftplug.attach(trainer(tiny.bert(), tmp_path, **options), "freeze", cache=True, layers=1)
+    with pytest.raises(MethodError, match=rf"trunk-cache: it does not combine with {name}\w+"):
+        ftplug.attach(trainer(tiny.bert(), tmp_path, **options), "freeze", "trunk-cache")
 
 
 def test_a_model_that_accelerate_compiles_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "eager")
     bound = trainer(tiny.bert(), tmp_path)
-    with pytest.raises(MethodError, match="dynamo_backend=eager do not combine: leave cache out"):
-        ftplug.attach(bound, "freeze", cache=True, layers=1)
+    with pytest.raises(MethodError, match="combine with accelerate's dynamo_backend=eager: leave"):
+        ftplug.attach(bound, Freeze(layers=1), "trunk-cache")
 
 
 def test_a_rotary_embedding_that_remembers_is_refused():
@@ -270,7 +211,7 @@ def test_a_small_limit_holds_and_changes_no_loss():
     plain = ftplug.apply(tiny.bert(), Freeze(layers=1, frozen_eval=True))
     data = list(batches(plain))
     limit = 60 * tiny.HIDDEN * 4  # of about 120 tokens
-    small = cached(tiny.bert(), cache_bytes=limit)
+    small = cached(tiny.bert(), bytes=limit)
     assert trained_losses(small, data) == pytest.approx(trained_losses(plain, data), abs=1e-5)
     assert 0 < trunk(small).store.nbytes <= limit
     assert trunk(small).store.evicted > 0
@@ -280,8 +221,8 @@ def test_a_small_limit_holds_and_changes_no_loss():
 @pytest.mark.parametrize("dtype", [None, "bfloat16"])
 def test_a_file_is_mapped_and_leaves_nothing_behind(tmp_path, monkeypatch, dtype):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    in_memory = cached(tiny.bert(), cache_dtype=dtype)
-    mapped = cached(tiny.bert(), cache_dtype=dtype, cache_on_disk=True)
+    in_memory = cached(tiny.bert(), dtype=dtype)
+    mapped = cached(tiny.bert(), dtype=dtype, on_disk=True)
     data = list(batches(in_memory))
     assert trained_losses(mapped, data) == trained_losses(in_memory, data)
     assert trunk(mapped).hits == 24
@@ -331,13 +272,13 @@ def test_a_disk_that_is_full_from_the_start_is_refused(disk):
 
 
 def test_bfloat16_takes_half_and_gives_the_same_at_first_sight():
-    exact, half = cached(tiny.bert()), cached(tiny.bert(), cache_dtype="bfloat16")
+    exact, half = cached(tiny.bert()), cached(tiny.bert(), dtype="bfloat16")
     data = list(batches(exact))
     expected, found = trained_losses(exact, data), trained_losses(half, data)
     assert found == pytest.approx(expected, abs=0.02)
     assert found != expected
     assert 2 * trunk(half).store.nbytes == trunk(exact).store.nbytes
-    anew = cached(tiny.bert(), cache_dtype="bfloat16")
+    anew = cached(tiny.bert(), dtype="bfloat16")
     with torch.no_grad():
         twice = [float(anew.train()(**data[0]).loss) for _ in range(2)]
     assert twice[0] == twice[1]
@@ -516,7 +457,7 @@ def test_merging_and_saving_leave_it_out(tmp_path):
     assert sizes[0] == sizes[1]
     loaded = ftplug.load(tiny.bert(), saved)
     assert torch.equal(logits(loaded), logits(model))
-    assert trunk(loaded).store is None
+    assert not any(TRUNK in module.__dict__ for module in loaded.modules())
     ftplug.merge(model)
     assert not any(TRUNK in module.__dict__ for module in model.modules())
     assert type(model.bert) is type(tiny.bert().bert)
@@ -549,7 +490,8 @@ def training_on_texts(tmp_path, *, noisy=False, cache=True, **options):
     bound = trainer(tiny.bert(), tmp_path, remove_unused_columns=False, **defaults | options)
     bound.train_dataset = Texts(bound.model, noisy=noisy)
     bound.data_collator = bound.train_dataset.collate
-    return ftplug.attach(bound, Freeze(layers=1, cache=cache, frozen_eval=not cache))
+    beside = [TrunkCache()] if cache else []
+    return ftplug.attach(bound, Freeze(layers=1, frozen_eval=not cache), *beside)
 
 
 def test_a_trainers_losses_are_equal(tmp_path, caplog):
@@ -567,7 +509,7 @@ def test_a_low_hit_rate_is_said_once(tmp_path, caplog, noisy, epochs, said):
         bound = training_on_texts(tmp_path, noisy=noisy, num_train_epochs=epochs)
         bound.train()
     [warning] = [r.getMessage() for r in caplog.records if "were known" in r.getMessage()]
-    assert f"freeze: cache=True: of {said} examples only 0.0% were known" in warning
+    assert f"trunk-cache: of {said} examples only 0.0% were known" in warning
 
 
 def test_resume_is_bit_equal_with_mixed_lengths(tmp_path, monkeypatch):
@@ -581,7 +523,7 @@ def test_resume_is_bit_equal_with_mixed_lengths(tmp_path, monkeypatch):
 
     monkeypatch.setattr(halves, "trainer", on_texts)
     straight, resumed = straight_and_resumed(
-        lambda: tiny.bert(dropout=0.1), tmp_path, Freeze(layers=1, cache=True), stop=11
+        lambda: tiny.bert(dropout=0.1), tmp_path, Freeze(layers=1), TrunkCache(), stop=11
     )
     assert same(weights(straight.model), weights(resumed.model))
     assert trunk(resumed.model).misses > 0
@@ -589,7 +531,7 @@ def test_resume_is_bit_equal_with_mixed_lengths(tmp_path, monkeypatch):
 
 def test_rows_of_the_default_collator_are_known_again(tmp_path):
     bound = ftplug.attach(
-        trainer(tiny.vit(), tmp_path, save_strategy="no"), "freeze", layers=1, cache=True
+        trainer(tiny.vit(), tmp_path, save_strategy="no"), Freeze(layers=1), "trunk-cache"
     )
     bound.train()
     assert trunk(bound.model).misses == len(rows(bound.model))
@@ -607,17 +549,19 @@ def test_a_loop_by_hand_is_judged_after_many_examples(monkeypatch, caplog):
 def test_settings_that_ask_for_nothing_are_not_on_the_card():
     from ftplug.method import settings_to_show
 
-    assert not {name for name in settings_to_show(Lora().settings()) if name.startswith("cache")}
+    assert settings_to_show(TrunkCache().settings()) == {}
+    assert not {name for name in Lora().settings() if name.startswith("cache")}
 
 
 @pytest.mark.parametrize("method", [Freeze, Lora, Bottleneck])
 def test_steps_are_told_only_to_a_cache(method):
-    off, on = method(), method(cache=True)
-    for idle in (off, replace(on, cache=False), pickle.loads(pickle.dumps(off))):
-        assert not Host([idle]).implements("on_step")
-        assert idle.settings() == off.settings()
-    for counting in (on, replace(off, cache=True), pickle.loads(pickle.dumps(on))):
-        assert Host([counting]).implements("on_step")
+    idle, counting = method(), TrunkCache(on_disk=True)
+    for one in (idle, replace(idle), pickle.loads(pickle.dumps(idle))):
+        assert not Host([one]).implements("on_step")
+        assert one.settings() == idle.settings()
+    for one in (counting, replace(counting, on_disk=False), pickle.loads(pickle.dumps(counting))):
+        assert Host([one]).implements("on_step")
+    assert pickle.loads(pickle.dumps(counting)).settings() == counting.settings()
 
 
 def test_packed_rows_are_masked_by_their_positions():
