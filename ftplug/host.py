@@ -51,7 +51,10 @@ def as_called_now(name: str, settings: Mapping[str, Any]) -> list[tuple[str, dic
         )
         gone = ", ".join(f"{k}={v}" for k, v in settings.items() if (k, v) not in now[0][1].items())
         logger.warning(
-            "%s: %s is deprecated, and refused by the next version: write %s", name, gone, spelled
+            "%s: %s is deprecated, and refused by the next version: write %s",
+            name,
+            gone or "this use",
+            spelled,
         )
     return now
 

@@ -25,6 +25,7 @@ from ftplug.errors import (
     PluginError,
     one_line,
 )
+from ftplug.host import migrated
 from ftplug.structure import weightless_copy
 
 if TYPE_CHECKING:
@@ -173,8 +174,8 @@ def methods_of(manifest: Manifest, directory: Path) -> list[Method]:
     methods: list[Method] = []
     for entry in manifest.methods:
         try:
-            cls = discovery.entry(entry["name"]).load()
-            methods.append(cls.configure(entry["settings"]))
+            for name, settings in migrated([(entry["name"], entry["settings"])]):
+                methods.append(discovery.entry(name).load().configure(settings))
         except PluginError as error:
             where = f"{entry.get('distribution')} {entry.get('version')}"
             raise MissingMethodError(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from annotated_types import Ge, Lt
 
 from ftplug import LearningRate, Method, MethodError, hookimpl
-from ftplug.context import Context
+from ftplug.context import Context, RunView
 from ftplug.inplace import is_wrapped
 from ftplug.structure import pooler, pretrained, task_head
 from ftplug_plugins.lora import Lora
@@ -103,15 +103,17 @@ class Qlora(Method):
 
     @hookimpl
     def save_artifact(
-        self, model: nn.Module, directory: Path, tensors: Mapping[str, torch.Tensor]
+        self, model: nn.Module, directory: Path, tensors: Mapping[str, torch.Tensor], run: RunView
     ) -> Iterable[str]:
         """Write LoRA's files: peft reads them on a quantized base or a full one."""
-        return self.lora().save_artifact(model, directory, tensors)
+        return self.lora().save_artifact(model, directory, tensors, run)
 
     @hookimpl
-    def load_artifact(self, model: nn.Module, directory: Path) -> Mapping[str, torch.Tensor]:
+    def load_artifact(
+        self, model: nn.Module, directory: Path, run: RunView
+    ) -> Mapping[str, torch.Tensor]:
         """Read them back."""
-        return self.lora().load_artifact(model, directory)
+        return self.lora().load_artifact(model, directory, run)
 
     @hookimpl
     def disable_model(self, model: nn.Module) -> AbstractContextManager[None]:
@@ -119,14 +121,14 @@ class Qlora(Method):
         return self.lora().disable_model(model)
 
     @hookimpl
-    def merge_model(self, model: nn.Module) -> None:
+    def merge_model(self, model: nn.Module, run: RunView) -> None:
         """Put the dequantized layers in place of the quantized ones, then add the update."""
         quantized = [(n, m) for n, m in model.named_modules() if type(m).__name__ in _QUANTIZED]
         dtype = pretrained(model).dtype
         for name, layer in quantized:
             _replace(model, name, _dequantized(layer, dtype))
         try:
-            self.lora().merge_model(model)
+            self.lora().merge_model(model, run)
         except MethodError:
             for name, layer in quantized:
                 _replace(model, name, layer)
