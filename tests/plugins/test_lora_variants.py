@@ -102,7 +102,7 @@ def test_what_does_not_combine_with_a_start_from_the_base(method, setting):
 def test_what_cannot_be_decomposed_is_refused_before_the_model_changes():
     model = tiny.gpt2()
     before = weights(model)
-    with pytest.raises(MethodError, match="olora does not fit the Conv1D at .*: use pissa"):
+    with pytest.raises(MethodError, match=r"olora does not fit the Conv1D at .*: use pissa"):
         ftplug.apply(model, "olora")
     assert same(weights(model), before)
 
