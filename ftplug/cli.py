@@ -254,12 +254,9 @@ def new(
 
 def configured(names: Sequence[str], settings: Sequence[str]) -> list[Method]:
     """Return methods configured from ``--method`` and ``--set key=value`` texts."""
-    from ftplug import discovery
-    from ftplug.host import as_called_now, split_settings
+    from ftplug.host import from_texts
 
-    shares = split_settings(list(names), list(names), setting_texts(settings))
-    entries = [as_called_now(n, share) for n, share in zip(names, shares, strict=True)]
-    return [discovery.entry(n).load().parse(texts) for now in entries for n, texts in now]
+    return from_texts(names, setting_texts(settings))
 
 
 def setting_texts(settings: Sequence[str]) -> dict[str, str]:

@@ -41,6 +41,13 @@ def resolve(given: Sequence[MethodLike], settings: Mapping[str, Any]) -> list[Me
     return configured
 
 
+def from_texts(names: Sequence[str], texts: Mapping[str, str]) -> list[Method]:
+    """Return the named methods, configured by ``{setting: text}`` as typed on a command line."""
+    shares = split_settings(names, names, texts)
+    entries = [e for name, own in zip(names, shares, strict=True) for e in as_called_now(name, own)]
+    return [discovery.entry(name).load().parse(own) for name, own in entries]
+
+
 def as_called_now(name: str, settings: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """Return what a user who gives a method settings that moved means, and say so once."""
     discovery.entry(name)  # a name that nobody has is refused with those there are

@@ -17,7 +17,7 @@ from ftplug_plugins.lora_parts.settings import refuse_beside
 if TYPE_CHECKING:
     from torch import nn
 
-    from ftplug.context import Context, RunView
+    from ftplug.context import Context
 
 _UNFIT = {
     "use_dora": "DoRA scales what stands before the invocation, too",
@@ -75,7 +75,7 @@ class Alora(Lora):
         activated.activate(model)
 
     @hookimpl
-    def merge_model(self, model: nn.Module, run: RunView) -> None:  # type: ignore[override]
+    def merge_model(self, model: nn.Module) -> None:
         """Refuse: no weight knows where in a row it is used."""
         raise MethodError(
             "alora: its update depends on where the invocation stands, and no weight can hold "

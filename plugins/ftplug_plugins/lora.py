@@ -114,7 +114,7 @@ class Lora(cut.CachesTrunk, PeftMethod):
         return peft_files.load(model, directory)
 
     @hookimpl
-    def merge_model(self, model: nn.Module, run: RunView) -> None:  # type: ignore[override]
+    def merge_model(self, model: nn.Module) -> None:
         """Fold each layer into the one it wraps; what was kept of the trunk goes."""
         peft_files.merge(model, self.name)
         unwrap(model)

@@ -121,14 +121,14 @@ class Qlora(Method):
         return self.lora().disable_model(model)
 
     @hookimpl
-    def merge_model(self, model: nn.Module, run: RunView) -> None:
+    def merge_model(self, model: nn.Module) -> None:
         """Put the dequantized layers in place of the quantized ones, then add the update."""
         quantized = [(n, m) for n, m in model.named_modules() if type(m).__name__ in _QUANTIZED]
         dtype = pretrained(model).dtype
         for name, layer in quantized:
             _replace(model, name, _dequantized(layer, dtype))
         try:
-            self.lora().merge_model(model, run)
+            self.lora().merge_model(model)
         except MethodError:
             for name, layer in quantized:
                 _replace(model, name, layer)

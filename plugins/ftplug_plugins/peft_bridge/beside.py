@@ -29,7 +29,7 @@ def beside(name: str, config: Any, model: nn.Module, *, shareable: bool) -> Iter
         _refuse_alone(name, present, shareable)
         _refuse_overlap(name, config, model, present)
         del model.peft_config  # else peft would take the second config for a second adapter
-    config.ftplug_name, config.ftplug_shareable = name, shareable
+    config.ftplug_shareable = shareable
     yield
     new = [n for n, parameter in model.named_parameters() if parameter.requires_grad]
     known = present[-1].ftplug_trainable if present else []
@@ -92,5 +92,4 @@ def _meet(first: str, second: str) -> bool:
 
 
 def _name(config: Any) -> str:
-    kind = str(config.peft_type.value).lower().replace("_", "-")
-    return str(getattr(config, "ftplug_name", kind))
+    return str(config.peft_type.value).lower().replace("_", "-")
