@@ -61,7 +61,7 @@ class Alora(Lora):
         refuse_beside(self, _UNFIT)
 
     def shareable(self) -> bool:
-        """Not: its layers are told where the invocation stands."""
+        """Whether it shares the model: no, only its layers know the invocation."""
         return False
 
     def config(self, model: nn.Module, context: Context) -> Any:

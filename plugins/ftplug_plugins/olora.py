@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from ftplug import LearningRate, MethodError
+from ftplug import MethodError
 from ftplug_plugins.lora import Lora
 from ftplug_plugins.lora_parts.from_base import StartsFromBase
 
@@ -35,7 +35,6 @@ class Olora(StartsFromBase, Lora):
           archivePrefix = {arXiv}
         }
     """
-    learning_rate: ClassVar[LearningRate] = LearningRate(1e-5, 3e-4, 3e-3)
     MIGRATIONS = ()
 
     def start(self) -> str:

@@ -7,7 +7,6 @@ from typing import Annotated, ClassVar
 
 from annotated_types import Ge
 
-from ftplug import LearningRate
 from ftplug_plugins.lora import Lora
 from ftplug_plugins.lora_parts.from_base import StartsFromBase
 
@@ -39,7 +38,6 @@ class Pissa(StartsFromBase, Lora):
           year      = {2024}
         }
     """
-    learning_rate: ClassVar[LearningRate] = LearningRate(1e-5, 3e-4, 3e-3)
     MIGRATIONS = ()
 
     def start(self) -> str:

@@ -55,7 +55,7 @@ class StartsFromBase(PeftMethod):
         refuse_beside(self, _UNFIT)
 
     def shareable(self) -> bool:
-        """Not: the weights of other methods' layers are no base's."""
+        """Whether it shares the model: no, what other methods put there is no base's weight."""
         return False
 
     def config(self, model: nn.Module, context: Context) -> Any:
