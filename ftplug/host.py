@@ -56,7 +56,7 @@ def as_called_now(name: str, settings: Mapping[str, Any]) -> list[tuple[str, dic
         gone = {k: v for k, v in settings.items() if (k, v) not in now[0][1].items()}
         logger.warning(
             "%s: %s is deprecated, and refused by the next version: write %s",
-            *(name, spelled(gone), spelled_methods(now)),
+            *(name, spelled(gone) or "this use", spelled_methods(now)),
         )
     return now
 

@@ -105,8 +105,11 @@ class Method:
         return cls(**settings)
 
     @classmethod
-    def parse(cls, texts: Mapping[str, str]) -> Self:
-        """Build the method from ``{setting: text}`` as typed on a command line."""
+    def parse(cls, texts: Mapping[str, Any]) -> Self:
+        """Build the method from ``{setting: text}`` as typed on a command line.
+
+        A setting that a migration made of a text may be a value already.
+        """
         known = _annotations(cls)
         parsed = {
             name: _validate(cls.name, name, known[name], text, strict=False)

@@ -6,7 +6,9 @@ import peft
 import pytest
 import tiny
 import torch
-from runs import StopAt, logits, same, shake, trainer, weights
+from ftplug_plugins.lora import Lora
+from peft_twins import layers_equal_pefts
+from runs import logits, shake
 from transformers import set_seed
 
 import ftplug
@@ -82,15 +84,10 @@ def test_all_linear_beside_bottleneck(order, tmp_path):
     assert torch.equal(logits(ftplug.load(tiny.bert(), tmp_path)), logits(model))
 
 
-STARTS = [
+SETTINGS = [
     {"init_lora_weights": "gaussian"},
     {"init_lora_weights": "mica"},
     {"init_lora_weights": "orthogonal"},
-    {"init_lora_weights": "pissa"},
-    {"init_lora_weights": "pissa_niter_4"},
-    {"init_lora_weights": "olora"},
-    {"init_lora_weights": "pissa", "use_rslora": True, "lora_dropout": 0.1},
-    {"init_lora_weights": "olora", "rank_pattern": {"query": 2}, "alpha_pattern": {"value": 8}},
     {"rank_pattern": {"0.attention.self.query": 2}, "alpha_pattern": {"value": 3}},
     {"layers_to_transform": [1]},
     {"lora_bias": True},
@@ -104,25 +101,8 @@ def label(settings):
     return "-".join(str(value) for pair in settings.items() for value in pair)[:40]
 
 
-def steps(model):
-    """Return five losses of AdamW, dropout under a seed."""
-    model.train()
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
-    torch.manual_seed(0)
-    found = []
-    for step in range(5):
-        inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-        loss = model(**tiny.inputs(inner, seed=step)).loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        found.append(loss.item())
-    model.eval()
-    return found
-
-
-@pytest.mark.parametrize("settings", STARTS, ids=label)
-def test_variants_train_as_in_peft_and_leave_the_base(settings, tmp_path):
+@pytest.mark.parametrize("settings", SETTINGS, ids=label)
+def test_trains_as_in_peft_and_leaves_the_base(settings, tmp_path):
     base = tiny.bert(dropout=0.1)
     model = ftplug.apply(copy.deepcopy(base), "lora", r=4, lora_alpha=8, **settings)
     if settings.get("init_lora_weights") == "orthogonal":
@@ -137,109 +117,21 @@ def test_variants_train_as_in_peft_and_leave_the_base(settings, tmp_path):
     )  # fmt: skip
     set_seed(42)
     theirs = peft.get_peft_model(copy.deepcopy(base), config)
-    assert steps(model) == pytest.approx(steps(theirs), abs=1e-6)
-
-    trained = logits(model)
-    with ftplug.disabled(model):
-        assert torch.equal(logits(model), logits(base))
-    ftplug.save(model, tmp_path)
-    assert not (tmp_path / "ftplug.safetensors").exists()
-    assert torch.equal(logits(ftplug.load(copy.deepcopy(base), tmp_path)), trained)
-    plain = peft.PeftModel.from_pretrained(copy.deepcopy(base), tmp_path).eval()
-    assert torch.allclose(logits(plain, tiny.inputs(base)), trained, atol=1e-6)
-    merged = ftplug.merge(copy.deepcopy(model))
-    assert torch.allclose(logits(merged), trained, atol=1e-6)
-    twin = shake(copy.deepcopy(model))
-    assert torch.equal(logits(model), trained)
-    assert not torch.allclose(logits(twin), trained)
-
-
-def test_pissa_in_peft_format_doubles_the_rank(tmp_path):
-    model = ftplug.apply(tiny.gpt2(), "lora", r=3, init_lora_weights="pissa")
-    ftplug.save(shake(model), tmp_path)
-    config = peft.PeftConfig.from_pretrained(tmp_path)
-    assert (config.r, config.lora_alpha, config.init_lora_weights) == (6, 32, True)
-    merged, trained = ftplug.merge(copy.deepcopy(model)), logits(model)
-    assert torch.allclose(logits(merged), trained, atol=1e-6)
-
-
-def test_pissa_without_a_common_scale_is_saved_in_our_format(tmp_path):
-    settings = {"init_lora_weights": "pissa", "use_rslora": True, "rank_pattern": {"query": 2}}
-    model = shake(ftplug.apply(tiny.bert(), "lora", **settings))
-    ftplug.save(model, tmp_path)
-    assert not (tmp_path / "adapter_config.json").exists()
-    assert torch.equal(logits(ftplug.load(tiny.bert(), tmp_path)), logits(model))
+    layers_equal_pefts(model, theirs, base, tmp_path)
 
 
 @pytest.mark.parametrize("start", ["eva", "corda", "lora_ga", "loftq", "nonsense"])
 def test_starts_that_cannot_be_had_say_why(start):
-    with pytest.raises(MethodError, match=rf"lora: init_lora_weights={start}: it "):
+    with pytest.raises(MethodError, match=rf"lora: init_lora_weights={start}: it ") as caught:
         ftplug.apply(tiny.bert(), "lora", init_lora_weights=start)
+    cure = {"loftq": "the method qlora", "nonsense": "gaussian, orthogonal or mica"}
+    assert cure.get(start, "the methods pissa or olora") in str(caught.value)
 
 
-def test_what_does_not_combine_is_refused_before_the_model_changes():
-    with pytest.raises(MethodError, match="do not combine"):
-        ftplug.apply(tiny.bert(), "lora", init_lora_weights="pissa", use_dora=True)
-    model = tiny.gpt2()
-    before = weights(model)
-    with pytest.raises(MethodError, match="olora does not fit the Conv1D"):
-        ftplug.apply(model, "lora", init_lora_weights="olora")
-    assert same(weights(model), before)
-    with pytest.raises(MethodError, match="need a decoder-only language model"):
-        ftplug.apply(tiny.bert(), "lora", alora_invocation_tokens=[5, 6])
-
-
-def invoked(model, at):
-    """Return a prompt whose rows hold the invocation 5, 6; the last row has none."""
-    ids = tiny.inputs(model)["input_ids"].masked_fill(tiny.inputs(model)["input_ids"] == 5, 7)
-    ids[:-1, at : at + 2] = torch.tensor([5, 6])
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-
-
-def alora(base):
-    return shake(ftplug.apply(copy.deepcopy(base), "lora", alora_invocation_tokens=[5, 6]), 0.5)
-
-
-def test_alora_works_from_the_invocation_on(tmp_path):
-    base = tiny.llama()
-    model, batch = alora(base), invoked(base, 3)
-    found, expected = logits(model, batch), logits(base, batch)
-    assert torch.equal(found[:, :3], expected[:, :3])
-    assert torch.equal(found[-1], expected[-1])
-    assert not torch.allclose(found[0, 3:], expected[0, 3:])
-    ftplug.save(model, tmp_path)
-    assert torch.equal(logits(ftplug.load(tiny.llama(), tmp_path), batch), found)
-    theirs = peft.PeftModel.from_pretrained(tiny.llama(), tmp_path).eval()
-    assert torch.allclose(logits(theirs, batch), found, atol=1e-6)
-    options = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None}
-    tokens = model.generate(**batch, **options)
-    assert torch.equal(tokens, theirs.generate(**batch, **options))
-    assert torch.equal(tokens, model.generate(**batch, **options, use_cache=False))
-    with pytest.raises(MethodError, match="aLoRA does not support"):
-        ftplug.merge(model)
-
-
-def test_alora_under_activation_checkpointing_has_the_same_gradients():
-    base = tiny.llama()
-    plain, saving = alora(base).train(), alora(base).train()
-    saving.activation_checkpointing_enable()
-    for model in (plain, saving):
-        batch = invoked(base, 3)
-        model(**batch, labels=batch["input_ids"]).loss.backward()
-    gradients = [[p.grad for p in m.parameters() if p.requires_grad] for m in (plain, saving)]
-    for first, second in zip(*gradients, strict=True):
-        assert torch.allclose(first, second, atol=1e-7)
-        assert first.abs().sum() > 0
-
-
-def test_a_resumed_pissa_run_equals_an_uninterrupted_one(tmp_path):
-    def run(name, *callbacks, resume=False):
-        bound = trainer(tiny.bert(dropout=0.1), tmp_path / name, callbacks=list(callbacks),
-                        max_steps=8, save_strategy="no")  # fmt: skip
-        ftplug.attach(bound, "lora", r=4, init_lora_weights="pissa_niter_2")
-        bound.train(resume_from_checkpoint=resume)
-        return weights(bound.model)
-
-    straight = run("straight")
-    run("halves", StopAt(3))
-    assert same(run("halves", resume=True), straight)
+@pytest.mark.parametrize(
+    ("start", "cure"),
+    [("pissa", "use pissa"), ("olora", "use olora"), ("pissa_niter_4", "use pissa with niter=4")],
+)
+def test_an_instance_with_a_start_that_moved_names_the_method(start, cure):
+    with pytest.raises(MethodError, match=f"it is a method of its own: {cure}$"):
+        Lora(init_lora_weights=start)

@@ -28,6 +28,11 @@ def nowhere(reason: str) -> dict[str, Any]:
 
 CONTRACTS: dict[str, dict[str, Any]] = {
     # Ours
+    "alora": {
+        "settings": {"r": 4, "alora_invocation_tokens": (53,)},  # the batch has it, once
+        "unfit": dict.fromkeys(("bert", "t5", "vit"), "need a decoder-only language model"),
+        "mergeable": False,
+    },
     "apollo": {"settings": {"rank": 4}},
     "bitfit": {"unfit": NO_BIAS},
     "bottleneck": {"settings": {"reduction_factor": 4}},
@@ -36,6 +41,8 @@ CONTRACTS: dict[str, dict[str, Any]] = {
     "lisa": {"settings": {"layers": 1, "period": 1}},
     "lora": {"settings": {"r": 4}},
     "lora-plus": {"beside": ("lora",)},
+    "olora": {"settings": {"r": 4}},
+    "pissa": {"settings": {"r": 4}},
     "prefix-tuning": {
         "settings": {"num_virtual_tokens": 4},
         "starts_at_base": False,

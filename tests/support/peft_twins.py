@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import peft
+import pytest
 import tiny
 import torch
+from runs import logits
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -95,3 +97,25 @@ def shaken(model: Any, scale: float = 0.3) -> Any:
             if parameter.requires_grad:
                 parameter.add_(torch.randn(parameter.shape, generator=draw) * scale)
     return model
+
+
+def layers_equal_pefts(ours: Any, theirs: Any, base: Any, folder: Path) -> None:
+    """Hold a method of layers beside peft's twin: training, files, disabled, merge and copies.
+
+    ``theirs`` is the twin on a copy of ``base``, drawn under the same seed. ``folder`` is new.
+    """
+    batches = [tiny.inputs(base, seed=step) for step in range(5)]
+    assert losses(ours, batches) == pytest.approx(losses(theirs, batches), abs=1e-6)
+    trained = logits(ours)
+    with ftplug.disabled(ours):
+        assert torch.equal(logits(ours), logits(base))
+    ftplug.save(ours, folder)
+    assert not (folder / "ftplug.safetensors").exists()
+    assert torch.equal(logits(ftplug.load(copy.deepcopy(base), folder)), trained)
+    plain = peft.PeftModel.from_pretrained(copy.deepcopy(base), folder).eval()
+    assert torch.allclose(logits(plain, tiny.inputs(base)), trained, atol=1e-6)
+    merged = ftplug.merge(copy.deepcopy(ours))
+    assert torch.allclose(logits(merged), trained, atol=1e-6)
+    twin = shaken(copy.deepcopy(ours))
+    assert torch.equal(logits(ours), trained)
+    assert not torch.allclose(logits(twin), trained)

@@ -25,8 +25,8 @@ def check(model: nn.Module) -> None:
     """Refuse what does not read tokens from left to right."""
     if not (is_causal(model) and structure.is_language_model(model)):
         raise MethodError(
-            f"lora: alora_invocation_tokens need a decoder-only language model, not "
-            f"{type(model).__name__}: leave them empty"
+            f"alora: its invocation tokens need a decoder-only language model, not a "
+            f"{type(model).__name__}: use lora"
         )
 
 
@@ -47,13 +47,13 @@ def _find(stack: Any, forward: Any, *args: Any, **kwargs: Any) -> Any:
     arguments, found = named(forward, args, kwargs), stack.__dict__[_OFFSETS]
     tokens, cache = arguments.get("input_ids"), arguments.get("past_key_values")
     if tokens is None:
-        raise MethodError("lora: aLoRA needs input_ids to find its invocation tokens")
+        raise MethodError("alora: needs input_ids to find its invocation tokens")
     if cache is None or cache.get_seq_length() == 0:
         search: Any = calculate_alora_offsets  # reads this one setting of a config
         config = SimpleNamespace(alora_invocation_tokens=found["tokens"])
         found[_OFFSETS] = search({"": config}, "", tokens)
     elif len(found.get(_OFFSETS) or ()) != len(tokens):
-        raise MethodError("lora: aLoRA goes on from a cache of other rows than it read last")
+        raise MethodError("alora: goes on from a cache of other rows than it read last")
     return forward(**arguments)
 
 

@@ -8,26 +8,91 @@ A = [A; A0], B = [B, -B0].
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ftplug import MethodError
+from ftplug import MethodError, hookimpl
+from ftplug_plugins.lora_parts.settings import refuse_beside
 from ftplug_plugins.peft_bridge import files as peft_files
 from ftplug_plugins.peft_bridge.keys import ADAPTER
+from ftplug_plugins.peft_bridge.method import PeftMethod
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from ftplug.context import RunView
+    from ftplug.context import Context, RunView
 
 _START = "lora_start"
+_UNFIT = {
+    "init_lora_weights": "A and B start from the base's weights",
+    "use_dora": "DoRA's magnitudes would be those of a changed base",
+    "use_bdlora": "what is taken from a weight is not block-diagonal",
+    "lora_bias": "a weight has no bias to start from",
+    "target_parameters": "peft decomposes the weights of modules alone",
+}
+
+
+class StartsFromBase(PeftMethod):
+    """What PiSSA and OLoRA share; among the bases of a method it goes before ``Lora``."""
+
+    def start(self) -> str:
+        """Return peft's name of the decomposition that A and B are taken from."""
+        raise NotImplementedError
+
+    def require_fit(self, name: str, layer: nn.Module) -> None:
+        """Refuse a target whose weight cannot be decomposed; asked before any is."""
+        weight: Any = layer.weight
+        if not weight.is_floating_point():
+            raise MethodError(
+                f"{self.name}: decomposes the base's weights, and {name} is quantized: use lora"
+            )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        refuse_beside(self, _UNFIT)
+
+    def shareable(self) -> bool:
+        """Whether it shares the model: no, what other methods put there is no base's weight."""
+        return False
+
+    def config(self, model: nn.Module, context: Context) -> Any:
+        """Return LoRA's config with its start, unless values follow: then nothing is decomposed."""
+        config = super().config(model, context)
+        config.init_lora_weights = True if context.loading else self.start()
+        return config
+
+    def inject(self, config: Any, model: nn.Module) -> None:
+        """Build LoRA's layers, and give the base its weights back."""
+        with base_kept(config, model, self.require_fit):
+            super().inject(config, model)
+
+    @hookimpl
+    def save_artifact(
+        self, model: nn.Module, directory: Path, tensors: Mapping[str, torch.Tensor], run: RunView
+    ) -> Iterable[str]:
+        """Write peft's two files with twice the rank, and return the names of all they hold."""
+        config = peft_files.config_of(model)
+        if config.use_rslora and (config.rank_pattern or config.alpha_pattern):
+            return ()  # each rank has a scale of its own, which one config cannot double
+        joined = _joined(model, tensors)
+        written = peft_files.save(model, directory, joined, run=run, config=_doubled(config))
+        return tensors if written else ()
+
+    @hookimpl
+    def load_artifact(
+        self, model: nn.Module, directory: Path, run: RunView
+    ) -> Mapping[str, torch.Tensor]:
+        """Read them back: half of each matrix is trained, the other half was the start."""
+        return _parted(model, peft_files.load(model, directory, run=run))
 
 
 @contextmanager
-def base_kept(config: Any, model: nn.Module) -> Iterator[None]:
+def base_kept(
+    config: Any, model: nn.Module, require_fit: Callable[[str, nn.Module], None]
+) -> Iterator[None]:
     """Give the target modules their weights back after peft has decomposed them."""
     import torch
     from peft.tuners._buffer_dict import BufferDict
@@ -36,7 +101,7 @@ def base_kept(config: Any, model: nn.Module) -> Iterator[None]:
     kept: dict[int, torch.Tensor] = {}
     for name, module in model.named_modules():
         if check_target_module_exists(config, name) and hasattr(module, "weight"):
-            _refuse_unfit(str(config.init_lora_weights), name, module)
+            require_fit(name, module)
             kept[id(module)] = module.weight.detach().clone()
     yield
     for _, layer in peft_files.tuner_layers(model):
@@ -46,18 +111,6 @@ def base_kept(config: Any, model: nn.Module) -> Iterator[None]:
         start = {n: m.weight.detach().clone() for n, m in zip("AB", weights, strict=True)}
         layer.add_module(_START, BufferDict(start, persistent=True))
         layer.lora_variant[ADAPTER] = FromStart()
-
-
-def _refuse_unfit(start: str, name: str, module: Any) -> None:
-    """Refuse weights that cannot be decomposed before any is."""
-    kind = type(module).__name__
-    if not module.weight.is_floating_point():
-        raise MethodError(
-            f"lora: init_lora_weights={start} decomposes the base's weights, and {name} is "
-            "quantized: use init_lora_weights=true"
-        )
-    if start == "olora" and kind == "Conv1D":
-        raise MethodError(f"lora: peft's olora does not fit the {kind} at {name}: use pissa")
 
 
 class FromStart:
@@ -98,40 +151,33 @@ def _delta(module: Any, adapter: str) -> Any:
     return change.T if module.fan_in_fan_out else change
 
 
-def save(
-    model: nn.Module, directory: Path, tensors: Mapping[str, torch.Tensor], *, run: RunView
-) -> Iterable[str]:
-    """Write peft's two files with twice the rank, and return the names of all they hold."""
-    config = peft_files.config_of(model)
-    if config.use_rslora and (config.rank_pattern or config.alpha_pattern):
-        return ()  # each rank has a scale of its own, which one config cannot double
+def _joined(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the tensors with each start in the matrix that it belongs to."""
     import torch
 
     joined = {n: t for n, t in tensors.items() if f".{_START}." not in n}
-    for name, part, sign, dim in _pairs(model):
-        start = tensors[name.replace(f"lora_{part}.{ADAPTER}.weight", f"{_START}.{part}")]
-        joined[name] = torch.cat([tensors[name], sign * start], dim=dim)
-    written = peft_files.save(model, directory, joined, run=run, config=_doubled(config))
-    return tensors if written else ()
+    for name, start, sign, dim in _pairs(model):
+        joined[name] = torch.cat([tensors[name], sign * tensors[start]], dim=dim)
+    return joined
 
 
-def load(model: nn.Module, directory: Path, *, run: RunView) -> Mapping[str, torch.Tensor]:
-    """Read them back: the first half of each matrix is trained, the second was the start."""
-    found = dict(peft_files.load(model, directory, run=run))
-    for name, part, sign, dim in _pairs(model):
-        if name in found:
-            trained, start = found[name].chunk(2, dim=dim)
-            found[name] = trained.contiguous()
-            found[name.replace(f"lora_{part}.{ADAPTER}.weight", f"{_START}.{part}")] = sign * start
-    return found
+def _parted(model: nn.Module, joined: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the tensors with each start under a name of its own again."""
+    parted = dict(joined)
+    for name, start, sign, dim in _pairs(model):
+        if name in joined:
+            trained, begun = joined[name].chunk(2, dim=dim)
+            parted[name], parted[start] = trained.contiguous(), sign * begun
+    return parted
 
 
 def _pairs(model: nn.Module) -> Iterator[tuple[str, str, int, int]]:
-    """Yield the name of every A and B, which it is, its start's sign, and where that is joined."""
+    """Yield the names of every A or B and its start, the start's sign, and where it is joined."""
     for name, _ in model.named_parameters():
         for part, sign, dim in (("A", 1, 0), ("B", -1, 1)):
-            if name.endswith(f".lora_{part}.{ADAPTER}.weight"):
-                yield name, part, sign, dim
+            end = f".lora_{part}.{ADAPTER}.weight"
+            if name.endswith(end):
+                yield name, f"{name.removesuffix(end)}.{_START}.{part}", sign, dim
 
 
 def _doubled(config: Any) -> Any:

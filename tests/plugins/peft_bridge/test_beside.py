@@ -102,7 +102,7 @@ def chosen(pair):
         ("lora, vera", {"vera.target_modules": ("attention",)}, "attention meets .*query"),
         ("lora, adalora", {"adalora.total_step": 300}, "and adalora shares a model with no other"),
         ("poly, ia3", {}, "and poly shares a model with no other"),
-        ("lora, ia3", {"lora.init_lora_weights": "pissa"}, "and lora shares a model with no other"),
+        ("pissa, ia3", {}, "ia3: the model has .* shares a model with no other"),
         ("lora, gralora", {}, "gralora: its target .*query meets"),
         (
             "qlora, ia3",
