@@ -11,15 +11,15 @@ from ftplug.errors import MethodError
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
-    from ftplug.method import LearningRate, Method
+    from ftplug.method import Method
 
 
 def set_learning_rate(
     args: TrainingArguments, methods: Sequence[Method], asked: float | Literal["suggested"] | None
 ) -> None:
     """Set the learning rate asked for; warn when it is far from what the method needs."""
-    suggestions = [method.suggested_learning_rate() for method in methods]
-    known: LearningRate | None = next((s for s in suggestions if s), None)
+    suggestions = [(method.name, method.suggested_learning_rate()) for method in methods]
+    name, known = next(((name, rate) for name, rate in suggestions if rate), ("", None))
     if asked == "suggested":
         if known is None:
             raise MethodError("lr='suggested': none of these methods suggests a learning rate")
@@ -30,7 +30,7 @@ def set_learning_rate(
         logger.warning(
             "learning rate %g is outside the usual range of %s, %g to %g: try %g (lr='suggested')",
             args.learning_rate,
-            methods[0].name,
+            name,
             known.low,
             known.high,
             known.suggested,

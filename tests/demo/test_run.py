@@ -181,6 +181,25 @@ def test_default_run_takes_the_suggested_rate_and_prints_only_the_report(
     assert "full, epoch 1" in err
 
 
+@pytest.mark.usefixtures("no_network")
+def test_several_methods_run_together(tmp_path, tiny_base, tiny_parts):
+    result = run_demo(
+        ["freeze", "trunk-cache"],
+        {"freeze.layers": "0", "trunk-cache.bytes": "100000"},
+        out=tmp_path / "artifact",
+        epochs=2,
+        progress=False,
+        report=False,
+        load_base=tiny_base,
+        parts=tiny_parts,
+    )
+    assert (result.method, result.settings["layers"]) == ("freeze", 0)
+    assert result.learning_rate == 1e-3  # of the head alone
+    [also] = json.loads((tmp_path / "artifact/ftplug.json").read_text())["training"]["also"]
+    assert (also["name"], also["settings"]["bytes"]) == ("trunk-cache", 100000)
+    assert result.reloaded_logit_difference < 1e-5
+
+
 def test_importing_the_demo_loads_nothing_heavy():
     code = (
         "import sys, ftplug.demo;"

@@ -74,6 +74,12 @@ def test_a_record_that_somebody_else_wrote_is_read_over(tmp_path, also):
     assert "Trained beside" not in (artifact / "README.md").read_text()
 
 
+def test_a_warning_of_the_learning_rate_names_the_method_it_is_of(tmp_path, caplog):
+    with caplog.at_level(logging.WARNING, "ftplug"):
+        ftplug.attach(trainer(tiny.bert(), tmp_path), TrunkCache(), FROZEN, lr=1.0)
+    assert "outside the usual range of freeze" in caplog.text
+
+
 # Resuming
 
 
