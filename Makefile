@@ -16,7 +16,7 @@ test: .venv/installed .venv/peers lint
 soak: .venv/installed
 	$(BIN)/python tests/soak/kill_and_resume.py
 
-# 40 minutes on a machine that is left alone: writes benchmarks/results.json and the README's tables.
+# 40 minutes on a machine that is left alone: writes benchmarks/results.json and the tables of docs/costs.md.
 bench: .venv/installed .venv/adapters/installed
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/bench.py
 

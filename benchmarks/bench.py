@@ -1,7 +1,7 @@
-"""Run all benchmarks, keep what they find in results.json and write it into the README: make bench.
+"""Run all benchmarks, keep what they find, and write it into docs/costs.md: make bench.
 
 Each benchmark is a process of its own, one after the other; leave the machine alone meanwhile (40
-minutes). ``--only NAME`` renews a few, ``--render`` writes the README from the file alone. A goal
+minutes). ``--only NAME`` renews a few, ``--render`` writes the page from the file alone. A goal
 that is missed is marked where it stands and makes the exit status 1.
 """
 
@@ -23,7 +23,7 @@ from typing import Any
 from report import MISSED, Found, shown, table
 
 HERE = Path(__file__).parent
-RESULTS, README = HERE / "results.json", HERE.parent / "README.md"
+RESULTS, PAGE = HERE / "results.json", HERE.parent / "docs/costs.md"
 NAMES = (
     "trunk_cache",
     "training_steps",
@@ -62,7 +62,7 @@ def read() -> dict[str, Any]:
 
 
 def render(results: Mapping[str, Any]) -> str:
-    """Return the README's tables."""
+    """Return the page's tables."""
     found = [Found.read({k: v for k, v in results[name].items() if k != "on"}) for name in NAMES]
     parts = [
         table(
@@ -81,15 +81,15 @@ def render(results: Mapping[str, Any]) -> str:
     return "\n".join(parts)
 
 
-def section(readme: str) -> str:
-    """Return what stands between the README's two markers."""
-    if not (found := SECTION.search(readme)):
-        raise SystemExit(f"{README.name}: the markers <!-- benchmarks --> … are gone")
+def section(page: str) -> str:
+    """Return what stands between the page's two markers."""
+    if not (found := SECTION.search(page)):
+        raise SystemExit(f"{PAGE.name}: the markers <!-- benchmarks --> … are gone")
     return found[0]
 
 
 def main() -> int:
-    """Renew the results and the README; return 1 where a goal is missed."""
+    """Renew the results and the page; return 1 where a goal is missed."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -103,11 +103,11 @@ def main() -> int:
         RESULTS.write_text(text + "\n", encoding="utf-8")
     if missing := [name for name in NAMES if name not in results]:
         raise SystemExit(f"not measured yet: {', '.join(missing)}")
-    tables, text = render(results), README.read_text(encoding="utf-8")
+    tables, text = render(results), PAGE.read_text(encoding="utf-8")
     section(text)
-    README.write_text(SECTION.sub(lambda _: tables, text), encoding="utf-8")
+    PAGE.write_text(SECTION.sub(lambda _: tables, text), encoding="utf-8")
     missed = tables.count(MISSED)
-    print(f"{README.name} holds the tables; {missed or 'no'} goal{'s' * (missed != 1)} missed")
+    print(f"{PAGE.name} holds the tables; {missed or 'no'} goal{'s' * (missed != 1)} missed")
     return int(missed > 0)
 
 

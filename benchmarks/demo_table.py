@@ -1,4 +1,6 @@
-"""Run the demo once for each method and print the README's table: python benchmarks/demo_table.py.
+"""Run the demo once for each method and print the table of docs/methods.md.
+
+    python benchmarks/demo_table.py
 
 Each run is a process of its own, so that its peak memory is its own. Takes a few minutes.
 """

@@ -1,4 +1,4 @@
-"""The README's figures are what was measured, of what is installed; how they compare is right."""
+"""The figures of docs/costs.md are what was measured, of what is installed; ratios are right."""
 
 import dataclasses
 import json
@@ -14,8 +14,8 @@ from report import Figure, Found, Goal, Ratio, Series
 RENEW = "stale: make bench"
 
 
-def test_the_readme_holds_the_tables():
-    assert bench.section(bench.README.read_text(encoding="utf-8")) == bench.render(bench.read())
+def test_the_page_holds_the_tables():
+    assert bench.section(bench.PAGE.read_text(encoding="utf-8")) == bench.render(bench.read())
 
 
 def test_every_benchmark_was_run_with_what_is_installed():

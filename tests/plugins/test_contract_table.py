@@ -1,9 +1,9 @@
-"""The README's table of methods and tasks is what the contract says, of what is installed."""
+"""The table of methods and tasks is what the contract says, of what is installed."""
 
 from importlib.metadata import version
 
 import pytest
-from contract_table import CHECKS, README, TASKS, case_of, read, render, table_in
+from contract_table import CHECKS, PAGE, TASKS, case_of, read, render, table_in
 from contracts import built_in, contract
 
 from ftplug.testing.checks.model import is_mergeable
@@ -13,8 +13,8 @@ FOUND = read()
 FAMILIES = ("bert", "llama", "t5", "vit")  # the contract's own
 
 
-def test_the_readme_holds_the_table():
-    assert table_in(README.read_text(encoding="utf-8")) == render(FOUND["methods"]), RENEW
+def test_the_page_holds_the_table():
+    assert table_in(PAGE.read_text(encoding="utf-8")) == render(FOUND["methods"]), RENEW
 
 
 def test_it_names_every_method_and_task_of_what_is_installed():

@@ -1,10 +1,10 @@
-"""Every script with every method does what the README's table says it does."""
+"""Every script with every method does what the table of docs/scripts.md says it does."""
 
 import json
 
 import pytest
 from script_cells import CELLS, METHODS, SCRIPTS, measure, run, write_inputs
-from scripts_table import README, RESULTS, key, section, table
+from scripts_table import PAGE, RESULTS, key, section, table
 
 from ftplug.training.script import Launch, methods_from
 
@@ -33,10 +33,10 @@ def test_a_script_trains_saves_and_resumes_with_a_method(inputs, tmp_path, scrip
         assert found["moved"] == found["may_train"]
 
 
-def test_the_results_are_those_of_the_cells_and_the_readme_shows_them():
+def test_the_results_are_those_of_the_cells_and_the_page_shows_them():
     assert list(RECORDED) == [key(script, method) for script, method in CELLS]
-    assert section(README.read_text(encoding="utf-8")) == table(RECORDED), (
-        "README.md is stale: python tests/support/scripts_table.py"
+    assert section(PAGE.read_text(encoding="utf-8")) == table(RECORDED), (
+        "docs/scripts.md is stale: python tests/support/scripts_table.py"
     )
 
 

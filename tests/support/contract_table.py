@@ -1,8 +1,8 @@
-"""The README's table of methods and tasks, from what the contract finds.
+"""The table of methods and tasks in docs/methods.md, from what the contract finds.
 
 ``python tests/support/contract_table.py`` runs the contract of every built-in method on every task
-(some minutes), keeps what it found in ``contract_table.json`` and writes the table into the README.
-``--only lora ia3`` renews a few methods; ``--render`` writes the README from the file alone.
+(some minutes), keeps what it found in ``contract_table.json`` and writes the table into the page.
+``--only lora ia3`` renews a few methods; ``--render`` writes the page from the file alone.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ftplug.testing import Case, checks
 from ftplug.testing.ddp import ranks_agree
 
 FOUND = Path(__file__).with_suffix(".json")
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs/methods.md"
 BEGIN, END = "<!-- methods by task -->\n", "<!-- /methods by task -->"
 
 TASKS = {
@@ -93,9 +93,9 @@ def _cell(found: Mapping[str, Any]) -> str:
     return "".join(LETTERS[what] if found[what] else "·" for what in CHECKS)
 
 
-def table_in(readme: str) -> str:
-    """Return the table that stands in the README."""
-    return readme.partition(BEGIN)[2].partition(END)[0]
+def table_in(page: str) -> str:
+    """Return the table that stands in the page."""
+    return page.partition(BEGIN)[2].partition(END)[0]
 
 
 def read() -> dict[str, Any]:
@@ -105,14 +105,14 @@ def read() -> dict[str, Any]:
 
 
 def write(methods: Mapping[str, Any]) -> None:
-    """Keep what was found and put the table into the README."""
+    """Keep what was found and put the table into the page."""
     versions = {name: version(name) for name in ("peft", "transformers")}
     content = {"versions": versions, "methods": methods}
     FOUND.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    text = README.read_text(encoding="utf-8")
+    text = PAGE.read_text(encoding="utf-8")
     pattern = re.escape(BEGIN) + ".*?" + re.escape(END)
     table = BEGIN + render(methods) + END
-    README.write_text(re.sub(pattern, lambda _: table, text, flags=re.S), encoding="utf-8")
+    PAGE.write_text(re.sub(pattern, lambda _: table, text, flags=re.S), encoding="utf-8")
 
 
 def renew(names: Iterable[str]) -> dict[str, Any]:

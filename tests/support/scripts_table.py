@@ -1,7 +1,7 @@
-"""The README's table of other people's scripts: ``python tests/support/scripts_table.py``.
+"""The table of other people's scripts in docs/scripts.md: python tests/support/scripts_table.py.
 
 It runs every cell, writes what it found to ``tests/scripts/results.json`` and renders that into the
-README. ``tests/scripts`` fails where a new run, the file and the README differ.
+page. ``tests/scripts`` fails where a new run, the file and the page differ.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from script_cells import CELLS, HERE, METHODS, SCRIPTS, measure, write_inputs
 from ftplug.quiet import quiet
 
 RESULTS = HERE / "results.json"
-README = HERE.parents[1] / "README.md"
+PAGE = HERE.parents[1] / "docs/scripts.md"
 _SECTION = re.compile(r"(?<=<!-- scripts -->\n).*?(?=<!-- /scripts -->)", re.DOTALL)
 
 
@@ -48,9 +48,9 @@ def _shown(cell: Mapping[str, Any]) -> str:
 
 
 def section(text: str) -> str:
-    """Return what stands between the README's two markers."""
+    """Return what stands between the page's two markers."""
     found = _SECTION.search(text)
-    assert found, "README.md: the markers <!-- scripts --> and <!-- /scripts --> are gone"
+    assert found, "docs/scripts.md: the markers <!-- scripts --> and <!-- /scripts --> are gone"
     return found[0]
 
 
@@ -66,8 +66,8 @@ def main() -> None:
             print(f"{key(script, method)}: {found}")
             results[key(script, method)] = found
     RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    text = README.read_text(encoding="utf-8")
-    README.write_text(_SECTION.sub(lambda _: table(results), text), encoding="utf-8")
+    text = PAGE.read_text(encoding="utf-8")
+    PAGE.write_text(_SECTION.sub(lambda _: table(results), text), encoding="utf-8")
 
 
 if __name__ == "__main__":
