@@ -41,6 +41,7 @@ def in_process(arguments, monkeypatch, capsys):
     return capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_commands_run_in_the_readmes_order(tmp_path, monkeypatch, capsys, subtests):
     shutil.copy(script.__file__, tmp_path / "train.py")
     monkeypatch.chdir(tmp_path)
