@@ -1,4 +1,4 @@
-"""Set-up common to all tests: no hub, one thread a process, quiet libraries."""
+"""Set-up common to all tests: no hub, one thread a process, quiet libraries, the fast lane."""
 
 import gc
 import os
@@ -8,17 +8,34 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import kills
+import fast_lane
 import pytest
-import torch
-import transformers
 
-from ftplug.testing import ddp
 
-torch.set_num_threads(1)
-transformers.utils.logging.set_verbosity_error()
-transformers.utils.logging.disable_progress_bar()
-ddp.WARM.extend(kills.WARM)  # a process has one fork server: it serves both
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fast", action="store_true", help="the part in tests/support/fast_lane.py")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--fast"):
+        config.pluginmanager.register(fast_lane.Lane())
+    if _only_distributes(config):
+        return
+    import kills
+    import torch
+    import transformers
+
+    from ftplug.testing import ddp
+
+    torch.set_num_threads(1)
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    ddp.WARM.extend(kills.WARM)  # a process has one fork server: it serves both
+
+
+def _only_distributes(config: pytest.Config) -> bool:
+    """Whether this process runs no test itself: the others start once it is ready."""
+    return config.getoption("dist", "no") != "no" and bool(config.getoption("tx"))
 
 
 _imported = 0
@@ -37,6 +54,8 @@ def pytest_runtest_setup() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    import torch
+
     for item in items:
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device; none is here"))

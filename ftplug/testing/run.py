@@ -80,20 +80,28 @@ def train(
     return run
 
 
+_frozen = False
+
+
 @contextmanager
 def without_collecting() -> Iterator[None]:
     """Set aside what there is within the block, unless somebody has done so for longer.
 
     ``train()`` collects garbage twice, in a process full of torch: half of the time it takes.
     """
-    if gc.get_freeze_count():
+    global _frozen
+    # Counting walks through all that is set aside: it is done until there is something, once.
+    if _frozen or gc.get_freeze_count():
+        _frozen = True
         yield
         return
     gc.freeze()
+    _frozen = True
     try:
         yield
     finally:
         gc.unfreeze()
+        _frozen = False
 
 
 def tiny_trainer(

@@ -219,6 +219,7 @@ def test_run_continues_from_a_repository(hub, base, saved, repo_id):
     ftplug.artifacts.loading.continue_from(ftplug.apply(model, "lora", r=4), repo_id)
 
 
+@pytest.mark.slow
 def test_the_real_command_line_shows_no_token(server, saved, tmp_path):
     """In processes of their own, with debug logs on: the token is in nothing they print."""
     env = hubs.environment(server, "alice", home=tmp_path) | {"HF_HUB_VERBOSITY": "debug"}

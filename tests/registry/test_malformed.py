@@ -15,6 +15,8 @@ from ftplug import ArtifactError, RegistryError
 COUNT = 200
 MEGABYTES = 400  # by how much the process may grow over all of them
 
+pytestmark = pytest.mark.slow
+
 
 def refusal(action, *arguments, **options):
     """Return what a refusal says; None where there is none. Anything else raised is a crash."""

@@ -7,16 +7,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from ftplug import discovery
-
 ROOT = Path(__file__).parents[2]
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 SET_UP = ("make demo", "make test")
 INSTALL = ("pip install .", 'pip install "ftplug @ git+https://GIT-HOST/ftplug.git"')
-# Methods that the pages name and that another branch brings. Commands that name one run as soon as
-# it is installed, and then a test asks to take it off this list.
-AWAITED = ("trunk-cache", "pissa", "olora", "alora")
 
 
 @dataclass(frozen=True)
@@ -71,9 +66,3 @@ class Page:
 README = Page(ROOT / "README.md")
 DOCS = [Page(path) for path in sorted((ROOT / "docs").glob("*.md"))]
 PAGES = [README, Page(ROOT / "CONTRIBUTING.md"), *DOCS]
-
-
-def awaited(command: str) -> bool:
-    """Whether a command names a method that is not there yet."""
-    missing = set(AWAITED) - set(discovery.entries())
-    return bool(missing & set(command.split()))

@@ -502,6 +502,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(base, tmp_path):
         ftplug.save(model, tmp_path / "file" / "a")
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_leaves_what_was_there(base, tmp_path):
     """A limit on the size of files stands in for a disk without space."""
     code = """

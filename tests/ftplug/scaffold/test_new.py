@@ -53,6 +53,7 @@ def test_the_package_is_whole(tmp_path, name, cls):
     assert f"class Test{cls}(MethodContract):" in lines
 
 
+@pytest.mark.slow
 def test_the_written_method_keeps_the_contract(tmp_path):
     method = load_class(write_package("mine", tmp_path), "ftplug_mine", "Mine")
     for family in ("bert", "llama"):

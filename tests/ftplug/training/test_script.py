@@ -168,6 +168,7 @@ def test_the_launcher_leaves_nothing_behind(tmp_path):
     assert before == transformers.trainer.DEFAULT_CALLBACKS
 
 
+@pytest.mark.slow
 def test_as_a_process(tmp_path):
     command = [sys.executable, "-m", "ftplug", "run", "--method", "lora", "--set", "r=0"]
     done = subprocess.run([*command, "--", SCRIPT], capture_output=True, text=True)
@@ -256,6 +257,7 @@ print(json.dumps(ends))
 """
 
 
+@pytest.mark.slow
 def test_a_script_ends_as_it_does_under_python(tmp_path, subtests):
     scripts = {name: tmp_path / f"{name}.py" for name in ENDS}
     for name, (line, _) in ENDS.items():

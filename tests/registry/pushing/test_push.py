@@ -329,6 +329,7 @@ def test_an_interrupted_push_leaves_the_version_before_and_can_be_run_again(
     assert (pull(repo_id, hub=hub) / "ftplug.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_eight_pushers_lose_nothing(client, hub, saved, repo_id, tmp_path):
     """Eight push ten versions each to one branch: all there, one line of history."""
     client.create_repo(repo_id)

@@ -18,6 +18,8 @@ from ftplug_registry.server.handlers.commits import PendingCommit
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
+pytestmark = pytest.mark.slow
+
 WRITERS, COMMITS = 8, 10
 
 

@@ -8,6 +8,8 @@ import subprocess
 import commits
 import pytest
 
+pytestmark = pytest.mark.slow
+
 SEED, ROUNDS = 0, 1500
 TEXTS = [
     "", "main", "v1", "feat%2Fx", "..", "%2e%2e", "%2F", "%2fetc%2fpasswd", "%00", "main%00x",

@@ -13,6 +13,8 @@ import pytest
 
 LARGE = bytes(range(251)) * 40  # over the LFS threshold of these tests
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def hf(server, tmp_path):
