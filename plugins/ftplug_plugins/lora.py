@@ -59,7 +59,7 @@ class Lora(cut.CachesTrunk, PeftMethod):
     name: ClassVar[str] = "lora"
     peft_type: ClassVar[str] = "LORA"
     not_in_peft: ClassVar[tuple[str, ...]] = (*cut.SETTINGS, "fused")
-    frozen_layers: ClassVar[str] = "restrict it to the top ones, e.g. layers_to_transform=[10, 11]"
+    frozen_layers: ClassVar[str] = "restrict LoRA to the top ones: layers_to_transform=[10, 11]"
     paper: ClassVar[str] = "https://arxiv.org/abs/2106.09685"
     citation: ClassVar[str] = """
         @inproceedings{hu2022lora,
