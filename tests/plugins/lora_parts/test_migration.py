@@ -80,7 +80,7 @@ def test_attached_beside_another_method_it_works_with_one_line(tmp_path, said):
         (["alora_invocation_tokens=[]", "r=4"], "lora", {"r": 4}),
         (["alora_invocation_tokens="], "lora", {}),
     ],
-    ids=" ".join,
+    ids=str,
 )
 def test_typed_on_a_command_line_it_works_with_one_line(typed, name, new, said):
     [method] = cli.configured(["lora"], typed)
