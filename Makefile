@@ -60,10 +60,10 @@ format: .venv/installed
 # Independent programs that the tests hold against the embedded Hub. olah does not fit our pins.
 peers: .venv/peers
 
-.venv/peers: tests/support/olah-constraints.txt
+.venv/peers: tests/registry/support/olah-constraints.txt
 	$(PYTHON) -m venv .venv/olah
 	.venv/olah/bin/python -m pip --disable-pip-version-check install --quiet --no-compile \
-		--constraint tests/support/olah-constraints.txt olah==0.5.4
+		--constraint tests/registry/support/olah-constraints.txt olah==0.5.4
 	@if command -v npm >/dev/null; then set -x; \
 		npm install --loglevel error --no-audit --no-fund --prefix .venv/npm @huggingface/hub@2.17.5; \
 	else echo "npm is not here: the test of its Hub client will be skipped"; fi

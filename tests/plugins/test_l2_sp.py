@@ -10,9 +10,9 @@ from ftplug_plugins.lisa import Lisa
 from halves import straight_and_resumed
 from runs import by_hand, losses, same, shake, trainer, weights
 from transformers import BertForSequenceClassification, TrainerCallback
-from views import view
 
 import ftplug
+from ftplug.testing import run_view
 
 ALPHA, BETA = 3.0, 0.5
 
@@ -81,7 +81,7 @@ def test_new_modules_are_pulled_to_zero_and_a_frozen_base_is_let_alone(tmp_path)
     for name, p in model.named_parameters():
         if p.requires_grad:
             seen[name] = p.grad.clone()
-    hook.on_gradients(model, view(hook, model))
+    hook.on_gradients(model, run_view(model, hook))
     for name, p in model.named_parameters():
         if name in seen:
             assert torch.allclose(p.grad, seen[name] + BETA * p), name

@@ -8,10 +8,10 @@ from ftplug_plugins.lisa import Lisa
 from halves import straight_and_resumed
 from runs import same, trainer, weights
 from transformers import TrainerCallback
-from views import view
 
 import ftplug
 from ftplug import MethodError
+from ftplug.testing import run_view
 
 DEPTH = 6
 
@@ -66,7 +66,7 @@ def test_what_is_drawn_depends_on_seed_and_period_alone(tmp_path):
 
     def drawn(seed):
         model = ftplug.apply(deep(), method, seed=seed)
-        run = view(method, model)
+        run = run_view(model, method)
         trains = [method.schedule_trainable(model, step, run) for step in range(300)]
         layers = [
             frozenset(int(n.split(".")[3]) for n in names if ".layer." in n) for names in trains
@@ -115,7 +115,7 @@ def test_encoder_and_decoder_are_one_pool():
     model = ftplug.apply(tiny.t5(), method)
     drawn = set()
     for step in range(60):
-        names = method.schedule_trainable(model, step, view(method, model))
+        names = method.schedule_trainable(model, step, run_view(model, method))
         active = {n.rsplit(".layer.")[0] for n in names}
         layers = {n for n in active if ".block." in n}
         assert len(layers) == 1

@@ -26,7 +26,7 @@ from ftplug.artifacts.checkpoint import check_complete
 from ftplug.files import staged as files
 from ftplug.files import swapping
 from ftplug.files.folder_lock import claimed
-from ftplug.training.rotation import move_old_checkpoints
+from ftplug.training.checkpoint_folder import move_old_checkpoints
 
 SHORT = {"max_steps": 6, "save_steps": 2}
 # The best checkpoint is the second: the third save removes the first one.

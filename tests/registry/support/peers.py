@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-VENV = Path(__file__).parents[2] / ".venv"
+VENV = Path(__file__).parents[3] / ".venv"
 OLAH = Path(os.environ.get("FTPLUG_OLAH", VENV / "olah")) / "bin/olah-cli"
 NPM = Path(os.environ.get("FTPLUG_NPM", VENV / "npm"))
 HF = Path(sys.executable).with_name("hf")
