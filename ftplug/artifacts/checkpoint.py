@@ -46,10 +46,9 @@ def write_checkpoint(
 
     Where there is no state there is no file of it.
     """
-    weights = directory / STATE_WEIGHTS
-    write_tensors(gathered_tensors(model, state_dict), weights)
+    attached, weights = require_attachment(model), directory / STATE_WEIGHTS
+    write_tensors(gathered_tensors(model, attached.plan, state_dict), weights)
     files = {STATE_WEIGHTS: file_entry(weights)}
-    attached = require_attachment(model)
     files |= write_method_state(attached, directory)
     make_manifest(model, attached, files=files).write(directory / STATE)
 
@@ -79,9 +78,9 @@ def read_checkpoint(model: nn.Module, directory: Path) -> None:
     require_same_base(model, manifest, directory)
     manifest.verify_files(directory)
     tensors = read_tensors(directory / STATE_WEIGHTS)
-    check_tensors(model, tensors, directory)
+    check_tensors(model, attached.plan, tensors, directory)
     states = read_method_state(model, directory, manifest.files)
-    copy_tensors(model, tensors)
+    copy_tensors(model, attached.plan, tensors)
     restore_method_state(attached, states)
     _say_what_differs(attached.host, manifest, directory)
 

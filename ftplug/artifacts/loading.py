@@ -15,7 +15,7 @@ from ftplug.artifacts.manifest import MANIFEST, Manifest, read_manifest
 from ftplug.artifacts.registries import artifact_folder, registries, registry
 from ftplug.artifacts.saving import write_artifact_in_save_pretrained
 from ftplug.artifacts.tensors import check_tensors, copy_tensors
-from ftplug.attaching.attachment import attachment_of, prepare, require_attachment
+from ftplug.attaching.attachment import Attachment, attachment_of, prepare, require_attachment
 from ftplug.base.inspecting import base_identity
 from ftplug.context import WEIGHTS, Context, logger, read_tensors
 from ftplug.errors import (
@@ -81,13 +81,13 @@ def load(
     rehearsal = weightless_copy(model)
     try:
         with torch.device("meta"):
-            _prepared(rehearsal, methods, context, manifest, directory)
+            plan = _prepared(rehearsal, methods, context, manifest, directory).plan
     except (ValueError, TypeError, OverflowError, RuntimeError) as error:  # settings no layer takes
         raise ArtifactError(f"{directory}: does not fit this base: {one_line(error)}") from error
     tensors = read(rehearsal)
-    check_tensors(rehearsal, tensors, directory)
-    _prepared(model, methods, context, manifest, directory)
-    copy_tensors(model, tensors)
+    check_tensors(rehearsal, plan, tensors, directory)
+    attached = _prepared(model, methods, context, manifest, directory)
+    copy_tensors(model, attached.plan, tensors)
     model.eval()
     return model
 
@@ -104,8 +104,8 @@ def continue_from(model: nn.Module, artifact: str | os.PathLike[str]) -> None:
         )
     require_same_base(model, manifest, directory)
     tensors = read(model)
-    check_tensors(model, tensors, directory)
-    copy_tensors(model, tensors)
+    check_tensors(model, attached.plan, tensors, directory)
+    copy_tensors(model, attached.plan, tensors)
 
 
 def manifest_of(directory: Path) -> Manifest:
@@ -194,10 +194,11 @@ def methods_of(manifest: Manifest, directory: Path) -> list[Method]:
 
 def _prepared(
     model: nn.Module, methods: list[Method], context: Context, manifest: Manifest, directory: Path
-) -> None:
+) -> Attachment:
     try:
         fresh = manifest.base.get("fresh", [])
-        prepare(model, methods, context, train_head=manifest.train_head, fresh=fresh)
-        write_artifact_in_save_pretrained(model)
+        attached = prepare(model, methods, context, train_head=manifest.train_head, fresh=fresh)
     except MethodError as error:
         raise ArtifactError(f"{directory}: does not fit this base: {error}") from error
+    write_artifact_in_save_pretrained(model)
+    return attached

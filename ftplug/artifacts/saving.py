@@ -48,7 +48,7 @@ def save(
     inner = unwrap_model(model)
     target = Path(directory)
     said = checked_author(author or {})
-    tensors = gathered_tensors(inner, state_dict)
+    tensors = gathered_tensors(inner, attached.plan, state_dict)
     if not state_dict and is_sharded(inner) and torch.distributed.get_rank() != 0:
         return target
     finish_interrupted(target)
@@ -109,7 +109,9 @@ def _save_pretrained(self: nn.Module, save_directory: str, **kwargs: Any) -> Non
     """Write the artifact: what ``save_pretrained`` means for a model with a method attached."""
     if not kwargs.get("is_main_process", True):
         if kwargs.get("state_dict") is None and is_sharded(self):
-            gathered_tensors(self)  # the main process waits for these
+            gathered_tensors(
+                self, require_attachment(self).plan
+            )  # the main process waits for these
         return
     save(self, save_directory, state_dict=kwargs.get("state_dict"))
     if kwargs.get("push_to_hub"):

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ftplug.attaching.attachment import require_attachment
-from ftplug.attaching.plan import saved_tensors
+from ftplug.attaching.plan import Plan, saved_tensors
 from ftplug.attaching.sharding import shard_as, whole
 from ftplug.errors import ArtifactError
 
@@ -16,13 +15,12 @@ if TYPE_CHECKING:
 
 
 def gathered_tensors(
-    model: nn.Module, state_dict: Mapping[str, Tensor] | None = None
+    model: nn.Module, plan: Plan, state_dict: Mapping[str, Tensor] | None = None
 ) -> dict[str, Tensor]:
     """Return the tensors to save: the ones given, or the model's own.
 
     Shards are gathered, for which all processes must call.
     """
-    plan = require_attachment(model).plan
     if state_dict:
         if lost := [name for name in plan.saved if name not in state_dict]:
             raise ArtifactError(f"the state_dict given lacks {lost[0]} ({len(lost)} in all)")
@@ -30,9 +28,9 @@ def gathered_tensors(
     return {name: whole(tensor) for name, tensor in saved_tensors(model, plan).items()}
 
 
-def check_tensors(model: nn.Module, tensors: Mapping[str, Tensor], where: Path) -> None:
+def check_tensors(model: nn.Module, plan: Plan, tensors: Mapping[str, Tensor], where: Path) -> None:
     """Refuse missing, unexpected and wrongly shaped tensors, naming the first of them."""
-    expected = saved_tensors(model, require_attachment(model).plan)
+    expected = saved_tensors(model, plan)
     if missing := [name for name in expected if name not in tensors]:
         raise ArtifactError(f"{where}: tensor {missing[0]} is missing ({len(missing)} in all)")
     if unknown := [name for name in tensors if name not in expected]:
@@ -52,11 +50,11 @@ def check_tensors(model: nn.Module, tensors: Mapping[str, Tensor], where: Path) 
             )
 
 
-def copy_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+def copy_tensors(model: nn.Module, plan: Plan, tensors: Mapping[str, Tensor]) -> None:
     """Copy checked tensors into the model."""
     import torch
 
-    live = saved_tensors(model, require_attachment(model).plan)
+    live = saved_tensors(model, plan)
     with torch.no_grad():
         for name, tensor in tensors.items():
             live[name].copy_(shard_as(tensor, live[name]))

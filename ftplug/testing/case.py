@@ -106,7 +106,8 @@ class Case:
         """Return a model of its own with the values that the run's best model has."""
         model = self.prepared()
         live = weights(self.run.model)
-        copy_tensors(model, {n: live[n] for n in require_attachment(model).plan.saved})
+        plan = require_attachment(model).plan
+        copy_tensors(model, plan, {name: live[name] for name in plan.saved})
         return model
 
     @cached_property

@@ -143,7 +143,7 @@ def bind(trainer: Trainer, callback: FTPlugCallback) -> None:
     model = cast("Any", trainer.model)
     trained_before = attachment_of(model) is not None or run.start_from is not None
     holds_base = trl.holds_base(trainer)
-    run.prepare(trainer, model)
+    run.put_methods_on(model, trainer)
     run.reference = trl.give_reference(
         trainer, trained_before=trained_before, holds_base=holds_base
     )

@@ -76,7 +76,7 @@ class TrainerMixin(StepMixin, ResumeMixin, UploadMixin):
         model: nn.Module = super().call_model_init(*args, **kwargs)  # type: ignore[misc]
         if self.place_model_on_device:  # type: ignore[attr-defined]
             self._move_model_to_device(model, self.args.device)  # type: ignore[attr-defined]
-        self.ftplug.prepare(cast("Trainer", self), model)
+        self.ftplug.put_methods_on(model, cast("Trainer", self))
         return model
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
@@ -123,7 +123,7 @@ class TrainerMixin(StepMixin, ResumeMixin, UploadMixin):
             with together("saving a checkpoint"):  # all gather, so all must have come this far
                 if lacks_state(self, stage / name):
                     # The class saves in a way of its own; resuming needs ours as well.
-                    tensors = gathered_tensors(unwrap_model(self.model))
+                    tensors = gathered_tensors(self.ftplug.model, self.ftplug.attached.plan)
                     if self.args.should_save:
                         (stage / name).mkdir(exist_ok=True)
                         write_checkpoint(unwrap_model(self.model), stage / name, tensors)
@@ -191,7 +191,8 @@ class SavingTrainer(SteppingTrainer):
             if not self.is_fsdp_enabled:
                 super().save_model(output_dir, _internal_call)
                 return
-            self._save(output_dir, gathered_tensors(unwrap_model(cast("nn.Module", self.model))))
+            run = self.ftplug
+            self._save(output_dir, gathered_tensors(run.model, run.attached.plan))
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 

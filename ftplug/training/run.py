@@ -139,7 +139,7 @@ class Run:
 
     # Putting the methods on a model.
 
-    def prepare(self, trainer: Trainer, model: nn.Module) -> Attachment:
+    def put_methods_on(self, model: nn.Module, trainer: Trainer) -> Attachment:
         """Apply the methods to a model of this Trainer."""
         args = trainer.args
         context = Context(

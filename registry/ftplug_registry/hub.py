@@ -54,7 +54,7 @@ class Hub:
         return f"{self.api_endpoint}/{repo_id}"
 
     @contextmanager
-    def stated_write_errors(self, action: str, repo_id: str = "") -> Iterator[None]:
+    def stated_errors(self, action: str, repo_id: str = "") -> Iterator[None]:
         """Turn whatever the client raises into a :class:`RegistryError` of one line."""
         try:
             yield

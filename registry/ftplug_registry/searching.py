@@ -73,7 +73,7 @@ def search(
         raise RegistryError("search: limit and page are positive numbers")
     hub = hub or Hub()
     tags = [TAG, f"{TAG}:{method}" if method else "", f"base_model:{base}" if base else ""]
-    with hub.stated_write_errors("search"):
+    with hub.stated_errors("search"):
         models = hub.api.list_models(
             filter=[tag for tag in tags if tag],
             pipeline_tag=task,

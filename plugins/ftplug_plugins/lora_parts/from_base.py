@@ -8,6 +8,7 @@ A = [A; A0], B = [B, -B0].
 from __future__ import annotations
 
 import copy
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,9 +39,9 @@ _UNFIT = {
 class StartsFromBase(PeftMethod):
     """What PiSSA and OLoRA share; among the bases of a method it goes before ``Lora``."""
 
+    @abstractmethod
     def start(self) -> str:
         """Return peft's name of the decomposition that A and B are taken from."""
-        raise NotImplementedError
 
     def require_fit(self, name: str, layer: nn.Module) -> None:
         """Refuse a target whose weight cannot be decomposed; asked before any is."""

@@ -63,7 +63,7 @@ def wrap(backbone: nn.Module, spec: TrunkSpec, around_backbone: Any) -> None:
         wrap_forward(module, around)
 
 
-def unwrap(model: nn.Module) -> None:
+def remove_cache(model: nn.Module) -> None:
     """Take it all off again."""
     for module in model.modules():
         if module.__dict__.pop(_RUNNING, None) is not None:

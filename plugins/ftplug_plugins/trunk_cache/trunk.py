@@ -12,8 +12,8 @@ from ftplug_plugins.trunk_cache.cut import NAME, TrunkSpec
 from ftplug_plugins.trunk_cache.forward import (
     layers,
     outside,
+    remove_cache,
     trunk_in_eval_mode,
-    unwrap,
     up_to_the_cut,
     wrap,
 )
@@ -155,7 +155,7 @@ def put_on(backbone: nn.Module, trunk: Trunk) -> None:
 def take_off(model: nn.Module) -> list[tuple[nn.Module, Trunk]]:
     """Undo that for the whole model; return the backbones with the trunks they had."""
     backbones = [module for module in model.modules() if TRUNK in module.__dict__]
-    unwrap(model)
+    remove_cache(model)
     return [(backbone, backbone.__dict__.pop(TRUNK)) for backbone in backbones]
 
 

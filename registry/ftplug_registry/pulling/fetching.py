@@ -79,7 +79,7 @@ def snapshot(
     target = Path(to) if to is not None else None
     if target is not None:
         require_free(target)
-    with hub.stated_write_errors("pull", repo_id):
+    with hub.stated_errors("pull", repo_id):
         source = Source.resolve(hub, repo_id, revision, force=force)
         found = None if force else _cached(source)
         if found is None:
@@ -98,7 +98,7 @@ def manifest_at(
     """Fetch the manifest alone; return it and the commit's sha."""
     hub = hub or Hub()
     check_repo_id(repo_id)
-    with hub.stated_write_errors("show", repo_id):
+    with hub.stated_errors("show", repo_id):
         source = Source.resolve(hub, repo_id, revision)
         if not source.has(MANIFEST):
             raise RegistryError(f"{repo_id} has no {MANIFEST}: not published by ftplug")

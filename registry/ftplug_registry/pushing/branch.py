@@ -87,7 +87,7 @@ class Branch:
     def tag(self, tag: str, sha: str) -> None:
         """Name a commit, which stands whatever becomes of the name; the message says so."""
         try:
-            with self.hub.stated_write_errors("tag", self.repo_id):
+            with self.hub.stated_errors("tag", self.repo_id):
                 self.hub.api.create_tag(self.repo_id, tag=tag, revision=sha)
         except RegistryError as error:
             raise RegistryError(f"published at {sha}, but not tagged {tag}: {error}") from error

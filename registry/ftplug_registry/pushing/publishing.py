@@ -69,7 +69,7 @@ def push(
     title = str(message or f"Publish {manifest.method_names}")
     if found := credential_in(title):
         raise RegistryError(f"the commit message holds {found}: history would keep it")
-    with hub.stated_write_errors("push to", repo_id):
+    with hub.stated_errors("push to", repo_id):
         base_license = None
         if manifest.base["id"] and not manifest.base.get("license"):
             base_license = license_of(hub, manifest.base["id"])

@@ -31,7 +31,7 @@ def info(call: Call) -> Response:
     """Describe a repository at a revision."""
     repository = call.readable()
     commit = repository.refs.commit(call.path.get("revision", MAIN))
-    full = describe(repository, commit)
+    full = repository_info(repository, commit)
     full["siblings"] = siblings(repository, commit, blobs=call.flag("blobs"))
     return Json(_expanded(call, full))
 
@@ -57,7 +57,7 @@ def listing(call: Call) -> Response:
     return Json(items, headers=headers)
 
 
-def describe(repository: Repository, commit: pygit2.Commit) -> _Info:
+def repository_info(repository: Repository, commit: pygit2.Commit) -> _Info:
     """Return what is known of a repository at a commit, but for its files."""
     card = _card(repository, commit)
     config = find(commit.tree, "adapter_config.json")
@@ -115,7 +115,7 @@ def _matching(call: Call, repository: Repository) -> _Info | None:
     if any(word not in name.lower() for word in query.get("search", "").lower().split()):
         return None
     try:
-        found = describe(repository, repository.refs.commit(MAIN))
+        found = repository_info(repository, repository.refs.commit(MAIN))
     except HTTPException:
         return None  # no commit yet
     except (pygit2.GitError, KeyError, OSError):
