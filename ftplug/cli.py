@@ -83,13 +83,13 @@ def methods(
 
     with warnings.catch_warnings(record=True) as broken:
         warnings.simplefilter("always")
-        found = {name: discovery.entry(name).load()} if name else discovery.methods()
+        classes = {name: discovery.entry(name).load()} if name else discovery.methods()
     for warning in broken:
         typer.echo(f"warning: {warning.message}", err=True)
     if not name and not as_json:
-        typer.echo(listing.overview(found))
+        typer.echo(listing.overview(classes))
         return
-    rows = [listing.row(cls, discovery.entry(key)) for key, cls in found.items()]
+    rows = [listing.row(cls, discovery.entry(key)) for key, cls in classes.items()]
     if as_json:
         typer.echo(json.dumps(rows[0] if name else rows, indent=2, default=str))
     else:

@@ -73,13 +73,13 @@ def entries() -> dict[str, list[Entry]]:
 @functools.lru_cache(maxsize=1)
 def _installed(state: tuple[tuple[str, int | None], ...]) -> dict[str, list[Entry]]:
     """Read the entry points of all distributions, again when one came or went: it takes 10 ms."""
-    found: dict[str, list[Entry]] = defaultdict(list)
+    by_name: dict[str, list[Entry]] = defaultdict(list)
     origin = functools.cache(_origin)  # each look parses all of the distribution's metadata
     for point in importlib.metadata.entry_points(group=GROUP):
         entry = Entry(point.name, point.value, *origin(point.dist))
-        if entry not in found[point.name]:  # an editable install may be listed twice
-            found[point.name].append(entry)
-    return dict(sorted(found.items()))
+        if entry not in by_name[point.name]:  # an editable install may be listed twice
+            by_name[point.name].append(entry)
+    return dict(sorted(by_name.items()))
 
 
 def _changed(path: str) -> int | None:

@@ -146,13 +146,13 @@ def linear_layers(module: nn.Module) -> dict[str, tuple[int, int]]:
 
     ``Linear``, GPT-2's ``Conv1D`` and quantized ones; one that peft wraps counts as a whole.
     """
-    found: dict[str, tuple[int, int]] = {}
+    layers: dict[str, tuple[int, int]] = {}
     for name, part in module.named_modules():
-        inside = any(name.startswith(f"{outer}.") for outer in found)
+        inside = any(name.startswith(f"{outer}.") for outer in layers)
         for read, written in (("in_features", "out_features"), ("nx", "nf")):
             if name and not inside and hasattr(part, read) and hasattr(part, written):
-                found[name] = (getattr(part, read), getattr(part, written))
-    return found
+                layers[name] = (getattr(part, read), getattr(part, written))
+    return layers
 
 
 def require_output_projections(layer: nn.Module, method: str) -> OutputProjections:

@@ -66,9 +66,9 @@ def load(
         return registry().load_plain(base, directory, allow_pickle=allow_pickle)
     manifest, read = _opened(directory)
     model = base if isinstance(base, nn.Module) else base_model(base, manifest, directory)
-    if (found := attachment_of(model)) is not None:
+    if (attachment := attachment_of(model)) is not None:
         raise ArtifactError(
-            f"{directory}: the model already carries {found.host.names}: load a base"
+            f"{directory}: the model already carries {attachment.host.names}: load a base"
         )
     _check_base(model, manifest, directory, force=force)
     methods = methods_of(manifest, directory)

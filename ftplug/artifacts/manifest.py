@@ -225,8 +225,8 @@ def _base_entry(base: Base) -> BaseEntry:
     return entry
 
 
-def _digests(found: Fingerprint | None) -> Digests | None:
-    return {"bf16": found.bf16, "fp16": found.fp16} if found else None
+def _digests(fingerprint: Fingerprint | None) -> Digests | None:
+    return {"bf16": fingerprint.bf16, "fp16": fingerprint.fp16} if fingerprint else None
 
 
 def _portable(config: Any) -> dict[str, Any]:

@@ -35,8 +35,8 @@ def card_license(card: Path) -> str | None:
         return None
 
 
-def named_license(found: Any) -> str | None:
+def named_license(field: Any) -> str | None:
     """Return the licence that a card's metadata name, if it is one and only one."""
-    names = [found] if isinstance(found, str) else found
+    names = [field] if isinstance(field, str) else field
     one = isinstance(names, list) and len(names) == 1 and isinstance(names[0], str)
     return names[0].strip().lower() or None if one else None

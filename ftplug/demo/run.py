@@ -133,8 +133,8 @@ def _save(
     from ftplug.training.record import training_facts
 
     named = {
-        name: {f"test_{metric}": value for metric, value in found.items()}
-        for name, found in scores.items()
+        name: {f"test_{metric}": value for metric, value in metrics.items()}
+        for name, metrics in scores.items()
     }
     facts = training_facts(trainer, trainer.ftplug.measured)  # type: ignore[attr-defined]
     facts["data"] |= {"dataset": data.NAME, "test_rows": len(held_out.sentences)}

@@ -42,9 +42,9 @@ class Names:
     @property
     def cls(self) -> str:
         """``MyMethod``; never a word that the module needs itself."""
-        found = "".join(part.capitalize() for part in self.name.split("-"))
-        taken = found in {"Method", "Annotated", "Ge"} or keyword.iskeyword(found)
-        return f"{found}Plugin" if taken or found == "LearningRate" else found
+        camel_case = "".join(part.capitalize() for part in self.name.split("-"))
+        taken = camel_case in {"Method", "Annotated", "Ge"} or keyword.iskeyword(camel_case)
+        return f"{camel_case}Plugin" if taken or camel_case == "LearningRate" else camel_case
 
 
 def write_package(name: str, to: Path | None = None) -> Path:

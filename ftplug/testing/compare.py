@@ -34,10 +34,10 @@ def logits(model: nn.Module, batch: Any = None) -> Tensor:
     training = [module for module in model.modules() if module.training]
     model.eval()
     with torch.no_grad():
-        found: Tensor = model(**(batch or tiny.inputs(cast("Any", model)))).logits
+        scores: Tensor = model(**(batch or tiny.inputs(cast("Any", model)))).logits
     for module in training:
         module.training = True
-    return found
+    return scores
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:
@@ -84,5 +84,5 @@ def without_gradient(family: str) -> frozenset[str]:
     batch = tiny.inputs(model)
     batch = {k: v.double() if v.is_floating_point() else v for k, v in batch.items()}
     model(**batch).loss.backward()
-    found = {n for n, p in model.named_parameters() if p.grad is None or p.grad.abs().max() < 1e-14}
-    return frozenset(found)
+    names = {n for n, p in model.named_parameters() if p.grad is None or p.grad.abs().max() < 1e-14}
+    return frozenset(names)

@@ -1,7 +1,7 @@
-"""What a module imports while it is imported, read from its source: nothing is run.
+"""The imports a module makes while it is imported, read from its source: nothing is run.
 
-That is what stands at module level or in a class body, in either branch of an ``if`` or ``try``;
-not what is inside a function, under ``if TYPE_CHECKING`` or under ``if __name__ == "__main__"``.
+Those are the ones at module level or in a class body, in either branch of an ``if`` or ``try``;
+not those inside a function, under ``if TYPE_CHECKING`` or under ``if __name__ == "__main__"``.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ def heavy_import(module: str) -> tuple[Import, ...]:
     seen = {name for name, _ in waiting}
     while waiting:
         name, path = waiting.pop(0)
-        for found in _imports(name):
-            if found.heavy:
-                return (*path, found)
-            inside = found.name.partition(".")[0] == package and found.name in sys.modules
-            if inside and found.name not in seen:
-                seen.add(found.name)
-                waiting.append((found.name, (*path, found)))
+        for imported in _imports(name):
+            if imported.heavy:
+                return (*path, imported)
+            inside = imported.name.partition(".")[0] == package and imported.name in sys.modules
+            if inside and imported.name not in seen:
+                seen.add(imported.name)
+                waiting.append((imported.name, (*path, imported)))
     return ()
 
 

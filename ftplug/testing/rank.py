@@ -60,8 +60,8 @@ class Source:
             assert spec is not None and spec.loader is not None
             module = sys.modules[self.module] = importlib.util.module_from_spec(spec)
             spec.loader.exec_module(module)
-        found: type[Method] = getattr(module, self.name)
-        return found
+        method_class: type[Method] = getattr(module, self.name)
+        return method_class
 
 
 @dataclass(frozen=True)

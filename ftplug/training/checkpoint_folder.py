@@ -81,9 +81,9 @@ def move_old_checkpoints(
     if limit is None or limit <= 0:
         return
     kept = {newest.resolve(), *([Path(best).resolve()] if best else [])}
-    found = [Path(path) for path in sort_checkpoints(str(run_dir), use_mtime=True)]
-    found = [path for path in found if step_of(path) >= 0]
-    found.sort(key=lambda path: (path / TRAINER_STATE).is_file())  # stable: oldest first
-    surplus = len(found) - max(limit, len(kept))
-    for checkpoint in [path for path in found if path.resolve() not in kept][: max(surplus, 0)]:
+    folders = [Path(path) for path in sort_checkpoints(str(run_dir), use_mtime=True)]
+    folders = [path for path in folders if step_of(path) >= 0]
+    folders.sort(key=lambda path: (path / TRAINER_STATE).is_file())  # stable: oldest first
+    surplus = len(folders) - max(limit, len(kept))
+    for checkpoint in [path for path in folders if path.resolve() not in kept][: max(surplus, 0)]:
         checkpoint.rename(grave / f"{checkpoint.name}-old")

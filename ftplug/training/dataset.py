@@ -74,12 +74,12 @@ def _origin(dataset: Any) -> dict[str, Any]:
 def _on_the_hub(dataset: Any) -> tuple[str, str] | None:
     """Return Hub id and commit, from the addresses of its files or the place they are cached in."""
     for address in getattr(dataset.info, "download_checksums", None) or {}:
-        if found := _ADDRESS.search(str(address)):
-            return found["id"], found["sha"]
+        if match := _ADDRESS.search(str(address)):
+            return match["id"], match["sha"]
     for file in getattr(dataset, "cache_files", None) or []:
-        if found := _CACHED.search(str(file.get("filename", ""))):
-            name, sha = found["name"], found["sha"]
-            return _spelled(f"{found['owner']}/{name}" if found["owner"] else name, sha), sha
+        if match := _CACHED.search(str(file.get("filename", ""))):
+            name, sha = match["name"], match["sha"]
+            return _spelled(f"{match['owner']}/{name}" if match["owner"] else name, sha), sha
     return None
 
 

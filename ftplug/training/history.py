@@ -47,10 +47,10 @@ def metrics(state: Any, restored: tuple[int, int] | None) -> dict[str, float]:
 
 def _numbers(entry: Mapping[str, Any], names: Sequence[str]) -> dict[str, float]:
     """Return the finite numbers among some entries, with six digits."""
-    found = {name: entry.get(name) for name in names}
+    logged = {name: entry.get(name) for name in names}
     return {
         name: value if isinstance(value, int) else float(f"{value:.6g}")
-        for name, value in found.items()
+        for name, value in logged.items()
         if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     }
 

@@ -96,7 +96,7 @@ def training_facts(trainer: Any, measured: Measurements) -> dict[str, Any]:
 def _hyperparameters(trainer: Any) -> dict[str, Any]:
     args, state = trainer.args, trainer.state
     length = "max_steps" if args.max_steps > 0 else "num_train_epochs"
-    found: dict[str, Any] = {
+    hyperparameters: dict[str, Any] = {
         "learning_rate": _learning_rate(trainer),
         length: getattr(args, length),
         "per_device_train_batch_size": args.per_device_train_batch_size,
@@ -113,8 +113,8 @@ def _hyperparameters(trainer: Any) -> dict[str, Any]:
         "mixed_precision": args.mixed_precision,
         "gradient_checkpointing": args.gradient_checkpointing or None,
     }
-    found |= _optimizer(trainer)
-    return {name: value for name, value in found.items() if value is not None}
+    hyperparameters |= _optimizer(trainer)
+    return {name: value for name, value in hyperparameters.items() if value is not None}
 
 
 def _optimizer(trainer: Any) -> dict[str, Any]:
@@ -139,7 +139,7 @@ def _baselines(
 ) -> dict[str, dict[str, float]]:
     """Return what the metrics compare with: the untrained model, and the commonest answer."""
     untrained = {name: measured.untrained[name] for name in metrics if name in measured.untrained}
-    found = {"before training": untrained if trainer.state.global_step else {}}
+    baselines = {"before training": untrained if trainer.state.global_step else {}}
     if "eval_accuracy" in metrics and (share := majority_share(trainer.eval_dataset)):
-        found["majority class"] = {"eval_accuracy": share}
-    return {name: values for name, values in found.items() if values}
+        baselines["majority class"] = {"eval_accuracy": share}
+    return {name: values for name, values in baselines.items() if values}

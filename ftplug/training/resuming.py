@@ -34,11 +34,11 @@ class ResumeMixin:
         asked = given.get("resume_from_checkpoint")
         if asked and not has_own_format(self):
             with together("looking for the checkpoint"):
-                found = _checkpoint(asked, Path(self.args.output_dir or "."))
+                checkpoint = _checkpoint(asked, Path(self.args.output_dir or "."))
             if args:
-                args = (found, *args[1:])
+                args = (checkpoint, *args[1:])
             else:
-                kwargs["resume_from_checkpoint"] = found
+                kwargs["resume_from_checkpoint"] = checkpoint
         with ExitStack() as stack:
             with together("claiming the output folder"):
                 stack.enter_context(self._claim(given.get("trial")))

@@ -73,7 +73,7 @@ class Launch:
         finally:
             defaults.remove(Callback)
             if report is not None and int(os.environ.get("RANK", "0")) == 0:
-                runs = [found for c in self.callbacks if (found := c.summary())]
+                runs = [summary for callback in self.callbacks if (summary := callback.summary())]
                 with stated_write_errors(report):
                     write_report(report, {"command": list(command), "runs": runs})
 

@@ -129,8 +129,8 @@ def give_reference(
 
 def require_reference(trainer: Trainer, reference: Reference) -> None:
     """Refuse to train a model on that came trained against a base that TRL loaded after all."""
-    found = cast("Any", trainer).ref_model
-    if reference._as_it_came is not None and found is not None and found is not reference:
+    ref_model = cast("Any", trainer).ref_model
+    if reference._as_it_came is not None and ref_model is not None and ref_model is not reference:
         raise MethodError(
             f"{type(trainer).__name__} made a reference model in a way ftplug does not know: "
             "pass ref_model="

@@ -103,13 +103,13 @@ class Bottleneck(Method):
             )
         for stack in stacks:
             for _, layer in stack.top(self.layers or deepest):
-                found = require_output_projections(layer, self.name)
+                projections = require_output_projections(layer, self.name)
                 if self.placement == "parallel":
-                    yield _feed_forward(layer, found)
+                    yield _feed_forward(layer, projections)
                     continue
-                after = found.attention if self.placement == "houlsby" else ()
-                for name in (*after, found.feed_forward):
-                    yield layer.get_submodule(name), found.hidden_size, _after
+                after = projections.attention if self.placement == "houlsby" else ()
+                for name in (*after, projections.feed_forward):
+                    yield layer.get_submodule(name), projections.hidden_size, _after
 
     def _adapter(self, hidden_size: int, *, beside: nn.Module) -> nn.Module:
         """Return ``up(act(down(x)))`` on the device of ``beside``, in float32 or better."""
@@ -132,19 +132,19 @@ class Bottleneck(Method):
         return adapter.to(weight.device, weight.dtype if exact else torch.float32)
 
 
-def _feed_forward(layer: nn.Module, found: OutputProjections) -> Site:
+def _feed_forward(layer: nn.Module, projections: OutputProjections) -> Site:
     """Return the module whose input is the feed-forward's and whose output has it added."""
-    path, _, _ = found.feed_forward.rpartition(".")
+    path, _, _ = projections.feed_forward.rpartition(".")
     module = layer.get_submodule(path)
     arguments = list(inspect.signature(module.forward).parameters)
     has_norm = any(p.ndim == 1 and n.endswith("weight") for n, p in module.named_parameters())
     if arguments == ["hidden_states", "input_tensor"] and has_norm:  # BERT: dense, add, LayerNorm
-        return module, found.hidden_size, _beside_residual
+        return module, projections.hidden_size, _beside_residual
     linears = linear_layers(layer)
     inside = [name for name in linears if path and name.startswith(f"{path}.")]
-    begins = any(linears[name][0] == found.hidden_size for name in inside[:-1])
-    if begins and not set(inside) & set(found.attention):
-        return module, found.hidden_size, _beside
+    begins = any(linears[name][0] == projections.hidden_size for name in inside[:-1])
+    if begins and not set(inside) & set(projections.attention):
+        return module, projections.hidden_size, _beside
     raise MethodError(
         f"bottleneck: the feed-forward of {type(layer).__name__} is no module of its own: "
         "use placement=pfeiffer instead of parallel"

@@ -97,12 +97,12 @@ def _frozen_parts(model: nn.Module, selected: frozenset[str]) -> Iterator[nn.Mod
     """Yield the largest modules of the backbone none of whose parameters is selected."""
     from torch import nn
 
-    found: list[str] = []
+    frozen: list[str] = []
     prefix = backbone_prefix(model)
     for path, module in model.named_modules():
-        inside = any(path.startswith(f"{outer}.") for outer in found)
+        inside = any(path.startswith(f"{outer}.") for outer in frozen)
         own = [f"{path}.{name}" for name, _ in module.named_parameters()]
         runs = type(module).forward is not nn.Module.forward  # a ModuleList has none of its own
         if path.startswith(prefix) and runs and own and not inside and not selected & set(own):
-            found.append(path)
+            frozen.append(path)
             yield module

@@ -72,8 +72,8 @@ def push(
             _print_files(sizes, f"to {url}, branch {revision or 'main'}")
 
     if dry_run:
-        found = contents(directory, repo_id, author)
-        sizes = {name: size_of(content) for name, content in sorted(found.items())}
+        files = contents(directory, repo_id, author)
+        sizes = {name: size_of(content) for name, content in sorted(files.items())}
         announce(sizes, Hub().url(repo_id))
         typer.echo(json.dumps(sizes, indent=2) if as_json else "nothing was sent (--dry-run)")
         return
@@ -118,20 +118,22 @@ def pull(
     """
     from ftplug_registry.pulling.fetching import snapshot
 
-    found = snapshot(
+    fetched = snapshot(
         repo_id, revision, to=to, force=force, overwrite=overwrite, allow_pickle=allow_pickle
     )
-    verified = found.manifest is not None
+    verified = fetched.manifest is not None
     if as_json:
-        content = {"repo_id": repo_id, "sha": found.sha, "path": str(found.path)}
-        typer.echo(json.dumps(content | {"verified": verified, "files": found.files}, indent=2))
+        content = {"repo_id": repo_id, "sha": fetched.sha, "path": str(fetched.path)}
+        typer.echo(json.dumps(content | {"verified": verified, "files": fetched.files}, indent=2))
         return
-    if found.manifest is not None:
-        names = found.manifest.method_names
-        typer.echo(f"{repo_id} at {found.sha}: {names}, {len(found.manifest.files)} files verified")
+    if fetched.manifest is not None:
+        names = fetched.manifest.method_names
+        typer.echo(
+            f"{repo_id} at {fetched.sha}: {names}, {len(fetched.manifest.files)} files verified"
+        )
     else:
-        typer.echo(f"{repo_id} at {found.sha}: a plain PEFT repository, nothing to verify it by")
-    typer.echo(str(found.path))
+        typer.echo(f"{repo_id} at {fetched.sha}: a plain PEFT repository, nothing to verify it by")
+    typer.echo(str(fetched.path))
 
 
 def search(
@@ -158,7 +160,7 @@ def search(
     """
     from ftplug_registry.searching import search
 
-    found = search(
+    matches = search(
         text,
         base=base,
         method=method,
@@ -170,10 +172,12 @@ def search(
         page=page,
     )
     if as_json:
-        results = [dataclasses.asdict(one) for one in found.results]
-        typer.echo(json.dumps({"results": results, "page": page, "more": found.more}, default=str))
+        results = [dataclasses.asdict(one) for one in matches.results]
+        typer.echo(
+            json.dumps({"results": results, "page": page, "more": matches.more}, default=str)
+        )
         return
-    if not found.results:
+    if not matches.results:
         typer.echo("nothing found" if page == 1 else f"nothing on page {page}")
         return
     heads = ("repository", "method", "base", "task", "metrics", "modified")
@@ -186,10 +190,10 @@ def search(
             ", ".join(f"{name} {value:.3f}" for name, value in one.metrics.items()),
             f"{one.modified:%Y-%m-%d}" if one.modified else "",
         )
-        for one in found.results
+        for one in matches.results
     ]
     _print_table(heads, lines)
-    if found.more:
+    if matches.more:
         typer.echo(f"more with --page {page + 1}")
 
 

@@ -40,12 +40,12 @@ def contents(
     manifest = _completed(manifest, author, base_license)
     listed = {name: directory / name for name in manifest.files}
     card = _card(directory, manifest, repo_id, told=bool(author))
-    found: dict[str, Content] = {**listed, MANIFEST: manifest.text().encode(), **card}
+    files: dict[str, Content] = {**listed, MANIFEST: manifest.text().encode(), **card}
     if not strays:
-        _refuse_strays(directory, found)
-    for name, content in sorted(found.items()):
+        _refuse_strays(directory, files)
+    for name, content in sorted(files.items()):
         inspect(directory, name, content)
-    return found
+    return files
 
 
 def size_of(content: Content) -> int:
@@ -94,9 +94,9 @@ def _card(directory: Path, manifest: Manifest, repo_id: str, *, told: bool) -> d
     return {CARD: path, **{name: p for name, p in pictures.items() if p.is_file()}}
 
 
-def _refuse_strays(directory: Path, found: Mapping[str, Content]) -> None:
+def _refuse_strays(directory: Path, files: Mapping[str, Content]) -> None:
     """Name what is in the folder and belongs to nothing."""
-    known = {*found, CARD, CURVE}  # an old curve is no stray
+    known = {*files, CARD, CURVE}  # an old curve is no stray
     strays = [name for name in _files_in(directory) if name not in known]
     if strays:
         pickles = [name for name in strays if is_pickle(name)]

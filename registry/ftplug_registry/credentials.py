@@ -42,11 +42,11 @@ def credential_in(text: str) -> str | None:
 
     JSON's escapes (``\\u0068f_…``) are read as well.
     """
-    plain = re.sub(r"\\u([0-9a-fA-F]{4})", lambda found: chr(int(found[1], 16)), text)
+    plain = re.sub(r"\\u([0-9a-fA-F]{4})", lambda escape: chr(int(escape[1], 16)), text)
     for version in dict.fromkeys((text, plain)):
-        if found := _PATTERN.search(version):
-            kind = list(_FORMS)[int(str(found.lastgroup)[1:])]
-            return f"{kind} in line {_line(version, found.start())}"
+        if match := _PATTERN.search(version):
+            kind = list(_FORMS)[int(str(match.lastgroup)[1:])]
+            return f"{kind} in line {_line(version, match.start())}"
         for name, secret in own_secrets().items():
             for spelled in (secret, json.dumps(secret)[1:-1]):
                 if (start := version.find(spelled)) >= 0:
@@ -58,7 +58,7 @@ def own_secrets() -> dict[str, str]:
     """Return this machine's Hub token and the secrets in the environment, by name."""
     from huggingface_hub import get_token
 
-    found = {
+    secrets = {
         name: value
         for name, value in os.environ.items()
         if _SECRET_NAME.search(name) and len(value) >= _SHORTEST
@@ -68,8 +68,8 @@ def own_secrets() -> dict[str, str]:
     except OSError:  # HF_TOKEN_PATH leads to no file
         token = None
     if token and len(token) >= _SHORTEST:
-        found["your Hub token"] = token
-    return found
+        secrets["your Hub token"] = token
+    return secrets
 
 
 def _line(text: str, start: int) -> int:

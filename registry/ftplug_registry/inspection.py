@@ -42,9 +42,9 @@ def inspect(directory: Path, name: str, content: Content) -> None:
             f"{', '.join(sorted(_OF_MODELS))} and the card's pictures"
         )
     text = _text_of(directory, name, content, kind)
-    if found := credential_in(text) or credential_in(name):
+    if credential := credential_in(text) or credential_in(name):
         raise RegistryError(
-            f"{directory}: {name} holds {found}: remove it, and revoke it if it was shared "
+            f"{directory}: {name} holds {credential}: remove it, and revoke it if it was shared "
             "(a value of your environment that is no secret: unset it for this command)"
         )
 

@@ -46,14 +46,14 @@ def round_trip(directory: Path, name: str) -> Iterator[RoundTrip]:
             start = time.perf_counter()
             done = push(directory, f"{_ACCOUNT}/{name}", hub=hub, strays=True)
             pushed = time.perf_counter()
-            found = snapshot(done.repo_id, hub=hub)
+            fetched = snapshot(done.repo_id, hub=hub)
             pulled = time.perf_counter()
             yield RoundTrip(
                 repo_id=done.repo_id,
-                sha=found.sha,
-                path=found.path,
-                files=len(found.files),
-                bytes=sum((found.path / name).stat().st_size for name in found.files),
+                sha=fetched.sha,
+                path=fetched.path,
+                files=len(fetched.files),
+                bytes=sum((fetched.path / name).stat().st_size for name in fetched.files),
                 push_seconds=pushed - start,
                 pull_seconds=pulled - pushed,
             )

@@ -83,21 +83,21 @@ def search(
             full=True,
             cardData=True,
         )
-        found = _with_metric(map(_found, models), metric)
+        artifacts = _with_metric(map(_found, models), metric)
         if sort == "metric" and metric is not None:
             lower = _lower_is_better(metric)
             known = sorted(
-                islice(found, _MOST),
+                islice(artifacts, _MOST),
                 key=lambda one: one.metrics[metric] * (1 if lower else -1),
             )
-            found = iter(known)
+            artifacts = iter(known)
         start = (page - 1) * limit
-        window = list(islice(found, start, start + limit + 1))
+        window = list(islice(artifacts, start, start + limit + 1))
     return Page(tuple(window[:limit]), page, len(window) > limit)
 
 
-def _with_metric(found: Iterator[Found], metric: str | None) -> Iterator[Found]:
-    return found if metric is None else (one for one in found if metric in one.metrics)
+def _with_metric(artifacts: Iterator[Found], metric: str | None) -> Iterator[Found]:
+    return artifacts if metric is None else (one for one in artifacts if metric in one.metrics)
 
 
 def _lower_is_better(metric: str) -> bool:

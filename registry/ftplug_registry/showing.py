@@ -52,14 +52,14 @@ def rows(content: dict[str, Any]) -> list[tuple[str, str]]:
     """Return what a person wants to know of it first, as label and text."""
     base, model, training = content["base"], content["model"], content["training"]
     trained, total = content["parameters"]["trained"], content["parameters"]["total"]
-    found = [("Artifact", content["artifact"]), ("Commit", content["sha"])]
+    facts = [("Artifact", content["artifact"]), ("Commit", content["sha"])]
     for method in content["methods"]:
         settings = ", ".join(
             f"{name}={value}" for name, value in settings_to_show(method["settings"]).items()
         )
-        found.append(("Method", f"{method['name']} ({settings})" if settings else method["name"]))
-        found.append(("Plugin", f"{method['distribution']} {method['version']}"))
-    found += [
+        facts.append(("Method", f"{method['name']} ({settings})" if settings else method["name"]))
+        facts.append(("Plugin", f"{method['distribution']} {method['version']}"))
+    facts += [
         ("Base", base["id"] or "a model without a Hub id"),
         ("Base revision", base["revision"]),
         ("Base licence", base.get("license")),
@@ -74,7 +74,7 @@ def rows(content: dict[str, Any]) -> list[tuple[str, str]]:
         ("Files", f"{len(content['files'])}, {content['bytes']:,} bytes"),
         ("Not usable here", content["missing"]),
     ]
-    return [(name, str(text)) for name, text in found if text not in (None, "")]
+    return [(name, str(text)) for name, text in facts if text not in (None, "")]
 
 
 def _pairs(values: Any) -> str:

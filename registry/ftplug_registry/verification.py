@@ -49,8 +49,8 @@ def verify(
     where the base cannot be read: what could not be checked is not verified.
     """
     if is_published(artifact, revision):
-        found = snapshot(str(artifact), revision, hub=hub)
-        path, sha = found.path, found.sha
+        fetched = snapshot(str(artifact), revision, hub=hub)
+        path, sha = fetched.path, fetched.sha
     else:
         path, sha = Path(artifact), None
     manifest = read_manifest(path)

@@ -23,10 +23,10 @@ from ftplug.testing.imports import heavy_import
 
 def heavy_imports_are_lazy(case: Case) -> None:
     """Importing the method's module loads neither torch, transformers nor peft."""
-    found = heavy_import(type(case.configured).__module__)
-    if not found:
+    imports = heavy_import(type(case.configured).__module__)
+    if not imports:
         return
-    *through, heavy = found
+    *through, heavy = imports
     by = "".join(f", by way of {step.name} ({step.file}:{step.line})" for step in through)
     raise AssertionError(
         f"{case}: {heavy.file}:{heavy.line}: {heavy.name} is imported at module level{by}: import "

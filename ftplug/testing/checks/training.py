@@ -185,5 +185,5 @@ def _schedule(case: Case, steps: Iterable[int]) -> dict[int, set[str]]:
 
 def _first(names: Iterable[str], order: Iterable[str]) -> str:
     """Name the first of some tensors, and how many there are."""
-    found = [name for name in order if name in set(names)]
-    return f"{found[0]} ({len(found)} in all)"
+    ordered = [name for name in order if name in set(names)]
+    return f"{ordered[0]} ({len(ordered)} in all)"

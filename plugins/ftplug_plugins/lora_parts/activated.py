@@ -33,26 +33,26 @@ def check(model: nn.Module) -> None:
 def activate(model: nn.Module) -> None:
     """Let the backbone find the invocation, and every layer start from there."""
     stack = structure.backbone(model)
-    found: dict[str, Any] = {"tokens": peft_files.config_of(model).alora_invocation_tokens}
-    stack.__dict__[_OFFSETS] = found
+    invocation: dict[str, Any] = {"tokens": peft_files.config_of(model).alora_invocation_tokens}
+    stack.__dict__[_OFFSETS] = invocation
     wrap_forward(stack, _find)
     for _, layer in peft_files.tuner_layers(model):
-        layer.__dict__[_OFFSETS] = found
+        layer.__dict__[_OFFSETS] = invocation
         wrap_forward(layer, _from_there)
 
 
 def _find(stack: Any, forward: Any, *args: Any, **kwargs: Any) -> Any:
     from peft.tuners.lora.variants import calculate_alora_offsets
 
-    arguments, found = named(forward, args, kwargs), stack.__dict__[_OFFSETS]
+    arguments, invocation = named(forward, args, kwargs), stack.__dict__[_OFFSETS]
     tokens, cache = arguments.get("input_ids"), arguments.get("past_key_values")
     if tokens is None:
         raise MethodError("alora: needs input_ids to find its invocation tokens")
     if cache is None or cache.get_seq_length() == 0:
         search: Any = calculate_alora_offsets  # reads this one setting of a config
-        config = SimpleNamespace(alora_invocation_tokens=found["tokens"])
-        found[_OFFSETS] = search({"": config}, "", tokens)
-    elif len(found.get(_OFFSETS) or ()) != len(tokens):
+        config = SimpleNamespace(alora_invocation_tokens=invocation["tokens"])
+        invocation[_OFFSETS] = search({"": config}, "", tokens)
+    elif len(invocation.get(_OFFSETS) or ()) != len(tokens):
         raise MethodError("alora: goes on from a cache of other rows than it read last")
     return forward(**arguments)
 

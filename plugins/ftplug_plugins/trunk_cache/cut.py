@@ -1,4 +1,4 @@
-"""Where a backbone is cut: below the lowest layer that any method trains or changes."""
+"""The cut through a backbone: below the lowest layer that any method trains or changes."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def cuts(
     stacks = require_layer_stacks(model, NAME)
     stacks = stacks[:1] if pretrained(model).config.is_encoder_decoder else stacks
     below = from_the_top(model, NAME)[-1]
-    reasons, found = [], False
+    reasons, has_cut = [], False
     for stack in stacks:
         path, backbone = _backbone(model, stack)
         embeddings = _embeddings(backbone)
@@ -61,7 +61,7 @@ def cuts(
         if depth == 0:
             reasons.append(reason or _first_layer(stack, may_train))
             continue
-        found = True
+        has_cut = True
         named = stack.layers[0].named_modules()
         yield (
             backbone,
@@ -76,7 +76,7 @@ def cuts(
                 causal=is_causal(model),
             ),
         )
-    if not found:
+    if not has_cut:
         raise MethodError(f"{NAME}: needs frozen lower layers, but {reasons[0]}")
 
 

@@ -70,13 +70,13 @@ class TrunkCache(Method):
         refuse_trainer(run.args)
         earlier = take_off(model)
         try:
-            found = list(cuts(model, may_train, run.added))
+            specs = list(cuts(model, may_train, run.added))
         except MethodError:
             for backbone, trunk in earlier:
                 put_on(backbone, trunk)
             raise
         trunks = []
-        for backbone, spec in found:
+        for backbone, spec in specs:
             limit = self.bytes or spec.limit
             kept = replace(spec, dtype=self.dtype, limit=limit, on_disk=self.on_disk)
             trunk = Trunk(kept, _epochs(run.args))

@@ -67,8 +67,8 @@ class Trunk:
         self._forget_other_weights(backbone)
         slots: dict[bytes, Tensor] = {}
         for key in rows.keys if self.store else ():
-            if (found := self.store.find(key)) is not None:  # type: ignore[union-attr]
-                slots[key] = found
+            if (stored := self.store.find(key)) is not None:  # type: ignore[union-attr]
+                slots[key] = stored
         wanted = {key: row for row, key in enumerate(rows.keys) if key not in slots}
         if backbone.training:
             self.misses += len(wanted)
@@ -77,7 +77,7 @@ class Trunk:
                 self.warn_if_useless()
         new = self._compute(backbone, forward, rows, list(wanted.values()))
         assert self.store is not None
-        tokens = next((len(found) for found in (*slots.values(), *new.values())), 0)
+        tokens = next((len(example) for example in (*slots.values(), *new.values())), 0)
         index = torch.zeros(len(rows.keys), rows.length(tokens), dtype=torch.long)
         for row, key in enumerate(rows.keys):
             if key in slots:
@@ -95,7 +95,7 @@ class Trunk:
     ) -> dict[bytes, Tensor]:
         """Run some rows up to the cut; return (tokens, width) by key, rounded as it is stored."""
 
-        found: dict[bytes, Tensor] = {}
+        computed: dict[bytes, Tensor] = {}
         for numbers, batch in rows.batches(wanted):
             output = up_to_the_cut(backbone, self.spec, forward, batch)
             self.computed_in[rows.tag] = output.dtype
@@ -105,8 +105,8 @@ class Trunk:
             for states, row in zip(output, numbers, strict=True):
                 span = rows.span(row)
                 count = len(states) if span.stop is None else int(span.stop - span.start)
-                found[rows.keys[row]] = states[:count]
-        return found
+                computed[rows.keys[row]] = states[:count]
+        return computed
 
     def _new_store(self, output: Tensor) -> TrunkStore:
         import torch

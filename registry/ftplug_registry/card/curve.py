@@ -62,13 +62,13 @@ def _series(points: Sequence[Point], name: str) -> list[tuple[float, float]]:
 def _comparable(points: Sequence[Point]) -> dict[str, list[tuple[float, float]]]:
     """Return the metrics that share the scale from 0 to 1, or else the first one alone."""
     names = dict.fromkeys(name for point in points for name in point)
-    found = {
+    series = {
         name: _series(points, name)
         for name in names
         if name.startswith("eval_") and not name.endswith("loss")
     }
-    shares = {n: s for n, s in found.items() if s and all(0 <= value <= 1 for _, value in s)}
-    return dict(list(shares.items())[:_METRICS] or [item for item in found.items() if item[1]][:1])
+    shares = {n: s for n, s in series.items() if s and all(0 <= value <= 1 for _, value in s)}
+    return dict(list(shares.items())[:_METRICS] or [item for item in series.items() if item[1]][:1])
 
 
 def _draw_losses(axes: Axes, losses: Mapping[str, list[tuple[float, float]]]) -> None:

@@ -18,7 +18,7 @@ def line(value: object) -> str:
 
 def plain(value: object) -> str:
     """Return text that reads as it is written, also in a table cell."""
-    return _MARKUP.sub(lambda found: f"&#{ord(found[0])};", line(value))
+    return _MARKUP.sub(lambda match: f"&#{ord(match[0])};", line(value))
 
 
 def code(value: object) -> str:
@@ -32,7 +32,7 @@ def code(value: object) -> str:
 
 def link(label: str, url: str) -> str:
     """Return a link; ``label`` is markdown already."""
-    address = re.sub(r"[\s<>|()]", lambda found: f"%{ord(found[0]):02X}", line(url))
+    address = re.sub(r"[\s<>|()]", lambda match: f"%{ord(match[0]):02X}", line(url))
     return f"[{label}]({address})"
 
 

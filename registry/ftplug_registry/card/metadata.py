@@ -77,14 +77,14 @@ def datasets(manifest: Mapping[str, Any]) -> list[str]:
     """Return the Hub ids of the data: those of the author, and those with a known commit."""
     data = section(manifest["training"], "data")
     known = [data.get(f"{part}dataset") for part in ("", "eval_") if data.get(f"{part}revision")]
-    found = dict.fromkeys([*manifest["author"].get("datasets", []), *known])
-    return [name for name in found if is_hub_id(name)]
+    ids = dict.fromkeys([*manifest["author"].get("datasets", []), *known])
+    return [name for name in ids if is_hub_id(name)]
 
 
 def section(facts: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     """Return one part of the facts by name; a caller may have said anything in its place."""
-    found = facts.get(name)
-    return found if isinstance(found, Mapping) else {}
+    part = facts.get(name)
+    return part if isinstance(part, Mapping) else {}
 
 
 def metric_name(key: str) -> tuple[str, str]:
@@ -155,8 +155,8 @@ def _results(manifest: Mapping[str, Any]) -> Iterator[EvalResult]:
 
 
 def _first(*candidates: str | list[str] | None) -> str | None:
-    found = next((candidate for candidate in candidates if candidate), None)
-    return found[0] if isinstance(found, list) else found
+    first = next((candidate for candidate in candidates if candidate), None)
+    return first[0] if isinstance(first, list) else first
 
 
 def _text(value: Any) -> str | None:

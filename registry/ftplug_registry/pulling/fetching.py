@@ -81,15 +81,15 @@ def snapshot(
         require_free(target)
     with hub.stated_errors("pull", repo_id):
         source = Source.resolve(hub, repo_id, revision, force=force)
-        found = None if force else _cached(source)
-        if found is None:
+        fetched = None if force else _cached(source)
+        if fetched is None:
             if force and source.listing is None:
                 raise RegistryError(f"{repo_id}: the Hub cannot be reached to download it anew")
-            found = _artifact(source) if source.has(MANIFEST) else _plain(source, allow_pickle)
+            fetched = _artifact(source) if source.has(MANIFEST) else _plain(source, allow_pickle)
     if target is None:
-        return found
-    copy_to_folder(found.path, found.files, found.manifest, target, overwrite=overwrite)
-    return Snapshot(repo_id, found.sha, target, found.files, found.manifest)
+        return fetched
+    copy_to_folder(fetched.path, fetched.files, fetched.manifest, target, overwrite=overwrite)
+    return Snapshot(repo_id, fetched.sha, target, fetched.files, fetched.manifest)
 
 
 def manifest_at(

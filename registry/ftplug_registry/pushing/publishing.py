@@ -67,8 +67,8 @@ def push(
     check_ref("tag", tag)
     manifest = read_manifest(folder)
     title = str(message or f"Publish {manifest.method_names}")
-    if found := credential_in(title):
-        raise RegistryError(f"the commit message holds {found}: history would keep it")
+    if credential := credential_in(title):
+        raise RegistryError(f"the commit message holds {credential}: history would keep it")
     with hub.stated_errors("push to", repo_id):
         base_license = None
         if manifest.base["id"] and not manifest.base.get("license"):

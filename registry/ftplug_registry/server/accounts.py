@@ -86,11 +86,11 @@ class Accounts:
     def by_token(self, token: str) -> Account | None:
         """Return the account whose token this is, if it is anyone's."""
         digest = _digest(token)
-        found = None
+        account = None
         for name, known in self._digests.items():  # every one, so that time says nothing
             if hmac.compare_digest(digest, known):
-                found = self._accounts[name]
-        return found
+                account = self._accounts[name]
+        return account
 
     def _read(self) -> tuple[dict[str, Account], dict[str, str]]:
         if not self._file.exists():

@@ -145,8 +145,8 @@ class PendingCommit:
             raise hub_error(400, f"{path}: content is not valid base64") from error
         if len(data) > self.lfs_threshold:
             raise hub_error(413, f"{path}: files over {self.lfs_threshold} bytes go through LFS")
-        if path == "README.md" and (found := metadata.errors(data.decode(errors="replace"))):
-            raise hub_error(400, f"Invalid metadata in README.md: {'; '.join(found)}")
+        if path == "README.md" and (errors := metadata.errors(data.decode(errors="replace"))):
+            raise hub_error(400, f"Invalid metadata in README.md: {'; '.join(errors)}")
         if path.endswith(".gitattributes") and _has_long_line(data):
             raise hub_error(400, f"{path}: a line has {MAX_ATTRIBUTES_LINE} bytes or more")
         return self.repository.git.create_blob_fromiobase(BytesIO(data))

@@ -33,8 +33,8 @@ def tree(call: Call) -> Response:
     expand, start = call.flag("expand"), call.number("cursor", 0, 10**9)
     size = EXPANDED_PAGE if expand else PAGE
     size = max(1, call.number("limit", size, size))
-    found = trees.walk(folder, f"{path}/" if path else "", recursive=call.flag("recursive"))
-    page = list(islice(found, start, start + size + 1))
+    entries = trees.walk(folder, f"{path}/" if path else "", recursive=call.flag("recursive"))
+    page = list(islice(entries, start, start + size + 1))
     items = _items(repository, commit, page[:size], expand=expand)
     address = f"tree/{commit.id}" + (f"/{quote(path, safe='')}" if path else "")
     following = {"recursive": call.flag("recursive"), "expand": expand, "limit": size}
@@ -47,8 +47,8 @@ def paths_info(call: Call) -> Response:
     repository = call.readable()
     commit = repository.refs.commit(call.path["revision"])
     paths, expand = _requested_paths(call)
-    found = [(path, trees.find(commit.tree, path)) for path in dict.fromkeys(paths)]
-    existing = [(path, entry) for path, entry in found if entry is not None]
+    entries = [(path, trees.find(commit.tree, path)) for path in dict.fromkeys(paths)]
+    existing = [(path, entry) for path, entry in entries if entry is not None]
     return Json(_items(repository, commit, existing, expand=expand))
 
 
@@ -98,7 +98,7 @@ def _item(repository: Repository, path: str, entry: pygit2.Object) -> _Item:
 
 def siblings(repository: Repository, commit: pygit2.Commit, *, blobs: bool) -> list[_Item]:
     """List every file of a commit as repository infos do, with sizes and digests if wanted."""
-    found: list[_Item] = []
+    items: list[_Item] = []
     for path, entry in repository.files(commit):
         item: _Item = {"rfilename": path}
         if blobs:
@@ -107,8 +107,8 @@ def siblings(repository: Repository, commit: pygit2.Commit, *, blobs: bool) -> l
             if pointer := file.pointer:
                 size, pointer_size = pointer.size, file.blob_size
                 item["lfs"] = {"sha256": pointer.oid, "size": size, "pointerSize": pointer_size}
-        found.append(item)
-    return found
+        items.append(item)
+    return items
 
 
 def commits(call: Call) -> Response:

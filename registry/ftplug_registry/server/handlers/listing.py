@@ -44,15 +44,15 @@ def listing(call: Call) -> Response:
     key = sort if sort in DATES else DATES[0]
     infos = []
     for repository in call.hub.store.repositories(call.kind):
-        if found := _matching(call, repository):
-            infos.append((found[key], found["id"], found, repository))
+        if repo_info := _matching(call, repository):
+            infos.append((repo_info[key], repo_info["id"], repo_info, repository))
     infos.sort(key=lambda row: row[:2], reverse=True)
     if after := call.query.get("cursor"):
         position = _position(after)
         infos = [row for row in infos if row[:2] < position]
     size = max(1, call.number("limit", PAGE, PAGE))
     page = infos[:size]
-    items = [_listed(call, found, repository) for *_, found, repository in page]
+    items = [_listed(call, repo_info, repository) for *_, repo_info, repository in page]
     headers = _next(call, page[-1][:2]) if len(infos) > size else {}
     return Json(items, headers=headers)
 
@@ -64,7 +64,7 @@ def repository_info(repository: Repository, commit: pygit2.Commit) -> _Info:
     is_adapter = config is not None and is_file(config)
     created, modified = repository.created_at, date(commit.commit_time)
     name = str(repository.id)
-    found = {
+    repo_info = {
         "_id": f"{repository.id.kind}/{name}",
         "id": name,
         "author": repository.id.namespace,
@@ -80,11 +80,11 @@ def repository_info(repository: Repository, commit: pygit2.Commit) -> _Info:
         "lastModified": modified,
     }
     if repository.id.kind == "models":
-        found["modelId"] = name
+        repo_info["modelId"] = name
         for key in ("pipeline_tag", "library_name"):
             if isinstance(card.get(key), str):
-                found[key] = card[key]
-    return found
+                repo_info[key] = card[key]
+    return repo_info
 
 
 def _card(repository: Repository, commit: pygit2.Commit) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def _matching(call: Call, repository: Repository) -> _Info | None:
     if any(word not in name.lower() for word in query.get("search", "").lower().split()):
         return None
     try:
-        found = repository_info(repository, repository.refs.commit(MAIN))
+        repo_info = repository_info(repository, repository.refs.commit(MAIN))
     except HTTPException:
         return None  # no commit yet
     except (pygit2.GitError, KeyError, OSError):
@@ -124,29 +124,29 @@ def _matching(call: Call, repository: Repository) -> _Info | None:
         return None  # deleted just now
     wanted = [tag for text in query.getlist("filter") for tag in text.split(",") if tag]
     wanted += [tag for tag in (query.get("pipeline_tag"), query.get("library")) if tag]
-    return found if set(wanted) <= set(found["tags"]) else None
+    return repo_info if set(wanted) <= set(repo_info["tags"]) else None
 
 
-def _listed(call: Call, found: _Info, repository: Repository) -> _Info:
+def _listed(call: Call, repo_info: _Info, repository: Repository) -> _Info:
     full = call.flag("full")
     if full or "siblings" in _expand(call):
-        commit = repository.refs.commit(found["sha"])
-        found["siblings"] = siblings(repository, commit, blobs=False)
+        commit = repository.refs.commit(repo_info["sha"])
+        repo_info["siblings"] = siblings(repository, commit, blobs=False)
     if not (full or call.flag("cardData") or "cardData" in _expand(call)):
-        del found["cardData"]
-    return _expanded(call, found)
+        del repo_info["cardData"]
+    return _expanded(call, repo_info)
 
 
 def _expand(call: Call) -> set[str]:
     return set(call.query.getlist("expand") + call.query.getlist("expand[]"))
 
 
-def _expanded(call: Call, found: _Info) -> _Info:
+def _expanded(call: Call, repo_info: _Info) -> _Info:
     """Keep what ``expand`` asks for, everything if it is not there."""
     wanted = _expand(call)
     if not wanted:
-        return found
-    return {key: value for key, value in found.items() if key in wanted | {"_id", "id"}}
+        return repo_info
+    return {key: value for key, value in repo_info.items() if key in wanted | {"_id", "id"}}
 
 
 def _next(call: Call, last: tuple[str, str]) -> dict[str, str]:

@@ -89,62 +89,62 @@ def errors(readme: str) -> list[str]:
         data = parse(readme)
     except ValueError as error:
         return [str(error)]
-    found = []
+    messages = []
     for key in ("license", "pipeline_tag", "library_name", "base_model_relation"):
         if not isinstance(data.get(key, ""), str):
-            found.append(f'"{key}" must be a string')
+            messages.append(f'"{key}" must be a string')
     for key in ("tags", "language", "datasets", "metrics", "base_model"):
         if not _is_strings(data.get(key, []), list_only=key == "tags"):
-            found.append(
+            messages.append(
                 f'"{key}" must be an array of strings; put values like no or 1.0 in quotes'
             )
     for key in ("base_model", "datasets"):
-        found += [
+        messages += [
             f'"{key}" with value "{id[:200]}" is not valid. Use a repository id'
             for id in _strings(data.get(key))
             if not _ID.fullmatch(id)
         ]
     if data.get("base_model_relation", RELATIONS[0]) not in RELATIONS:
-        found.append(f'"base_model_relation" must be one of [{", ".join(RELATIONS)}]')
-    return found + _model_index_errors(data.get("model-index", []))
+        messages.append(f'"base_model_relation" must be one of [{", ".join(RELATIONS)}]')
+    return messages + _model_index_errors(data.get("model-index", []))
 
 
 def _model_index_errors(index: Any) -> list[str]:
     if not isinstance(index, list):
         return ['"model-index" must be an array']
-    found = []
+    messages = []
     for i, model in enumerate(index):
         if not isinstance(model, dict) or not isinstance(model.get("name"), str):
-            found.append(f'"model-index[{i}].name" is required')
+            messages.append(f'"model-index[{i}].name" is required')
             continue
         results = model.get("results")
         if not isinstance(results, list):
-            found.append(f'"model-index[{i}].results" must be an array')
+            messages.append(f'"model-index[{i}].results" must be an array')
             continue
         for j, result in enumerate(results):
-            found += _result_errors(result, f"model-index[{i}].results[{j}]")
-    return found
+            messages += _result_errors(result, f"model-index[{i}].results[{j}]")
+    return messages
 
 
 def _result_errors(result: Any, where: str) -> list[str]:
     if not isinstance(result, dict):
         return [f'"{where}" must be of type object']
-    found = []
+    messages = []
     for part, fields in (("task", ("type",)), ("dataset", ("type", "name"))):
         value = result.get(part)
         for field in fields:
             if not isinstance(value, dict) or not isinstance(value.get(field), str):
-                found.append(f'"{where}.{part}.{field}" is required')
+                messages.append(f'"{where}.{part}.{field}" is required')
     metrics = result.get("metrics")
     if not isinstance(metrics, list):
-        return [*found, f'"{where}.metrics" must be an array']
+        return [*messages, f'"{where}.metrics" must be an array']
     for k, metric in enumerate(metrics):
-        found += [
+        messages += [
             f'"{where}.metrics[{k}].{field}" is required'
             for field in ("type", "value")
             if not isinstance(metric, dict) or metric.get(field) is None
         ]
-    return found
+    return messages
 
 
 def tags(data: _Metadata, *, adapter: bool = False) -> list[str]:
@@ -152,19 +152,19 @@ def tags(data: _Metadata, *, adapter: bool = False) -> list[str]:
 
     ``adapter`` tells that the files are an adapter's; a card may name another relation.
     """
-    found = [text for key in ("library_name", "pipeline_tag") for text in _strings(data.get(key))]
-    found += _strings(data.get("tags")) + _strings(data.get("language"))
-    found += ["model-index"] if data.get("model-index") else []
-    found += [f"dataset:{id}" for id in _strings(data.get("datasets"))]
-    found += [f"license:{name}" for name in _strings(data.get("license"))]
+    filters = [text for key in ("library_name", "pipeline_tag") for text in _strings(data.get(key))]
+    filters += _strings(data.get("tags")) + _strings(data.get("language"))
+    filters += ["model-index"] if data.get("model-index") else []
+    filters += [f"dataset:{id}" for id in _strings(data.get("datasets"))]
+    filters += [f"license:{name}" for name in _strings(data.get("license"))]
     bases = _strings(data.get("base_model"))
     relation = data.get("base_model_relation")
     if relation not in RELATIONS:
         adapter = adapter or data.get("library_name") == "peft"
         relation = "adapter" if adapter else "merge" if len(bases) > 1 else "finetune"
     for base in bases:
-        found += [f"base_model:{base}", f"base_model:{relation}:{base}"]
-    return list(dict.fromkeys(found))
+        filters += [f"base_model:{base}", f"base_model:{relation}:{base}"]
+    return list(dict.fromkeys(filters))
 
 
 def _is_strings(value: Any, *, list_only: bool = False) -> bool:

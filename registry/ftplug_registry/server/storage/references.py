@@ -29,17 +29,17 @@ class References:
 
         A full id always means itself: no branch can take its place.
         """
-        found = self._by_id(revision) if _FULL_SHA.fullmatch(revision) else None
+        commit = self._by_id(revision) if _FULL_SHA.fullmatch(revision) else None
         names = [f"refs/heads/{revision}", f"refs/tags/{revision}"]
         if revision == "HEAD" or revision.startswith("refs/"):
             names.append(revision)
         for name in names:
-            found = found or self._by_ref(name)
-        if found is None and _SHORT_SHA.fullmatch(revision):
-            found = self._by_id(revision)
-        if found is None:
+            commit = commit or self._by_ref(name)
+        if commit is None and _SHORT_SHA.fullmatch(revision):
+            commit = self._by_id(revision)
+        if commit is None:
             raise revision_not_found(revision)
-        return found
+        return commit
 
     def branch_head(self, branch: str) -> pygit2.Commit:
         """Return the head of a branch, given by its short or its full name."""
@@ -73,10 +73,10 @@ class References:
 
     def _by_id(self, sha: str) -> pygit2.Commit | None:
         try:
-            found = self._git.get(sha)
+            git_object = self._git.get(sha)
         except ValueError:  # ambiguous
             return None
-        return found if isinstance(found, pygit2.Commit) else None
+        return git_object if isinstance(git_object, pygit2.Commit) else None
 
     def _by_ref(self, name: str) -> pygit2.Commit | None:
         try:

@@ -125,16 +125,16 @@ class Repository:
     def last_commits(self, head: pygit2.Commit, paths: Sequence[str]) -> dict[str, pygit2.Commit]:
         """Return for each path the commit that last changed it."""
         sought = {path: _id_at(head, path) for path in paths}
-        found: dict[str, pygit2.Commit] = {}
+        commits: dict[str, pygit2.Commit] = {}
         for commit in self.history(head):
             parent = commit.parents[0] if commit.parents else None
             for path, oid in list(sought.items()):
                 if _id_at(commit, path) == oid and (not parent or _id_at(parent, path) != oid):
-                    found[path] = commit
+                    commits[path] = commit
                     del sought[path]
             if not sought:
                 break
-        return found
+        return commits
 
     def add_commit(
         self, branch: str, parents: Sequence[pygit2.Commit], tree: pygit2.Oid, message: str,

@@ -107,8 +107,8 @@ class NewTree:
                 return
         existing = self._entries.get(name)
         if not rest:
-            found = name in self._touched or (existing is not None and is_directory(existing))
-            if found != directory or (existing is None and not found):
+            is_folder = name in self._touched or (existing is not None and is_directory(existing))
+            if is_folder != directory or (existing is None and not is_folder):
                 raise entry_not_found(path)
         self._touched.pop(name, None)
         if existing is not None:
