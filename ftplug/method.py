@@ -5,16 +5,20 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import functools
 import json
 import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
 from ftplug.errors import MethodError
 from ftplug.hookspecs import HOOK_API
+
+if TYPE_CHECKING:
+    import pydantic
 
 __all__ = ["Kind", "LearningRate", "Method", "Migration", "Setting"]
 
@@ -220,13 +224,21 @@ def _validate(method: str, field: str, annotation: Any, value: Any, *, strict: b
     elif isinstance(value, list) and tuple in kinds:
         value = tuple(value)
     try:
-        return pydantic.TypeAdapter(annotation).validate_python(value, strict=strict)
+        return _adapter(annotation).validate_python(value, strict=strict)
     except pydantic.ValidationError as error:
         reason = error.errors()[0]["msg"]
         raise MethodError(
             f"{method}: setting {field!r} cannot be {value!r}: {reason[0].lower()}{reason[1:]} "
             f"({_type_text(annotation)}: {_help_text(annotation)})"
         ) from None
+
+
+@functools.cache
+def _adapter(annotation: Any) -> pydantic.TypeAdapter[Any]:
+    """Return what validates values of an annotation; building it takes a millisecond."""
+    import pydantic
+
+    return pydantic.TypeAdapter(annotation)
 
 
 def _alternatives(annotation: Any) -> set[Any]:

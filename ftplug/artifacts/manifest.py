@@ -7,7 +7,7 @@ import importlib.metadata
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NotRequired, cast
 
 from annotated_types import Ge, Le, MinLen
@@ -16,6 +16,7 @@ from typing_extensions import TypedDict  # pydantic needs it before Python 3.12
 from ftplug import structure
 from ftplug.artifacts.author import Author
 from ftplug.artifacts.digests import FileEntry, check_files
+from ftplug.artifacts.file_names import check_file_name
 from ftplug.artifacts.json_values import json_values
 from ftplug.artifacts.migrations import SCHEMA, migrated_manifest
 from ftplug.base.fingerprint import Fingerprint
@@ -24,6 +25,7 @@ from ftplug.errors import ArtifactError, MethodError
 from ftplug.files.staged import finish_interrupted
 
 if TYPE_CHECKING:
+    import pydantic
     from torch import nn
 
     from ftplug.attaching.attachment import Attachment
@@ -32,7 +34,6 @@ if TYPE_CHECKING:
 
 MANIFEST = "ftplug.json"
 LARGEST = 16 * 2**20  # bytes of a manifest: it holds a config and a list of files
-_PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill"}
 _LIBRARIES = ("ftplug", "torch", "transformers", "peft", "accelerate", "safetensors")
 
 
@@ -270,29 +271,19 @@ def _checked(path: Path, content: Any) -> Manifest:
 
     try:
         text = json.dumps(content)  # strict about types, but JSON has no tuples and dataclasses
-        manifest: Manifest = pydantic.TypeAdapter(Manifest).validate_json(text, strict=True)
+        manifest = _adapter().validate_json(text, strict=True)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise ArtifactError(f"{path}: malformed manifest: {where}: {first['msg']}") from None
     for name in manifest.files:
-        _check_name(path, name)
+        check_file_name(path, name)
     return manifest
 
 
-def _check_name(path: Path, name: str) -> None:
-    """A listed file lies inside the folder and is never a pickle."""
-    file = PurePosixPath(name)
-    inside = file.parts and not file.is_absolute() and ".." not in file.parts
-    plain = name.isprintable() and not set(name) & set("\\:") and len(name.encode()) <= 255
-    if not inside or not plain or file.as_posix() != name:
-        raise ArtifactError(f"{path}: file name {name[:80]!r} leaves the artifact's folder")
-    if any(part.startswith(".") for part in file.parts):
-        raise ArtifactError(f"{path}: file {name!r} is hidden: no artifact has such files")
-    if is_pickle(name):
-        raise ArtifactError(f"{path}: file {name!r} is a pickle")
+@functools.cache
+def _adapter() -> pydantic.TypeAdapter[Manifest]:
+    """Return what validates manifests; building it takes milliseconds."""
+    import pydantic
 
-
-def is_pickle(name: str) -> bool:
-    """Whether a file of this name is a pickle, which runs code when it is read."""
-    return PurePosixPath(name).suffix.lower() in _PICKLES
+    return pydantic.TypeAdapter(Manifest)

@@ -13,7 +13,8 @@ from typing import Any
 
 from ftplug.artifacts.author import checked_author, merged_author
 from ftplug.artifacts.card import CARD, CURVE, card_files, is_generated
-from ftplug.artifacts.manifest import MANIFEST, Manifest, is_pickle, read_manifest
+from ftplug.artifacts.file_names import is_pickle
+from ftplug.artifacts.manifest import MANIFEST, Manifest, read_manifest
 from ftplug.errors import ArtifactError, RegistryError
 from ftplug_registry.inspection import PICTURES, Content, inspect
 

@@ -7,7 +7,7 @@ import os
 import zipfile
 from pathlib import Path, PurePosixPath
 
-from ftplug.artifacts.manifest import is_pickle
+from ftplug.artifacts.file_names import is_pickle
 from ftplug.errors import RegistryError
 from ftplug_registry.credentials import credential_in, decoded
 

@@ -17,7 +17,7 @@ import ftplug
 from ftplug import Method, MethodError, hookimpl
 from ftplug.inplace import is_wrapped
 
-REFUSED = {"shadow"}  # alone, too
+REFUSED = {"shadow", "alora"}  # shadow alone, too
 OF_LAYERS = sorted(
     name
     for name, cls in ftplug.methods().items()
@@ -47,6 +47,12 @@ def equal_with_and_without(make, *methods):
 @pytest.mark.parametrize("name", OF_LAYERS)
 def test_pefts_types_on_the_top_layers(name):
     equal_with_and_without(tiny.bert, on_the_top_layer(name))
+
+
+def test_alora_changes_what_the_model_reads():
+    """It looks for its invocation tokens there."""
+    with pytest.raises(MethodError, match="another method changes what LlamaModel reads"):
+        ftplug.apply(tiny.llama(), on_the_top_layer("alora"), TrunkCache())
 
 
 @pytest.mark.parametrize("name", ["adalora", "ia3", "vera"])
