@@ -3,8 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Without --no-compile, pip compiles 16,000 files, most of which no run ever imports.
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile
-# A class or a file is not divided: what its tests share is made once.
-PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadscope
+# A class or a file is not divided: what its tests share is made once. Three workers for two cores:
+# some tests wait for servers and other processes.
+PYTEST := $(BIN)/python -m pytest --numprocesses 3 --dist loadscope
 MAKEFLAGS += --jobs=2 # the types are checked beside the tests
 
 .PHONY: demo test check tests fast coverage soak bench peers lint style types format clean
