@@ -37,7 +37,7 @@ def resolve(given: Sequence[MethodLike], settings: Mapping[str, Any]) -> list[Me
             configured.append(item)
         else:
             entries = as_called_now(item, own)
-            configured += [discovery.entry(n).load().configure(given) for n, given in entries]
+            configured += [discovery.entry(n).load().configure(values) for n, values in entries]
     return configured
 
 
@@ -204,7 +204,8 @@ def migrated(entries: Iterable[tuple[str, Mapping[str, Any]]]) -> list[tuple[str
         except PluginError:
             migrations = ()
         changed = next((new for m in migrations if (new := m(dict(settings))) is not None), None)
-        moved += [(name, dict(settings))] if changed is None else migrated(changed)
+        same = changed in (None, [(name, dict(settings))])  # a migration that never ends
+        moved += [(name, dict(settings))] if same else migrated(changed or [])
     return moved
 
 

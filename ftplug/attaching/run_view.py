@@ -10,7 +10,7 @@ from ftplug.attaching.original_values import OriginalValues
 from ftplug.attaching.plan import Plan, scheduled
 from ftplug.base.inspecting import Base
 from ftplug.context import BaseView, Context
-from ftplug.errors import MethodError
+from ftplug.errors import MethodError, one_line
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -169,7 +169,16 @@ class MethodRun:
 
     def log(self, **scalars: float) -> None:
         """Add numbers to the run's next log entry and to the manifest's history."""
-        self._facts.surroundings.log({name: float(value) for name, value in scalars.items()})
+        numbers: dict[str, float] = {}
+        for name, value in scalars.items():
+            try:
+                numbers[name] = float(value)
+            except (TypeError, ValueError, RuntimeError) as error:  # also of a tensor with many
+                raise MethodError(
+                    f"{self._method.name}: run.log: {name}={value!r} is not one number: "
+                    f"{one_line(error)}"
+                ) from error
+        self._facts.surroundings.log(numbers)
 
     def reduce(self, tensor: Tensor) -> Tensor:
         """Return the mean of a tensor over all processes."""

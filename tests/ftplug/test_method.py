@@ -7,6 +7,7 @@ import pytest
 from annotated_types import Ge
 
 from ftplug import LearningRate, Method, MethodError
+from ftplug.host import migrated
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,3 +125,10 @@ def test_a_setting_without_default_is_required():
 def test_settings_cannot_be_changed_afterwards():
     with pytest.raises(AttributeError):
         Sample().r = 3
+
+
+def test_a_migration_that_moves_nothing_ends(monkeypatch):
+    from ftplug_plugins.full import Full
+
+    monkeypatch.setattr(Full, "MIGRATIONS", (lambda settings: [("full", settings)],))
+    assert migrated([("full", {"a": 1})]) == [("full", {"a": 1})]

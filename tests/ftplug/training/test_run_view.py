@@ -11,6 +11,7 @@ from runs import StopAt, losses, trainer
 
 import ftplug
 from ftplug import Method, MethodError, hookimpl
+from ftplug.testing import run_view
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,8 +80,7 @@ def test_the_trainers_own_names_are_refused(tmp_path):
 
 def test_without_a_trainer_logs_go_into_the_manifest(tmp_path):
     model = ftplug.apply(tiny.bert(), "lora")
-    attached = ftplug.attaching.attachment.require_attachment(model)
-    view = attached.host.views(attached.host.methods[0], model)
+    view = run_view(model, "lora")
     view.log(rank=4)
     view.log(rank=2)
     assert view.reduce(value := torch.ones(2)) is value
@@ -90,10 +90,16 @@ def test_without_a_trainer_logs_go_into_the_manifest(tmp_path):
     assert manifest["training"]["history"]["train"] == [{"rank": 4.0}, {"rank": 2.0}]
 
 
+@pytest.mark.parametrize("value", ["many", None, torch.ones(2)])
+def test_what_is_not_one_number_is_not_logged(value):
+    model = ftplug.apply(tiny.bert(), "lora")
+    with pytest.raises(MethodError, match=r"lora: run\.log: rank=.* is not one number"):
+        run_view(model, "lora").log(rank=value)
+
+
 def test_base_values_are_refused_for_what_the_base_lacks():
     model = ftplug.apply(tiny.bert(), "lora")
-    attached = ftplug.attaching.attachment.require_attachment(model)
-    view = attached.host.views(attached.host.methods[0], model)
+    view = run_view(model, "lora")
     assert view.base.fresh == {"classifier.weight", "classifier.bias"}
     with pytest.raises(MethodError, match=r"lora_A.* is no parameter of the base that may train"):
         view.base_values(view.added)
