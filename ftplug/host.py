@@ -182,7 +182,7 @@ class Host:
         may differ.
         """
         recorded = [(entry["name"], entry["settings"]) for entry in spec]
-        then = [(name, settings) for name, settings in recorded if not _is_transient(name)]
+        then = [(name, settings) for name, settings in recorded if not is_transient(name)]
         mine = [method for method in self.methods if not method.transient]
         filled = [
             (name, method.defaults() | settings)
@@ -210,17 +210,20 @@ def migrated(entries: Iterable[tuple[str, Mapping[str, Any]]]) -> list[tuple[str
 
 
 def transient(spec: Iterable[Mapping[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
-    """Return those of recorded methods that train nothing, as they are called now."""
+    """Return those of recorded methods that train nothing, every setting filled in."""
     return [
-        (name, discovery.entry(name).load().defaults() | settings)
-        for name, settings in migrated((entry["name"], entry["settings"]) for entry in spec)
-        if _is_transient(name)
+        (name, discovery.entry(name).load().defaults() | entry["settings"])
+        for entry in spec
+        if is_transient(name := entry["name"])
     ]
 
 
-def _is_transient(name: str) -> bool:
-    known = discovery.entries().get(name)
-    return known is not None and known[0].load().transient
+def is_transient(name: str) -> bool:
+    """Whether a method trains nothing; one that cannot be loaded is taken to train."""
+    try:
+        return discovery.entry(name).load().transient
+    except PluginError:
+        return False
 
 
 def _no_run(method: Method, model: Any) -> RunView:

@@ -25,7 +25,6 @@ from ftplug.errors import (
     PluginError,
     one_line,
 )
-from ftplug.host import migrated
 from ftplug.structure import weightless_copy
 
 if TYPE_CHECKING:
@@ -171,14 +170,13 @@ def _check_base(model: nn.Module, manifest: Manifest, directory: Path, *, force:
 def methods_of(manifest: Manifest, directory: Path) -> list[Method]:
     """Return the configured methods of an artifact; a missing plugin is named with its version.
 
-    What an older version recorded is read as it is called now; what trains nothing is left out.
+    What trains nothing is left out.
     """
     methods: list[Method] = []
     for entry in manifest.methods:
         try:
-            for name, settings in migrated([(entry["name"], entry["settings"])]):
-                if not (cls := discovery.entry(name).load()).transient:
-                    methods.append(cls.configure(settings))
+            if not (cls := discovery.entry(entry["name"]).load()).transient:
+                methods.append(cls.configure(entry["settings"]))
         except PluginError as error:
             where = f"{entry.get('distribution')} {entry.get('version')}"
             raise MissingMethodError(

@@ -6,9 +6,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from ftplug import discovery
-from ftplug.errors import PluginError
-from ftplug.host import migrated
+from ftplug.host import is_transient, migrated
 
 SCHEMA = 2
 
@@ -32,8 +30,8 @@ def _from_1(content: dict[str, Any]) -> dict[str, Any]:
         return content | {"schema": 2}
     written = sorted(name for name in files if _was_of_a_method(name))
     now = [new for method in methods for new in _now(method, written)]
-    content = content | {"schema": 2, "methods": [m for m in now if not _is_transient(m)]}
-    also = [{k: m[k] for k in ("name", "settings")} for m in now if _is_transient(m)]
+    content = content | {"schema": 2, "methods": [m for m in now if not _trains_nothing(m)]}
+    also = [{k: m[k] for k in ("name", "settings")} for m in now if _trains_nothing(m)]
     if also and isinstance(content.get("training", {}), dict):
         content["training"] = content.get("training", {}) | {"also": also}
     return content
@@ -49,14 +47,9 @@ def _now(entry: Any, written: list[str]) -> Iterable[Any]:
         yield entry | {"name": name, "settings": settings}
 
 
-def _is_transient(entry: Any) -> bool:
-    """Whether a method trains nothing: a run's record names it, not the list of methods."""
-    if not isinstance(entry, dict):
-        return False
-    try:
-        return discovery.entry(str(entry.get("name"))).load().transient
-    except PluginError:
-        return False
+def _trains_nothing(entry: Any) -> bool:
+    """Whether a run's record names the method, and not the list of methods."""
+    return isinstance(entry, dict) and is_transient(str(entry.get("name")))
 
 
 def _was_of_a_method(name: str) -> bool:

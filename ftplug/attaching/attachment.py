@@ -32,13 +32,21 @@ class Attachment:
     """What ftplug knows about a prepared model. Holds no reference to it, so copies share it."""
 
     host: Host
-    base: Base
     plan: Plan
-    context: Context
     train_head: bool
     original_values: OriginalValues = field(repr=False)
-    facts: RunFacts = field(repr=False)
+    facts: RunFacts = field(repr=False)  # the same for the methods, by way of their ``run``
     training: dict[str, Any] = field(default_factory=dict)  # facts of the last train()
+
+    @property
+    def base(self) -> Base:
+        """The base model as it was given."""
+        return self.facts.base
+
+    @property
+    def context(self) -> Context:
+        """The seed, the task and the model's class."""
+        return self.facts.context
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Attachment:
         return self
@@ -111,9 +119,7 @@ def prepare(
     facts.original_values = OriginalValues.of(model, facts.base, plan)
     attachment = Attachment(
         host=host,
-        base=facts.base,
         plan=plan,
-        context=context,
         train_head=train_head,
         original_values=facts.original_values,
         facts=facts,
