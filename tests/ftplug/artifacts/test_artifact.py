@@ -122,6 +122,9 @@ def test_all_files_have_the_permissions_that_the_umask_allows(base, tmp_path):
         (lambda m: m.update(schema="1"), "schema '1' is unknown"),
         (lambda m: m.pop("schema"), "schema None is unknown"),
         (lambda m: m.pop("methods"), "malformed manifest"),
+        (lambda m: m.update(schema=1, methods="lora"), "malformed manifest: methods"),
+        (lambda m: m.update(schema=1, methods=[3]), "malformed manifest: methods"),
+        (lambda m: m.update(schema=1, files=[]), "malformed manifest: files"),
         (lambda m: m.update(methods=[]), "methods: List should have at least 1 item"),
         (lambda m: m.update(methods=[{"name": 1, "settings": {}}]), "malformed manifest"),
         (lambda m: m.update(files={"../x": {"size": 1, "sha256": "0" * 64}}), "leaves the"),
@@ -313,6 +316,31 @@ def test_a_later_save_replaces_an_earlier_one_and_leaves_other_files(base, tmp_p
     names = {path.name for path in folder.iterdir()}
     assert names == {"README.md", "ftplug.json", "ftplug.safetensors", "notes.txt"}
     assert torch.equal(logits(ftplug.load(copy.deepcopy(base), folder)), logits(model))
+
+
+class WritesAFile(ftplug.Method):
+    """Writes a config of its own beside the host's tensors."""
+
+    name = "writes-a-file"
+    kind = "regularizer"
+
+    @ftplug.hookimpl
+    def save_artifact(self, directory):
+        (directory / "foo.json").write_text("{}")
+
+
+def test_what_a_method_wrote_goes_with_it(base, tmp_path):
+    folder = ftplug.save(ftplug.apply(copy.deepcopy(base), WritesAFile(), "lora"), tmp_path / "a")
+    methods = json.loads((folder / "ftplug.json").read_text())["methods"]
+    assert {method["name"]: method["files"] for method in methods} == {
+        "writes-a-file": ["foo.json"],
+        "lora": ["adapter_config.json", "adapter_model.safetensors"],
+    }
+    artifact(base, folder, "freeze", layers=1)
+    assert {path.name for path in folder.iterdir()} == {
+        "README.md", "ftplug.json", "ftplug.safetensors",
+    }  # fmt: skip
+    assert "foo.json" not in json.loads((folder / "ftplug.json").read_text())["files"]
 
 
 def test_the_tokenizer_goes_along(base, tmp_path):
