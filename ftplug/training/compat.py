@@ -7,7 +7,7 @@ from packaging.version import Version
 
 from ftplug.errors import MethodError
 
-TESTED = (Version("5.23"), Version("5.24"))  # from, up to but not including
+TESTED = (Version("5.4"), Version("5.25"))  # from, up to but not including
 
 
 def check_transformers() -> None:
