@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-com
 PYTEST := $(BIN)/python -m pytest --numprocesses 3 --dist loadscope
 MAKEFLAGS += --jobs=2 # the types are checked beside the tests
 
-.PHONY: demo test check tests fast coverage soak bench peers lint style types format clean
+.PHONY: demo test check tests fast matrix coverage soak bench peers lint style types format clean
 
 demo: .venv/installed
 	$(BIN)/ftplug demo
@@ -23,6 +23,10 @@ tests: .venv/installed .venv/peers style
 
 fast: .venv/installed style
 	$(PYTEST) --fast --durations=5 --durations-min=4
+
+# Other versions of the libraries (tools/matrix.toml), 40 minutes: renews docs/versions.md.
+matrix: .venv/installed
+	$(BIN)/python tools/matrix.py
 
 # Which lines no test reaches. The tests take half as long again.
 coverage: .venv/installed .venv/peers
