@@ -80,7 +80,12 @@ def methods(
     Example: ftplug methods lora
     """
     from ftplug import discovery, listing
+    from ftplug.training import compat
 
+    try:
+        compat.check_requirements()
+    except FtplugError as error:  # the list is right all the same
+        typer.echo(f"warning: {error}", err=True)
     with warnings.catch_warnings(record=True) as broken:
         warnings.simplefilter("always")
         classes = {name: discovery.entry(name).load()} if name else discovery.methods()
@@ -139,6 +144,10 @@ def run(
 
     On several processes: torchrun --nproc_per_node 2 -m ftplug run --method lora -- train.py
     """
+    from ftplug.training import compat
+
+    compat.check_requirements()
+    compat.check_transformers()
     from ftplug.training.script import Launch, methods_from
 
     if not method and start_from is None:

@@ -1,6 +1,7 @@
 """The plan of the house: which way imports point, and where private names of others may stand."""
 
 import ast
+import re
 import statistics
 from collections import defaultdict
 from functools import cache
@@ -245,3 +246,47 @@ def test_files_and_functions_are_short():
         if isinstance(node, ast.FunctionDef)
     ]
     assert statistics.quantiles(sizes, n=10)[-1] <= 22
+
+
+# What a release of a library changed stands in these places alone; of the last each has a part.
+VERSIONS = {
+    "ftplug.training.compat",
+    "ftplug.structure",
+    "ftplug_plugins.peft_bridge.versions",
+    "ftplug_registry.client",
+}
+
+
+def asks_for_versions(tree):
+    """Yield what in a module depends on the version of a library."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [alias.name for alias in node.names]
+            module = getattr(node, "module", None) or ""
+            if "packaging" in [name.partition(".")[0] for name in [*names, module]]:
+                yield "packaging"
+            yield from (name for name in names if re.search(r"is_\w+_version|parse_version", name))
+        elif isinstance(node, ast.Compare):
+            for part in ast.walk(node):
+                called = isinstance(part, ast.Call) and ast.unparse(part.func).endswith("version")
+                if called or (isinstance(part, ast.Attribute) and part.attr == "__version__"):
+                    yield ast.unparse(node)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from packaging.version import Version",
+        "from transformers.utils import is_torch_greater_or_equal, is_peft_min_version",
+        "if peft.__version__ >= '0.20': pass",
+        "new = metadata.version('peft') == '0.19.1'",
+        "new = Version(version('peft')).minor < 3",
+    ],
+)
+def test_a_question_for_a_version_is_seen(code):
+    assert list(asks_for_versions(ast.parse(code)))
+
+
+def test_versions_of_libraries_matter_in_four_places():
+    asking = {name for name, (_, tree) in modules().items() if list(asks_for_versions(tree))}
+    assert {name for name in asking if not name.startswith(tuple(VERSIONS))} == set()

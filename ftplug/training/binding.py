@@ -17,6 +17,7 @@ from ftplug.training.frames import trainer_in_construction
 from ftplug.training.learning_rate import set_learning_rate
 from ftplug.training.resuming import save_between_steps
 from ftplug.training.run import LearningRateChoice, Run
+from ftplug.training.trainer_names import check_trainer, overrides
 
 
 def attach(
@@ -126,10 +127,11 @@ class FTPlugCallback(TrainerCallback):
 
 def bind(trainer: Trainer, callback: FTPlugCallback) -> None:
     """Apply the callback's methods to the Trainer's model and splice in the mixin."""
-    check_transformers()
     run = callback.run
     if not isinstance(trainer, Trainer):
         raise MethodError(f"attach needs a transformers.Trainer, not a {type(trainer).__name__}")
+    check_transformers()
+    check_trainer(trainer, overrides(TrainerMixin, SavingTrainer))
     if isinstance(trainer, TrainerMixin):
         raise MethodError(
             f"this {type(trainer).__name__} already has {trainer.ftplug.attached.host.names}: give "

@@ -10,6 +10,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from transformers import Trainer
 
 from ftplug.attaching.attachment import require_attachment, unwrap_model
+from ftplug.training.compat import has_mixed_mesh_grads
 from ftplug.training.numerics import require_finite_gradients
 from ftplug.training.run import Run
 
@@ -78,7 +79,7 @@ def _computes_norm(trainer: Any, model: nn.Module) -> bool:
     """Whether the norm is for us to compute: not of gradients in shards, or in an engine."""
     kind = trainer.accelerator.distributed_type.value
     plain = kind == "NO" or kind.startswith("MULTI_")
-    return bool(plain and trainer.ftplug.check_finite and not trainer._has_mixed_mesh_grads(model))
+    return bool(plain and trainer.ftplug.check_finite and not has_mixed_mesh_grads(trainer, model))
 
 
 def _with_gradient(model: nn.Module) -> list[nn.Parameter]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy, SaveStrategy
-from transformers.utils.hub import PushInProgress, hf_api
+from transformers.utils.hub import PushInProgress
 
 from ftplug.artifacts.card import CARD, CURVE
 from ftplug.artifacts.manifest import MANIFEST, read_manifest
@@ -19,6 +19,7 @@ from ftplug.artifacts.registries import registry
 from ftplug.context import logger
 from ftplug.errors import FtplugError
 from ftplug.files.staged import close_stage, open_stage
+from ftplug.training.compat import hf_api, init_hf_repo
 
 if TYPE_CHECKING:
     from transformers import TrainerState
@@ -52,7 +53,7 @@ class UploadMixin:
         trainer.callback_handler.on_push_begin(self.args, self.state, trainer.control)
         token = token if token is not None else self.args.hub_token
         if self.hub_model_id is None:
-            trainer.init_hf_repo(token=token, private=private)
+            init_hf_repo(trainer, token, private)
         trainer.save_model(_internal_call=True)
         if not trainer.is_world_process_zero():
             return None

@@ -53,8 +53,7 @@ class InCache(Prompted, ABC):
         self.refuse_second(model)
         stack: Any = structure.backbone(model).get_decoder()  # itself, if it has no such part
         shapes = self._cached_shapes(model, stack)
-        asked = getattr(run.args, "activation_checkpointing", False)
-        if asked or structure.pretrained(model).is_activation_checkpointing:
+        if structure.checkpoints_activations(model, run.args):
             raise MethodError(f"{self.name}: {_CHECKPOINTING}")
         config = self.prompt_config()
         config.num_transformer_submodules = 2 if is_encoder_decoder(model) else 1
@@ -77,8 +76,8 @@ class InCache(Prompted, ABC):
         """Return heads and head_dim of what the layers cache, if a prefix fits there."""
         several = stack.config.get_text_config() is not stack.config
         shapes: set[tuple[int, int]] = set()
-        if not accepts(stack, "past_key_values"):
-            reason = f"{type(stack).__name__} takes no past_key_values, where the prefix goes"
+        if structure.cache_argument(stack) is None:
+            reason = f"{type(stack).__name__} takes no cache, where the prefix would go"
         elif several and not is_encoder_decoder(model):
             reason = "it reads more than text"
         elif not only_attention(new_cache(stack)):
@@ -181,10 +180,11 @@ def begin_with_prefix(stack: Any, forward: Any, *args: Any, **kwargs: Any) -> An
     tokens = arguments.get("input_ids")
     tokens = arguments["inputs_embeds"] if tokens is None else tokens
     check_length(stack, tokens.shape[1])
-    given, wanted = arguments.get("past_key_values"), arguments.get("use_cache")
+    given, wanted = structure.given_cache(arguments), arguments.get("use_cache")
     cache = new_cache(stack) if given is None else given
     fill(cache, stack.prefix_encoder, placement.config, tokens.shape[0], stack.dtype)
-    arguments["past_key_values"] = cache
+    arguments = {n: a for n, a in arguments.items() if n not in structure.CACHE_NAMES}
+    arguments[str(structure.cache_argument(stack))] = cache
     if wanted is None:
         wanted = getattr(stack.config, "use_cache", False)
     if given is not None or wanted:
@@ -194,5 +194,6 @@ def begin_with_prefix(stack: Any, forward: Any, *args: Any, **kwargs: Any) -> An
 
 def _without_cache(output: Any) -> None:
     """Drop a cache that only carried the prefix, where the caller asked for none."""
-    if output.get("past_key_values") is not None:
-        output["past_key_values"] = None
+    for name in structure.CACHE_NAMES:
+        if output.get(name) is not None:
+            output[name] = None

@@ -45,7 +45,7 @@ def _find(stack: Any, forward: Any, *args: Any, **kwargs: Any) -> Any:
     from peft.tuners.lora.variants import calculate_alora_offsets
 
     arguments, invocation = named(forward, args, kwargs), stack.__dict__[_OFFSETS]
-    tokens, cache = arguments.get("input_ids"), arguments.get("past_key_values")
+    tokens, cache = arguments.get("input_ids"), structure.given_cache(arguments)
     if tokens is None:
         raise MethodError("alora: needs input_ids to find its invocation tokens")
     if cache is None or cache.get_seq_length() == 0:

@@ -10,13 +10,11 @@ import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ftplug import MethodError
+from ftplug import MethodError, structure
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
-
-_CACHES = ("past_key_values", "past_key_value", "layer_past")
 
 
 def first_and_last(
@@ -52,7 +50,7 @@ def arguments(layer: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> M
 
 def cached_length(given: Mapping[str, Any], layer: int) -> int:
     """Return how many tokens the layer read in earlier calls: generation goes on behind them."""
-    cache = next((given[name] for name in _CACHES if given.get(name) is not None), None)
+    cache = structure.given_cache(given)
     return int(cache.get_seq_length(layer)) if cache is not None else 0
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ftplug.context import logger
 from ftplug.inplace import in_eval_mode
-from ftplug.structure import weightless_copy
+from ftplug.structure import cache_argument, weightless_copy
 
 if TYPE_CHECKING:
     import torch
@@ -44,7 +44,8 @@ def cached_shapes(stack: Any) -> set[tuple[int, int]]:
         width = stack.config.hidden_size
         inputs["encoder_hidden_states"] = torch.zeros(1, 1, width, device="meta", dtype=stack.dtype)
     try:
-        weightless_copy(stack).eval()(**inputs, past_key_values=cache, use_cache=True)
+        named = {str(cache_argument(stack)): cache}
+        weightless_copy(stack).eval()(**inputs, **named, use_cache=True)
     except Exception as error:  # whatever a forward may raise without values
         logger.debug("no rehearsal of %s: %s", type(stack).__name__, error)
         return set()
@@ -87,6 +88,6 @@ def activations(stack: Any, tokens: torch.Tensor) -> torch.Tensor:
 
     cache = new_cache(stack)
     with torch.no_grad(), in_eval_mode(stack.modules()):
-        stack(input_ids=tokens[None], past_key_values=cache, use_cache=True)
+        stack(input_ids=tokens[None], **{str(cache_argument(stack)): cache}, use_cache=True)
     pairs = torch.stack([t[0] for layer in cache.layers for t in (layer.keys, layer.values)])
     return pairs.permute(2, 0, 1, 3).flatten(1).float()

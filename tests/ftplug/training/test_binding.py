@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from packaging.version import Version
 from runs import METHODS, StopAt, logits, losses, rows, same, shake, trainer, weights
 from transformers import Trainer, TrainerCallback
 
@@ -307,13 +306,6 @@ def test_two_bindings_of_one_trainer_are_refused(base, tmp_path):
 def test_attach_to_something_else_is_refused(base):
     with pytest.raises(MethodError, match=r"needs a transformers\.Trainer, not a BertFor"):
         ftplug.attach(copy.deepcopy(base), "lora")
-
-
-def test_an_untested_transformers_is_refused(base, tmp_path, monkeypatch):
-    bound = trainer(copy.deepcopy(base), tmp_path)
-    monkeypatch.setattr("ftplug.training.compat.TESTED", (Version("6.0"), Version("6.1")))
-    with pytest.raises(MethodError, match=r"tested with transformers >=6\.0,<6\.1, not 5\."):
-        ftplug.attach(bound, "lora")
 
 
 def test_a_method_that_does_not_fit_is_refused_before_training(tmp_path):
