@@ -47,7 +47,7 @@ LAYERS = {
         card contents
         server
         inspection hub
-        credentials
+        client credentials
     """,
     "ftplug_registry.server": """
         command

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ftplug import __version__
 from ftplug.errors import FtplugError, RegistryError, one_line
+from ftplug_registry.client import not_cached, transport
 from ftplug_registry.credentials import own_secrets
 
 if TYPE_CHECKING:
@@ -69,9 +70,9 @@ class Hub:
 
     def _reason(self, error: Exception, repo_id: str) -> str | None:
         """Return what went wrong and what to do; None for what is no failure of a Hub."""
-        import httpx2
         from huggingface_hub import errors
 
+        http = transport()
         match error:
             case errors.OfflineModeIsEnabled():
                 return "offline mode is on: unset HF_HUB_OFFLINE, or use what was pulled before"
@@ -79,14 +80,14 @@ class Hub:
                 return self._refusal(error, repo_id)
             case errors.LocalTokenNotFoundError():
                 return "no token on this machine: hf auth login, or set HF_TOKEN"
-            case errors.LocalEntryNotFoundError() | errors.RevisionResolutionError():
+            case _ if isinstance(error, not_cached()):
                 return (
                     f"{self.api_endpoint} cannot be reached and the cache does not hold this "
                     "revision: pull it once while online"
                 )
-            case httpx2.TimeoutException():
+            case http.TimeoutException():
                 return f"{self.api_endpoint} does not answer: try again"
-            case httpx2.HTTPError() | ConnectionError():
+            case http.HTTPError() | ConnectionError():
                 return (
                     f"{self.api_endpoint} cannot be reached ({_short(error)}): check the "
                     "network and HF_ENDPOINT"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ftplug.errors import RegistryError
+from ftplug_registry.client import resolve_revision, transport
 from ftplug_registry.hub import Hub
 
 if TYPE_CHECKING:
@@ -31,22 +32,20 @@ class Source:
         cls, hub: Hub, repo_id: str, revision: str | None, *, force: bool = False
     ) -> Source:
         """Return the commit that a branch, tag or sha means; without a network, by the cache."""
-        resolved = hub.api.resolve_revision(
-            repo_id, revision=revision or None, cache_dir=hub.cache_dir
-        )
-        return cls(hub, repo_id, resolved.resolved, force)
+        sha = resolve_revision(hub.api, repo_id, revision or None, hub.cache_dir)
+        return cls(hub, repo_id, sha, force)
 
     @cached_property
     def listing(self) -> Mapping[str, RepoFile] | None:
         """The files of the commit with their sizes; None where the Hub cannot be reached."""
-        import httpx2
         from huggingface_hub import errors
         from huggingface_hub.hf_api import RepoFile
 
+        http = transport()
         try:
             tree = self.hub.api.list_repo_tree(self.repo_id, revision=self.sha, recursive=True)
             return {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
-        except (errors.OfflineModeIsEnabled, httpx2.ConnectError, httpx2.TimeoutException):
+        except (errors.OfflineModeIsEnabled, http.ConnectError, http.TimeoutException):
             return None
 
     def cached(self, name: str) -> Path | None:

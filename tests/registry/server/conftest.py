@@ -2,13 +2,14 @@
 
 import shutil
 
-import httpx2
 import hub
 import pytest
+from ftplug_registry.client import transport
 from ftplug_registry.server.accounts import Account
 from ftplug_registry.server.embedded import EmbeddedHub
 
 LFS_THRESHOLD = 4096
+httpx = transport()
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def http(server):
     def client(account=None):
         headers = {"Authorization": f"Bearer {server.token(account)}"} if account else {}
         settings = {"trust_env": False, "verify": False}  # no certificates to load
-        clients.append(httpx2.Client(base_url=server.endpoint, headers=headers, **settings))
+        clients.append(httpx.Client(base_url=server.endpoint, headers=headers, **settings))
         return clients[-1]
 
     yield client

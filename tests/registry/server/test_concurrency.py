@@ -10,14 +10,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import commits
-import httpx2
 import hub
 import pytest
+from ftplug_registry.client import transport
 from ftplug_registry.server.embedded import EmbeddedHub
 from ftplug_registry.server.handlers.commits import PendingCommit
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
+httpx = transport()
 pytestmark = pytest.mark.slow
 
 WRITERS, COMMITS = 8, 10
@@ -203,20 +204,20 @@ class serving:
 
 def commit_until_dead(endpoint, token, name, acknowledged):
     headers = {"Authorization": f"Bearer {token}"}
-    with httpx2.Client(base_url=endpoint, headers=headers, trust_env=False, verify=False) as client:
+    with httpx.Client(base_url=endpoint, headers=headers, trust_env=False, verify=False) as client:
         try:
             client.post("/api/repos/create", json={"name": "model"})
             for i in range(10_000):
                 content = os.urandom(20_000)
                 response = commits.post(client, ("file", commits.file(f"{name}-{i % 5}", content)))
                 acknowledged.append(response.json()["commitOid"])
-        except (httpx2.HTTPError, ValueError):
+        except (httpx.HTTPError, ValueError):
             return
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_cleanly(tmp_path, number):
     with serving(tmp_path / "root") as (process, endpoint):
-        assert httpx2.get(f"{endpoint}/api/models", trust_env=False).json() == []
+        assert httpx.get(f"{endpoint}/api/models", trust_env=False).json() == []
         process.send_signal(number)
         assert process.wait(timeout=10) == 0

@@ -1,5 +1,6 @@
 """huggingface_hub, unmodified, against the embedded Hub."""
 
+import inspect
 import os
 import re
 import socket
@@ -364,6 +365,11 @@ class CuttingProxy:
                     left -= len(data)
 
 
+# Before 2.0 the client has cards validated at an address of its own, wherever else it works.
+validates_here = "constants.ENDPOINT" in inspect.getsource(huggingface_hub.RepoCard.validate)
+
+
+@pytest.mark.skipif(not validates_here, reason="this client has cards validated elsewhere")
 def test_cards(api, repo):
     card = huggingface_hub.ModelCard("---\nlicense: mit\n---\n# Title\n")
     card.validate()
@@ -372,6 +378,10 @@ def test_cards(api, repo):
     bad = huggingface_hub.ModelCard("---\nmetrics: {a: 1}\n---\n")
     with pytest.raises(ValueError, match="metrics"):
         bad.validate()
+
+
+def test_a_card_whose_metadata_are_invalid_is_refused(api, repo):
+    upload(api, repo, "README.md", b"---\nlicense: mit\n---\n# Title\n")
     with pytest.raises(ValueError, match=r"Invalid metadata in README\.md"):
         upload(api, repo, "README.md", b"---\ntags: 1\n---\n")
 

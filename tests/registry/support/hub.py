@@ -16,6 +16,8 @@ import pytest
 from ftplug_registry.server.embedded import EmbeddedHub
 from huggingface_hub import HfApi, constants, hf_api
 
+from ftplug.training import compat
+
 RESOLVE = "/{repo_id}/resolve/{revision}/{filename}"
 NO_PROXY = {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
 
@@ -45,7 +47,9 @@ def client(
         }.items():
             patch.setattr(constants, name, value)
         patch.setattr(hf_api.api, "endpoint", server.endpoint)  # of the functions without HfApi
-        patch.setattr("transformers.utils.hub._hf_api", None)  # it notes the endpoint on first use
+        # It notes the endpoint on first use, as does ours where transformers has none.
+        patch.setattr("transformers.utils.hub._hf_api", None, raising=False)
+        compat._own_api.cache_clear()
         for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
             patch.delenv(name, raising=False)
         for name, value in NO_PROXY.items():

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx2
 import pytest
+from ftplug_registry.client import transport
 
 VENV = Path(__file__).parents[3] / ".venv"
 OLAH = Path(os.environ.get("FTPLUG_OLAH", VENV / "olah")) / "bin/olah-cli"
@@ -46,8 +46,11 @@ def olah(root: Path, work: Path) -> Iterator[str]:
     """
     (work / "olah.toml").write_text(settings)
     command = [str(OLAH), "--config", str(work / "olah.toml"), "--log-path", str(work / "logs")]
+    own = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     with (work / "output").open("w") as output:
-        process = subprocess.Popen(command, cwd=work, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command, cwd=work, env=own, stdout=output, stderr=subprocess.STDOUT
+        )
     try:
         wait_for(port, process, work / "output")
         yield f"http://127.0.0.1:{port}"
@@ -57,11 +60,11 @@ def olah(root: Path, work: Path) -> Iterator[str]:
 
 
 def wait_for(port: int, process: subprocess.Popen, output: Path) -> None:
-    deadline = time.monotonic() + 60
+    httpx, deadline = transport(), time.monotonic() + 60
     while time.monotonic() < deadline and process.poll() is None:
         try:
-            httpx2.get(f"http://127.0.0.1:{port}/", trust_env=False)
-        except httpx2.TransportError:
+            httpx.get(f"http://127.0.0.1:{port}/", trust_env=False)
+        except httpx.TransportError:
             time.sleep(0.05)
         else:
             return
