@@ -97,7 +97,7 @@ class Shira(FromValues):
         """Build the layers and register their indices."""
         super().inject(config, model)
         for layer in self.own_layers(model):
-            layer.shira_indices = _buffers(layer.shira_indices)
+            layer.shira_indices = persistent_buffers(layer.shira_indices)
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,7 +153,7 @@ class Adamss(FromValues):
             )
         super().inject(config, model)
         for layer in self.own_layers(model):
-            layer.scatter_index = _buffers(layer.scatter_index)
+            layer.scatter_index = persistent_buffers(layer.scatter_index)
 
     @hookimpl
     def load_artifact(
@@ -178,7 +178,7 @@ def _take_shapes(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
             setattr(model.get_submodule(parent), child, nn.Parameter(given.to("meta")))
 
 
-def _buffers(tensors: Any) -> Any:
+def persistent_buffers(tensors: Any) -> Any:
     """Return a plain dictionary of tensors as buffers that are saved."""
     from peft.tuners._buffer_dict import BufferDict
 

@@ -19,10 +19,12 @@ from ftplug_plugins.peft_family.about import About
 from ftplug_plugins.peft_family.declared import left_out, method_name, settings_of
 from ftplug_plugins.peft_family.family import method_class
 from ftplug_plugins.peft_family.refused import Refused
-from ftplug_plugins.peft_family.special import FromValues
+from ftplug_plugins.peft_family.special import FromValues, persistent_buffers
 
 if TYPE_CHECKING:
     from torch import nn
+
+_CURE = "use peft.get_peft_model, or a newer ftplug"
 
 
 def title() -> str:
@@ -56,11 +58,30 @@ class Declared(FromValues):
         return False
 
     def inject(self, config: Any, model: nn.Module) -> None:
-        """Build the layers; all of their buffers are saved, since none is known to be computed."""
+        """Build the layers; every tensor that they keep is saved, since any may be drawn."""
         super().inject(config, model)
         for layer in self.own_layers(model):
-            for part in layer.modules():
-                make_persistent(part)
+            _keep_all(layer)
+
+
+def _keep_all(layer: nn.Module) -> None:
+    """Let a state dict hold the tensors that peft's layer keeps as plain attributes or leaves out.
+
+    What belongs to the layer of the base below it stays as it is.
+    """
+    import torch
+
+    plain = {n: v for n, v in vars(layer).items() if n not in ("_parameters", "_buffers")}
+    for name, value in plain.items():
+        if type(value) is torch.Tensor:
+            delattr(layer, name)
+            layer.register_buffer(name, value)
+        elif type(value) is dict and any(type(one) is torch.Tensor for one in value.values()):
+            setattr(layer, name, persistent_buffers(value))
+    for name, part in layer.named_modules():
+        if name.partition(".")[0] != "base_layer":
+            make_persistent(part)
+            part._non_persistent_buffers_set.clear()
 
 
 def _unlisted() -> dict[str, str]:
@@ -81,10 +102,9 @@ def _why_not(kind: str, config: Any) -> str:
     from peft.tuners.tuners_utils import BaseTuner
 
     tuner: Any = next((c for key, c in TUNERS.items() if getattr(key, "value", key) == kind), None)
-    use = "use peft.get_peft_model, or a newer ftplug"
     if issubclass(config, PromptLearningConfig):
-        return f"it trains virtual tokens, and what peft computes them by is not known here: {use}"
+        return f"it trains virtual tokens, and what peft computes them by is not known here: {_CURE}"
     layers = isinstance(tuner, type) and issubclass(tuner, BaseTuner)
     if not layers or getattr(tuner, "tuner_layer_cls", None) is None:
-        return f"peft declares no kind of layer that it puts into a model: {use}"
+        return f"peft declares no kind of layer that it puts into a model: {_CURE}"
     return ""
