@@ -103,7 +103,9 @@ def _why_not(kind: str, config: Any) -> str:
 
     tuner: Any = next((c for key, c in TUNERS.items() if getattr(key, "value", key) == kind), None)
     if issubclass(config, PromptLearningConfig):
-        return f"it trains virtual tokens, and what peft computes them by is not known here: {_CURE}"
+        return (
+            f"it trains virtual tokens, and what peft computes them by is not known here: {_CURE}"
+        )
     layers = isinstance(tuner, type) and issubclass(tuner, BaseTuner)
     if not layers or getattr(tuner, "tuner_layer_cls", None) is None:
         return f"peft declares no kind of layer that it puts into a model: {_CURE}"
