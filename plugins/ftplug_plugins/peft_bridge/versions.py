@@ -105,6 +105,16 @@ def complete_prompt_config(config: Any, base: Any) -> None:
         prepare(config, base.to_dict())
 
 
+def detach(buffers: Any) -> None:
+    """Cut a dictionary of buffers from the graph they were computed in.
+
+    Before 0.21 peft keeps the start of trainable tokens with it, and such a tensor cannot be
+    deepcopied. Goes when 0.21 is the oldest.
+    """
+    for name, tensor in list(buffers.items()):
+        buffers[name] = tensor.detach()
+
+
 def _configs() -> dict[str, Any]:
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING as CONFIGS
 

@@ -13,6 +13,7 @@ from ftplug import MethodError, hookimpl
 from ftplug.context import WEIGHTS, read_tensors
 from ftplug.inplace import wrap_forward
 from ftplug_plugins.peft_bridge import files as peft_files
+from ftplug_plugins.peft_bridge import versions
 from ftplug_plugins.peft_bridge.keys import ADAPTER
 from ftplug_plugins.peft_bridge.method import PeftMethod, is_weightless
 
@@ -195,3 +196,9 @@ class TrainableTokens(PeftMethod):
         if not config.token_indices:
             raise MethodError("trainable-tokens: name the tokens to train, e.g. token_indices=5,17")
         return config
+
+    def inject(self, config: Any, model: nn.Module) -> None:
+        """Build the layers, whose memory of the start is no part of a graph."""
+        super().inject(config, model)
+        for layer in self.own_layers(model):
+            versions.detach(layer.trainable_tokens_original)
