@@ -10,9 +10,11 @@ import ast
 import functools
 import importlib.metadata
 import importlib.util
+import inspect
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -113,6 +115,35 @@ def detach(buffers: Any) -> None:
     """
     for name, tensor in list(buffers.items()):
         buffers[name] = tensor.detach()
+
+
+@contextmanager
+def seeded_svd() -> Iterator[None]:
+    """Let AdaMSS decompose weights from one seed within the block: other subspaces fit no file.
+
+    From 0.20 on peft does so itself, from its ``random_seed``, 0 by default. Goes when that is the
+    oldest.
+    """
+    from peft.tuners.adamss import layer
+
+    module: Any = layer
+    decompose = module.slice_pca
+    if "random_seed" in inspect.signature(decompose).parameters:
+        yield
+        return
+
+    def seeded(tensor: Any, r: int, device: Any, *rest: Any) -> Any:
+        import torch
+
+        with torch.random.fork_rng([device] if torch.device(device).type == "cuda" else []):
+            torch.manual_seed(0)
+            return decompose(tensor, r, device, *rest)
+
+    module.slice_pca = seeded
+    try:
+        yield
+    finally:
+        module.slice_pca = decompose
 
 
 def _configs() -> dict[str, Any]:

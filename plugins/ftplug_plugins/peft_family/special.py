@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -152,7 +153,8 @@ class Adamss(FromValues):
                 "adamss: use_asa=True prunes by switching requires_grad off, with importances that "
                 "no checkpoint holds: leave it off, or use adalora"
             )
-        super().inject(config, model)
+        with versions.seeded_svd():
+            super().inject(config, model)
         for layer in self.own_layers(model):
             layer.scatter_index = persistent_buffers(layer.scatter_index)
 
@@ -199,6 +201,8 @@ class TrainableTokens(PeftMethod):
 
     def inject(self, config: Any, model: nn.Module) -> None:
         """Build the layers, whose memory of the start is no part of a graph."""
-        super().inject(config, model)
+        with warnings.catch_warnings():  # peft 0.19 says that it cannot tie them, and does
+            warnings.filterwarnings("ignore", "Model has `tie_word_embeddings=True`")
+            super().inject(config, model)
         for layer in self.own_layers(model):
             versions.detach(layer.trainable_tokens_original)
