@@ -4,6 +4,7 @@ A test needs the methods that its parameters, its class's ``method`` or a mark `
 the settings of LoRA that its parameters have.
 """
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,7 +32,8 @@ def _needed(item: pytest.Item) -> Iterator[str]:
     for marker in item.iter_markers("methods"):
         yield from marker.args
     given = [*_parameters(item), getattr(getattr(item, "cls", None), "method", "")]
-    yield from (name for name in given if isinstance(name, str))
+    for text in given:
+        yield from re.findall(r"[\w-]+", text) if isinstance(text, str) else ()
 
 
 def _parameters(item: pytest.Item) -> list[Any]:

@@ -1,5 +1,6 @@
 """Differences between versions of peft: asked by presence, said with the version that has it."""
 
+import json
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -98,8 +99,9 @@ class TestATypeThatIsNotThere:
     def test_to_load_it_is_refused_before_its_base_is(self, tmp_path):
         artifact = tmp_path / "artifact"
         ftplug.save(ftplug.apply(tiny.bert(), "lora", r=4), artifact)
-        text = (artifact / MANIFEST).read_text(encoding="utf-8")
-        (artifact / MANIFEST).write_text(text.replace('"name": "lora"', '"name": "hira"'))
+        manifest = json.loads((artifact / MANIFEST).read_text(encoding="utf-8"))
+        manifest["methods"][0] |= {"name": "hira", "settings": {"r": 4}}
+        (artifact / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
         with pytest.raises(ArtifactError, match=self.reason[1:]) as refused:
             ftplug.load("no/such-base", artifact)
         assert "\n" not in str(refused.value)
