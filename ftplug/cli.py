@@ -89,10 +89,11 @@ def methods(
     with warnings.catch_warnings(record=True) as broken:
         warnings.simplefilter("always")
         classes = {name: discovery.entry(name).load()} if name else discovery.methods()
+        further = {} if name else discovery.further(discovery.entries())
     for warning in broken:
         typer.echo(f"warning: {warning.message}", err=True)
     if not name and not as_json:
-        typer.echo(listing.overview(classes))
+        typer.echo(listing.overview(classes, further))
         return
     rows = [listing.row(cls, discovery.entry(key)) for key, cls in classes.items()]
     if as_json:

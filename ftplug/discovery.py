@@ -1,17 +1,21 @@
-"""Finding methods: the entry-point group ``ftplug.methods`` maps a name to its class."""
+"""Finding methods: the entry-point group ``ftplug.methods`` maps a name to its class.
+
+The group ``ftplug.method_families`` names modules that know further names (:class:`Family`).
+"""
 
 from __future__ import annotations
 
 import difflib
 import functools
 import importlib.metadata
+import itertools
 import os
 import sys
 import warnings
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from ftplug.errors import PluginError
 from ftplug.hookspecs import HOOK_API
@@ -20,6 +24,24 @@ if TYPE_CHECKING:
     from ftplug.method import Method
 
 GROUP = "ftplug.methods"
+FAMILIES = "ftplug.method_families"
+
+
+class Family(Protocol):
+    """What offers methods whose names no package can list: those of another library.
+
+    An entry point of ``ftplug.method_families`` names a module with these functions. It is asked
+    for names that no entry point of ``ftplug.methods`` has.
+    """
+
+    def title(self) -> str:
+        """Return what has the methods, such as ``peft 0.22.0``."""
+
+    def names(self) -> Iterable[str]:
+        """Return the names beyond the entry points; asked by every list, so without imports."""
+
+    def build(self, name: str) -> type[Method]:
+        """Return the class of one of the names; this may import the library."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +59,7 @@ class Entry:
 
         where = f"method {self.name!r} ({self.value}, from {self.distribution} {self.version})"
         try:
-            point = importlib.metadata.EntryPoint(self.name, self.value, GROUP)
-            cls = point.load()
+            cls = self._found()
         except Exception as error:  # a stranger's module may raise anything on import
             raise PluginError(f"{where} cannot be loaded: {error!r}") from error
         if not (isinstance(cls, type) and issubclass(cls, Method)):
@@ -58,6 +79,17 @@ class Entry:
             )
         return cls
 
+    def _found(self) -> Any:
+        return importlib.metadata.EntryPoint(self.name, self.value, GROUP).load()
+
+
+@dataclass(frozen=True)
+class Offered(Entry):
+    """A method that a family builds; ``value`` is the family's module."""
+
+    def _found(self) -> Any:
+        return _family(self).build(self.name)
+
 
 def no_name(suggested: str = "my-method") -> str:
     """Return what to do about a class that has no name, for messages that begin with the class."""
@@ -66,16 +98,19 @@ def no_name(suggested: str = "my-method") -> str:
 
 def entries() -> dict[str, list[Entry]]:
     """Return the advertised methods by name, without importing any of them."""
-    known = _installed(tuple((path, _changed(path)) for path in sys.path))
-    return {name: list(advertised) for name, advertised in known.items()}
+    return {name: list(advertised) for name, advertised in _installed(_state()).items()}
 
 
-@functools.lru_cache(maxsize=1)
-def _installed(state: tuple[tuple[str, int | None], ...]) -> dict[str, list[Entry]]:
+def _state() -> tuple[tuple[str, int | None], ...]:
+    return tuple((path, _changed(path)) for path in sys.path)
+
+
+@functools.lru_cache(maxsize=2)
+def _installed(state: object, group: str = GROUP) -> dict[str, list[Entry]]:
     """Read the entry points of all distributions, again when one came or went: it takes 10 ms."""
     by_name: dict[str, list[Entry]] = defaultdict(list)
     origin = functools.cache(_origin)  # each look parses all of the distribution's metadata
-    for point in importlib.metadata.entry_points(group=GROUP):
+    for point in importlib.metadata.entry_points(group=group):
         entry = Entry(point.name, point.value, *origin(point.dist))
         if entry not in by_name[point.name]:  # an editable install may be listed twice
             by_name[point.name].append(entry)
@@ -95,8 +130,49 @@ def _origin(distribution: importlib.metadata.Distribution | None) -> tuple[str, 
 
 
 def entry(name: str) -> Entry:
-    """Return the one distribution's entry for a method name, or raise a PluginError."""
-    return _only(name, entries())
+    """Return the one entry for a method name, or raise a PluginError."""
+    known = entries()
+    if name not in known:
+        known |= offered(known)
+    return _only(name, known)
+
+
+def offered(known: Mapping[str, object]) -> dict[str, list[Entry]]:
+    """Return what families offer beyond the ``known`` names; a broken family is a warning."""
+    found: dict[str, list[Entry]] = defaultdict(list)
+    for _, names in _families():
+        for one in names:
+            if one.name not in known:
+                found[one.name].append(one)
+    return dict(sorted(found.items()))
+
+
+def further(known: Mapping[str, object]) -> dict[str, list[str]]:
+    """Return ``{title: names}`` of the families that offer more than the ``known`` names."""
+    found = {title: [e.name for e in names if e.name not in known] for title, names in _families()}
+    return {title: names for title, names in found.items() if names}
+
+
+def _families() -> Iterator[tuple[str, list[Entry]]]:
+    """Yield the title and the entries of each family."""
+    for point in itertools.chain.from_iterable(_installed(_state(), FAMILIES).values()):
+        try:
+            family = _family(point)
+            title, names = family.title(), sorted(family.names())
+        except Exception as error:  # a stranger's module may raise anything
+            warnings.warn(
+                f"ftplug: the family {point.name!r} ({point.value}, from {point.distribution} "
+                f"{point.version}) cannot be asked: {error!r}",
+                stacklevel=2,
+            )
+            continue
+        origin = (point.value, point.distribution, point.version)
+        yield title, [Offered(name, *origin) for name in names]
+
+
+def _family(point: Entry) -> Family:
+    loaded = importlib.metadata.EntryPoint(point.name, point.value, FAMILIES).load()
+    return cast("Family", loaded)
 
 
 def _only(name: str, known: Mapping[str, list[Entry]]) -> Entry:

@@ -164,7 +164,7 @@ class Host:
         for method in self.methods:
             if transient is not None and method.transient != transient:
                 continue
-            origin = known.get(method.name)
+            origin = known.get(method.name) or discovery.offered(known).get(method.name)
             spec.append(
                 {
                     "name": method.name,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, get_args
 
 from ftplug.discovery import Entry
@@ -19,8 +20,13 @@ _HEADINGS: Mapping[str, str] = {
 }
 
 
-def overview(methods: Mapping[str, type[Method]]) -> str:
-    """Return the list of methods by kind, each with its summary; refused ones come last."""
+def overview(
+    methods: Mapping[str, type[Method]], further: Mapping[str, Iterable[str]] = MappingProxyType({})
+) -> str:
+    """Return the list of methods by kind, each with its summary; refused ones come last.
+
+    ``further`` are the names that families offer beyond the list, by the family's title.
+    """
     width = max(map(len, methods), default=0)
     lines: list[str] = []
     for kind in get_args(Kind):
@@ -31,6 +37,8 @@ def overview(methods: Mapping[str, type[Method]]) -> str:
     if refused := {name: cls for name, cls in methods.items() if cls.refused}:
         lines += ["", "Not usable here (ftplug methods NAME says why, and what to use):"]
         lines += [f"  {name:{width}}  {cls.summary()}" for name, cls in refused.items()]
+    more = [f"{title} has more: {', '.join(names)}" for title, names in further.items()]
+    lines += ["", *(f"{line} (ftplug methods NAME)" for line in more)] if more else []
     return "\n".join([*lines[1:], "", "ftplug methods NAME shows a method's settings."])
 
 

@@ -9,6 +9,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import fast_lane
+import known_failures
+import missing_methods
 import pytest
 
 
@@ -59,3 +61,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device; none is here"))
+        if reason := missing_methods.why_skipped(item):
+            item.add_marker(pytest.mark.skip(reason=reason))
+        elif reason := known_failures.why_expected(item):
+            item.add_marker(pytest.mark.xfail(reason=reason, strict=True))

@@ -1,94 +1,33 @@
 """Generate what the family of peft's methods is built from: names, types, defaults, one-line help.
 
-``python tools/peft_generate.py`` writes ``types.json`` and, between two marker
+``python tools/peft_generate.py`` writes ``types.json``, ``since.json`` and, between two marker
 comments, the entry points in ``pyproject.toml``. Listing methods then needs no ``import peft``.
+
+``since.json`` records the first version that has a type or a setting. Run the tool with each older
+peft first on PYTHONPATH as well: it then only puts the earlier version into that file. A type or
+setting that the newest peft brings is recorded with its version when the tool runs with it.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import enum
 import json
-import re
-import types
-import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ftplug_plugins.peft_family.about import ABOUT
+from ftplug_plugins.peft_family.declared import class_name, method_name, settings_of
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT / "plugins/ftplug_plugins/peft_family/types.json"
+SINCE = ROOT / "plugins/ftplug_plugins/peft_bridge/since.json"
 PYPROJECT = ROOT / "pyproject.toml"
 BEGIN = "# peft's methods: python tools/peft_generate.py"
 END = "# end of peft's methods"
 
 # These have a file of their own, each with settings chosen by hand.
 OWN_FILE = {"LORA", "PREFIX_TUNING", "PROMPT_TUNING"}
-
-# What the host decides: which modules are saved, and how; what the model itself tells.
-_HOSTS = {
-    "modules_to_save",
-    "token_dim",
-    "num_transformer_submodules",
-    "num_attention_heads",
-    "num_layers",
-    "save_projection",
-    "save_indices",
-    "save_precomputed_indices",
-    "save_only_topk_weights",
-    "progressbar",
-    "generator_seed",  # a generator of its own, whose state no checkpoint holds
-    "runtime_offload_base_weight",
-    "target_svd_config",
-    # Starts read from files and texts, which an artifact could not name.
-    "prompt_tuning_init",
-    "prompt_tuning_init_text",
-    "prompt_tuning_init_state_dict_path",
-    "prompt_tuning_init_task",
-    "tokenizer_name_or_path",
-    "tokenizer_kwargs",
-}
-# AdaLoRA's config inherits LoRA's, most of which its layers never read.
-_ADALORA = {
-    "target_modules", "exclude_modules", "lora_alpha", "lora_dropout", "fan_in_fan_out", "bias",
-    "layers_to_transform", "layers_pattern", "target_r", "init_r", "tinit", "tfinal", "deltaT",
-    "beta1", "beta2", "orth_reg_weight", "total_step",
-}  # fmt: skip
-# Required by peft, which has no default for them.
-_DEFAULTS = {"num_virtual_tokens": 20, "adapter_len": 10}
-_HELP = {
-    "adalora.beta1": "Decay of the average importance.",
-    "adalora.beta2": "Decay of the average change of importance.",
-    "adalora.deltaT": "Steps between two prunings.",
-    "adalora.init_r": "Rank of every update at the start.",
-    "adalora.orth_reg_weight": "Weight of the orthogonality penalty in the loss.",
-    "adalora.target_r": "Average rank of an update at the end.",
-    "adalora.tfinal": "Last steps, in which nothing more is pruned.",
-    "adalora.tinit": "First steps, in which nothing is pruned.",
-    "adalora.total_step": "Optimizer steps of the run; none: what the Trainer will take.",
-    "adaption-prompt.adapter_layers": "How many layers, from the top; none: all of them.",
-    "adaption-prompt.adapter_len": "How many prompt tokens.",
-    "ia3.feedforward_modules": "Those of the targets whose input is scaled, not their output.",
-    "multitask-prompt-tuning.num_ranks": "Rank of each task's scaling.",
-    "multitask-prompt-tuning.num_tasks": "How many tasks; more than one need task_ids.",
-    "lora_alpha": "Scale of the update.",
-    "lora_dropout": "Dropout before A.",
-    "num_virtual_tokens": "How many virtual tokens.",
-    "c3a.init_weights": "Initialisation; true starts at zero.",
-    "miss.init_weights": "True for MiSS, bat or mini for its variants.",
-    "target_modules": "Ends of module names, or a regular expression; none: what suits the model.",
-    "exclude_modules": "Ends of module names, or a regular expression, to leave out.",
-    "fan_in_fan_out": "Whether the target stores its weight as (fan_in, fan_out), as Conv1D does.",
-    "layers_to_transform": "Indices of the layers to adapt; none: all of them.",
-    "layers_pattern": "Name of the list of layers, where layers_to_transform does not find it.",
-    "bias": "Which biases train as well: none, all, or those of the targets (METHOD_only).",
-}
-
-
-class Unwritable(TypeError):
-    """A type of which no value is JSON."""
 
 
 def generated() -> dict[str, Any]:
@@ -101,7 +40,7 @@ def generated() -> dict[str, Any]:
         "types": {
             method_name(kind.value): {
                 "type": kind.value,
-                "settings": _settings(kind.value, CONFIGS[kind]),
+                "settings": settings_of(kind.value, CONFIGS[kind]),
             }
             for kind in sorted(peft.PeftType, key=lambda kind: kind.value)
             if kind.value not in OWN_FILE
@@ -114,91 +53,6 @@ def entry_points() -> str:
     names = generated()["types"]
     lines = [f'{name} = "ftplug_plugins.peft_family.family:{class_name(name)}"' for name in names]
     return "\n".join([BEGIN, *lines, END])
-
-
-def method_name(peft_type: str) -> str:
-    """Return ``trainable-tokens`` for ``TRAINABLE_TOKENS``."""
-    return peft_type.lower().replace("_", "-")
-
-
-def class_name(name: str) -> str:
-    """Return ``TrainableTokens`` for ``trainable-tokens``."""
-    return "".join(part.capitalize() for part in name.split("-"))
-
-
-def _settings(kind: str, config: Any) -> dict[str, Any]:
-    import peft
-
-    common = {field.name for field in dataclasses.fields(peft.PeftConfig)}
-    hints = typing.get_type_hints(config)
-    found: dict[str, Any] = {}
-    for field in dataclasses.fields(config):
-        wanted = kind != "ADALORA" or field.name in _ADALORA
-        if field.name in common | _HOSTS or not wanted or not field.init:
-            continue
-        try:
-            text = type_text(hints[field.name])
-        except Unwritable:
-            continue
-        default = _DEFAULTS.get(field.name, _default(field))
-        if default is None and "None" not in text.split(" | "):
-            text += " | None"
-        help_text = _help(method_name(kind), field, config)
-        found[field.name] = {"type": text, "default": default, "help": help_text}
-    return found
-
-
-def type_text(hint: Any) -> str:
-    """Return a setting's type as its annotation reads: lists are tuples, enums their values."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if hint is type(None):
-        return "None"
-    if origin is Literal:
-        return f"Literal[{', '.join(map(repr, arguments))}]"
-    if origin in (typing.Union, types.UnionType):
-        enums = [a for a in arguments if isinstance(a, type) and issubclass(a, enum.Enum)]
-        parts = [a for a in arguments if not (enums and a is str)]  # the enum names the strings
-        # Python keeps one order of equal unions, whichever was written first in the process.
-        return " | ".join(sorted({type_text(part) for part in parts}, key=_place))
-    if origin is list and typing.get_origin(arguments[0]) is not tuple:
-        return f"tuple[{type_text(arguments[0])}, ...]"
-    if hint is dict or origin is dict:
-        value = type_text(arguments[1]) if arguments else "Any"
-        return f"dict[str, {value}]"
-    if isinstance(hint, type) and issubclass(hint, enum.Enum):
-        return f"Literal[{', '.join(repr(member.value) for member in hint)}]"
-    if hint in (int, float, bool, str):
-        return str(hint.__name__)
-    raise Unwritable(hint)
-
-
-def _place(text: str) -> tuple[bool, bool, str]:
-    return text == "None", not text.startswith("tuple"), text.lower()
-
-
-def _default(field: Any) -> Any:
-    value = field.default
-    if field.default_factory is not dataclasses.MISSING:
-        value = field.default_factory()
-    return value.value if isinstance(value, enum.Enum) else value
-
-
-def _help(method: str, field: Any, config: Any) -> str:
-    """Return the first sentence of peft's help, or of the config's docstring."""
-    for key in (f"{method}.{field.name}", field.name):
-        if key in _HELP:
-            return _HELP[key]
-    text = field.metadata.get("help") or _documented(config, field.name)
-    text = "".join(text) if isinstance(text, tuple) else text
-    text = re.sub(r"<[^>]+>|[`']{2}|`", "", " ".join(text.split()))
-    text = re.sub(r"\[([^\]]+)\]\([^)]+\)", r"\1", text)
-    first = re.split(r"(?<!e\.g)(?<!i\.e)(?<!vs)\.(?=\s|[A-Z(]|$)", text)[0].strip()
-    return f"{first[0].upper()}{first[1:]}."
-
-
-def _documented(config: Any, name: str) -> str:
-    entry = re.search(rf"^\s+{name} \(.*?\):(.*?)(?=^\s+\w+ \(|\Z)", config.__doc__, re.M | re.S)
-    return entry[1] if entry else name.replace("_", " ")
 
 
 def data_text() -> str:
@@ -216,6 +70,59 @@ def data_text() -> str:
     return "\n".join([*lines, " }", "}"]) + "\n"
 
 
+def since_text() -> str:
+    """Return ``since.json`` with what the installed peft says: one line for each type."""
+    import peft
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING as CONFIGS
+
+    common = {field.name for field in dataclasses.fields(peft.PeftConfig)}
+    present = {
+        kind.value: [f.name for f in dataclasses.fields(cls) if f.init and f.name not in common]
+        for kind, cls in CONFIGS.items()
+    }
+    recorded = json.loads(SINCE.read_text("utf-8")) if SINCE.is_file() else {}
+    merged = since(recorded, present, peft.__version__, whole=not is_older())
+    rows = _rows(f" {json.dumps(kind)}: {json.dumps(row)}" for kind, row in sorted(merged.items()))
+    return "\n".join(["{", *rows, "}"]) + "\n"
+
+
+def since(
+    recorded: Mapping[str, Mapping[str, list[str]]],
+    present: Mapping[str, Iterable[str]],
+    version: str,
+    *,
+    whole: bool,
+) -> dict[str, dict[str, list[str]]]:
+    """Return ``{type: {version: settings it brought}}`` with what one version has.
+
+    Every setting stands at the earliest version that was seen with it. An older version adds no
+    name: what has gone since is not offered. ``whole`` says that the version has all there is.
+    """
+    minor = ".".join(version.split(".")[:2])
+    merged: dict[str, dict[str, list[str]]] = {}
+    for kind in present if whole else recorded:
+        first = {name: v for v, names in recorded.get(kind, {}).items() for name in names}
+        for name in present.get(kind, ()):
+            if whole or name in first:
+                first[name] = min(minor, first.get(name, minor), key=_number)
+        rows = merged[kind] = {}
+        for v in sorted(set(first.values()), key=_number):
+            rows[v] = sorted(name for name in first if first[name] == v)
+    return merged
+
+
+def is_older() -> bool:
+    """Whether the installed peft is older than the one that ``types.json`` was made with."""
+    import peft
+
+    made_with = json.loads(DATA.read_text("utf-8"))["peft"]
+    return _number(peft.__version__) < _number(made_with)
+
+
+def _number(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:2])
+
+
 def _rows(rows: Iterable[str]) -> list[str]:
     listed = list(rows)
     return [f"{row}," for row in listed[:-1]] + listed[-1:]
@@ -228,10 +135,13 @@ def with_entry_points(pyproject: str) -> str:
 
 
 def main() -> None:
-    """Write both files; a type without an entry in ``peft_about`` is named."""
+    """Write the files; a type without an entry in ``about.py`` is named."""
+    SINCE.write_text(since_text(), encoding="utf-8")
+    if is_older():
+        return
     unknown = [name for name in generated()["types"] if name not in ABOUT]
     if unknown:
-        raise SystemExit(f"peft_about.py says nothing of {', '.join(unknown)}: add a line for each")
+        raise SystemExit(f"about.py says nothing of {', '.join(unknown)}: add a line for each")
     DATA.write_text(data_text(), encoding="utf-8")
     PYPROJECT.write_text(with_entry_points(PYPROJECT.read_text("utf-8")), encoding="utf-8")
 

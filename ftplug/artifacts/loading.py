@@ -64,13 +64,13 @@ def load(
     if is_plain(directory):
         return registry().load_plain(base, directory, allow_pickle=allow_pickle)
     manifest, read = _opened(directory)
+    methods = methods_of(manifest, directory)  # before a base is read, which takes long
     model = base if isinstance(base, nn.Module) else base_model(base, manifest, directory)
     if (attachment := attachment_of(model)) is not None:
         raise ArtifactError(
             f"{directory}: the model already carries {attachment.host.names}: load a base"
         )
     _check_base(model, manifest, directory, force=force)
-    methods = methods_of(manifest, directory)
     context = Context(
         seed=0,
         task=structure.task_of(model),

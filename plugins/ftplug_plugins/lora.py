@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from annotated_types import Ge, Lt
 
 from ftplug import LearningRate, hookimpl
-from ftplug.context import Context, RunView
+from ftplug.context import RunView
 from ftplug.method import Migration
 from ftplug_plugins.lora_parts import migration, settings
 from ftplug_plugins.peft_bridge import files as peft_files
+from ftplug_plugins.peft_bridge import versions
 from ftplug_plugins.peft_bridge.method import PeftMethod
 from ftplug_plugins.trunk_cache.moved import cache_moved
 
@@ -72,19 +73,17 @@ class Lora(PeftMethod):
         start = settings.checked_start(self.name, self.init_lora_weights)
         object.__setattr__(self, "init_lora_weights", start)
 
-    def config(self, model: nn.Module, context: Context) -> Any:
-        """Return the same settings as peft's own config."""
-        import peft
-
+    def config_values(self) -> dict[str, Any]:
+        """Return the settings as arguments of peft's config."""
         ours = self.not_in_peft
-        values = {name: v for name, v in self.config_values().items() if name not in ours}
+        values = {name: v for name, v in super().config_values().items() if name not in ours}
         for name in ("target_modules", "exclude_modules", "target_parameters"):
             values[name] = values[name] or None
         if self.target_modules == ("all-linear",):
             values["target_modules"] = "all-linear"
         if self.use_bdlora is not None:
-            values["use_bdlora"] = peft.tuners.lora.config.BdLoraConfig(**self.use_bdlora)
-        return peft.LoraConfig(**values, **self.decided)
+            values["use_bdlora"] = versions.block_diagonal(self.use_bdlora)
+        return values
 
     def inject(self, config: Any, model: nn.Module) -> None:
         """Build peft's layers, and let those on plain linear ones train as one function."""

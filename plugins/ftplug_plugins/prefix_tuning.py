@@ -10,6 +10,7 @@ from annotated_types import Ge
 
 from ftplug import LearningRate, MethodError, hookimpl, structure
 from ftplug.inplace import wrap_forward
+from ftplug_plugins.peft_bridge import versions
 from ftplug_plugins.virtual.placement import placement_of
 from ftplug_plugins.virtual.positions import (
     accepts,
@@ -135,11 +136,12 @@ class PrefixTuning(InCache, VirtualTokens):
         """Return peft's config with this method's settings."""
         import peft
 
-        return peft.PrefixTuningConfig(
-            num_virtual_tokens=self.num_virtual_tokens,
-            prefix_projection=self.prefix_projection,
-            encoder_hidden_size=self.encoder_hidden_size or None,  # type: ignore[arg-type]
-        )
+        values = {
+            "num_virtual_tokens": self.num_virtual_tokens,
+            "prefix_projection": self.prefix_projection,
+            "encoder_hidden_size": self.encoder_hidden_size or None,
+        }
+        return versions.build_config(self.name, peft.PrefixTuningConfig, values, {})
 
     def build_encoder(self, config: Any, model: nn.Module, stack: Any, run: RunView) -> Any:
         """Return peft's encoder, drawn or started from what the frozen model computes."""

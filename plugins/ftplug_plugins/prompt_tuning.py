@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ftplug import LearningRate, MethodError, hookimpl, structure
 from ftplug.inplace import wrap_forward
+from ftplug_plugins.peft_bridge import versions
 from ftplug_plugins.virtual.placement import in_output, placement_of
 from ftplug_plugins.virtual.positions import (
     accepts,
@@ -119,7 +120,8 @@ class PromptTuning(BeforeInput, VirtualTokens):
         """Return peft's config with this method's settings."""
         import peft
 
-        return peft.PromptTuningConfig(num_virtual_tokens=self.num_virtual_tokens)
+        values = {"num_virtual_tokens": self.num_virtual_tokens}
+        return versions.build_config(self.name, peft.PromptTuningConfig, values, {})
 
     def build_encoder(self, config: Any, model: nn.Module, stack: Any, run: RunView) -> Any:
         """Return peft's embedding of the virtual tokens, drawn or read from the vocabulary."""

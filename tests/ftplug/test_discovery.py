@@ -11,7 +11,7 @@ import pytest
 
 import ftplug
 from ftplug import PluginError, discovery
-from ftplug.host import Host
+from ftplug.host import Host, resolve
 
 BUILT_IN = {"full", "freeze", "lora", "prefix-tuning", "prompt-tuning", "bottleneck"}
 
@@ -24,13 +24,13 @@ def advertise(monkeypatch, tmp_path, points, module=""):
     sys.modules.pop("stranger", None)
 
 
-def install(tmp_path, points):
+def install(tmp_path, points, group="ftplug.methods"):
     for (dist, version), advertised in points.items():
         info = tmp_path / f"{dist}-{version}.dist-info"
         info.mkdir()
         (info / "METADATA").write_text(f"Name: {dist}\nVersion: {version}\n")
         lines = "\n".join(f"{name} = {value}" for name, value in advertised.items())
-        (info / "entry_points.txt").write_text(f"[ftplug.methods]\n{lines}\n")
+        (info / "entry_points.txt").write_text(f"[{group}]\n{lines}\n")
     importlib.invalidate_caches()
 
 
@@ -170,3 +170,61 @@ def test_what_is_installed_meanwhile_is_found(monkeypatch, tmp_path):
     assert "two" not in discovery.entries()
     install(tmp_path, {("second", "1"): {"two": "stranger:Two"}})
     assert {"one", "two"} <= discovery.entries().keys()
+
+
+FAMILY = f"""
+    {STRANGER.strip()}
+
+    def title():
+        return "themlib 3.1"
+
+    def names():
+        return ["lora", "good", "old"]  # lora has an entry point: that counts
+
+    def build(name):
+        return {{"good": Good, "old": Old}}[name]
+"""
+
+
+def offer(monkeypatch, tmp_path, module, dists=(("them", "1.0"),)):
+    advertise(monkeypatch, tmp_path, {}, module)
+    points = {dist: {f"kin-{dist[0]}": "stranger"} for dist in dists}
+    install(tmp_path, points, "ftplug.method_families")
+
+
+def test_a_family_offers_what_no_entry_point_names(monkeypatch, tmp_path):
+    offer(monkeypatch, tmp_path, FAMILY)
+    found = discovery.entry("good")
+    assert (found.distribution, found.version, found.value) == ("them", "1.0", "stranger")
+    assert found.load().summary() == "A stranger's method."
+    assert discovery.entry("lora").distribution == "ftplug"
+    assert discovery.further(discovery.entries())["themlib 3.1"] == ["good", "old"]
+    assert "good" not in ftplug.methods()
+    assert resolve(["good"], {})[0].name == "good"
+    [spec] = Host(resolve(["good"], {})).spec()
+    assert (spec["distribution"], spec["version"]) == ("them", "1.0")
+
+
+def test_what_a_family_builds_is_checked_as_any_method(monkeypatch, tmp_path):
+    offer(monkeypatch, tmp_path, FAMILY)
+    with pytest.raises(
+        PluginError, match=r"'old' \(stranger, from them 1\.0\) is written for hook"
+    ):
+        discovery.entry("old").load()
+
+
+def test_a_broken_family_is_named_and_skipped(monkeypatch, tmp_path):
+    offer(monkeypatch, tmp_path, "raise ImportError('no themlib')")
+    with pytest.warns(UserWarning, match=r"'kin-them' \(stranger, from them 1\.0\).*no themlib"):
+        assert "themlib 3.1" not in discovery.further(discovery.entries())
+    with (
+        pytest.warns(UserWarning, match="no themlib"),
+        pytest.raises(PluginError, match="named 'x'"),
+    ):
+        discovery.entry("x")
+
+
+def test_two_families_with_one_name_are_an_error(monkeypatch, tmp_path):
+    offer(monkeypatch, tmp_path, FAMILY, [("them", "1.0"), ("us", "2.0")])
+    with pytest.raises(PluginError, match=r"is provided by (them 1\.0 and us 2\.0|us .*them)"):
+        discovery.entry("good")

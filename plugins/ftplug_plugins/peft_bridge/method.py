@@ -20,6 +20,7 @@ from ftplug import Method, MethodError, hookimpl
 from ftplug.context import one_line
 from ftplug_plugins.peft_bridge import beside as peft_beside
 from ftplug_plugins.peft_bridge import files as peft_files
+from ftplug_plugins.peft_bridge import versions
 from ftplug_plugins.peft_bridge.keys import ADAPTER
 from ftplug_plugins.peft_bridge.targets import choose_targets
 
@@ -46,6 +47,12 @@ class ConfigFields(Method):
 
     peft_type: ClassVar[str] = ""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        plain = self.defaults()
+        changed = [n for n, value in self.settings().items() if value != plain.get(n, value)]
+        versions.check_settings(self.name, self.peft_type, changed)
+
     def config_class(self) -> Any:
         """Return peft's config class for this method."""
         import peft
@@ -58,9 +65,14 @@ class ConfigFields(Method):
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {n: list(v) if isinstance(v, tuple) else copy(v) for n, v in values.items()}
 
+    def peft_config(self, **decided: Any) -> Any:
+        """Return peft's config with this method's settings, but for what is ``decided``."""
+        values = self.config_values() | decided
+        return versions.build_config(self.name, self.config_class(), values, self.defaults())
+
     def prompt_config(self) -> Any:
         """Return peft's config with this method's settings."""
-        return self.config_class()(**self.config_values())
+        return self.peft_config()
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +93,7 @@ class PeftMethod(ConfigFields):
 
     def config(self, model: nn.Module, context: Context) -> Any:
         """Return the settings as peft's config."""
-        return self.config_class()(**self.config_values() | dict(self.decided))
+        return self.peft_config(**self.decided)
 
     def inject(self, config: Any, model: nn.Module) -> None:
         """Build peft's layers in the model, in float32 even beside a bf16 base, as it does."""

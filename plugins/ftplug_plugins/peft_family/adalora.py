@@ -75,7 +75,7 @@ class AdaLora(PeftMethod):
             )
         self.check_schedule(known)
         total = known or self.tinit + self.tfinal + 1
-        return self.config_class()(**self.config_values() | {"total_step": total})
+        return self.peft_config(total_step=total)
 
     def check_schedule(self, total: int | None) -> None:
         """Refuse a schedule that leaves no step to prune in."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from ftplug import Method
+from ftplug_plugins.peft_bridge import versions
 from ftplug_plugins.peft_bridge.method import PeftMethod
 from ftplug_plugins.peft_family import (
     adalora,
@@ -23,7 +24,8 @@ from ftplug_plugins.peft_family import (
     refused,
     special,
 )
-from ftplug_plugins.peft_family.about import ABOUT
+from ftplug_plugins.peft_family.about import ABOUT, About
+from ftplug_plugins.peft_family.declared import class_name
 
 # Methods of peft that need more than an injection, by the class that knows how.
 BASES: dict[str, type[Method]] = {
@@ -56,22 +58,38 @@ def types() -> dict[str, dict[str, Any]]:
 
 
 def build(name: str) -> type[Method]:
-    """Return the method class for a name such as ``trainable-tokens``."""
+    """Return the method class for a name such as ``trainable-tokens``.
+
+    A type that the installed peft lacks is a class that says which version has it.
+    """
     entry, about = types()[name], ABOUT[name]
     base = BASES.get(name, PeftMethod)
+    reason = versions.lacking(entry["type"])
+    if reason and not issubclass(base, refused.Refused):
+        about = about._replace(summary=f"{about.summary.removesuffix('.')}; {reason}.")
+        cls = method_class(name, entry["type"], entry["settings"], refused.Lacking, about)
+        cls.refused = reason
+        return cls
+    return method_class(name, entry["type"], entry["settings"], base, about)
+
+
+def method_class(
+    name: str, peft_type: str, settings: dict[str, Any], base: type[Method], about: About
+) -> type[Method]:
+    """Return a method of these settings, rows of ``types.json``, on a base that knows how."""
     body: dict[str, Any] = {
         "__module__": __name__,
         "__doc__": about.summary + "\n\n" + (base.__doc__ or ""),
         "name": name,
-        "peft_type": entry["type"],
+        "peft_type": peft_type,
         "paper": about.paper,
         "learning_rate": about.learning_rate,
     }
     annotations = body["__annotations__"] = {}
-    for setting, row in entry["settings"].items():
+    for setting, row in settings.items():
         annotations[setting] = Annotated[_type(row["type"]), row["help"]]
-        body[setting] = _field(row["default"])
-    cls = type(_class_name(name), (base,), body)
+        body[setting] = _field(row)
+    cls = type(class_name(name), (base,), body)
     return dataclasses.dataclass(frozen=True, eq=False)(cls)
 
 
@@ -80,22 +98,21 @@ def _type(text: str) -> Any:
     return eval(text, {"Any": Any, "Literal": Literal})
 
 
-def _field(default: Any) -> Any:
+def _field(row: dict[str, Any]) -> Any:
+    if "default" not in row:
+        return dataclasses.field(kw_only=True)
+    default = row["default"]
     if isinstance(default, dict):
-        return dataclasses.field(default_factory=dict)
+        return dataclasses.field(default_factory=lambda: dict(default))
     if isinstance(default, list):
         return tuple(default)
     return default
 
 
-def _class_name(name: str) -> str:
-    return "".join(part.capitalize() for part in name.split("-"))
-
-
 def __getattr__(attribute: str) -> type[Method]:
     """Build the class that an entry point names; it then stays in the module."""
     for name in types():
-        if _class_name(name) == attribute:
+        if class_name(name) == attribute:
             cls = globals()[attribute] = build(name)
             return cls
     raise AttributeError(f"module {__name__!r} has no attribute {attribute!r}")

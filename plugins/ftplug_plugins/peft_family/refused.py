@@ -1,4 +1,4 @@
-"""Methods of peft that cannot be put on a model in place: each says why, and what to use."""
+"""Methods of peft that cannot be put on a model here: each says why, and what to use."""
 
 from __future__ import annotations
 
@@ -26,6 +26,14 @@ class Refused(ConfigFields):
     def select_trainable(self, model: nn.Module) -> Iterable[str]:
         """Nothing: it is never reached."""
         return ()
+
+
+@dataclass(frozen=True, eq=False)
+class Lacking(Refused):
+    """A method that the installed peft does not have: nothing can be made of its settings."""
+
+    def __post_init__(self) -> None:
+        raise MethodError(f"{self.name}: {self.refused}")
 
 
 class Xlora(Refused):

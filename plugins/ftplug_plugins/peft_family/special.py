@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from ftplug import MethodError, hookimpl
 from ftplug.context import WEIGHTS, read_tensors
 from ftplug.inplace import wrap_forward
 from ftplug_plugins.peft_bridge import files as peft_files
+from ftplug_plugins.peft_bridge import versions
 from ftplug_plugins.peft_bridge.keys import ADAPTER
 from ftplug_plugins.peft_bridge.method import PeftMethod, is_weightless
 
@@ -97,7 +99,7 @@ class Shira(FromValues):
         """Build the layers and register their indices."""
         super().inject(config, model)
         for layer in self.own_layers(model):
-            layer.shira_indices = _buffers(layer.shira_indices)
+            layer.shira_indices = persistent_buffers(layer.shira_indices)
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,9 +153,10 @@ class Adamss(FromValues):
                 "adamss: use_asa=True prunes by switching requires_grad off, with importances that "
                 "no checkpoint holds: leave it off, or use adalora"
             )
-        super().inject(config, model)
+        with versions.seeded_svd():
+            super().inject(config, model)
         for layer in self.own_layers(model):
-            layer.scatter_index = _buffers(layer.scatter_index)
+            layer.scatter_index = persistent_buffers(layer.scatter_index)
 
     @hookimpl
     def load_artifact(
@@ -178,7 +181,7 @@ def _take_shapes(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
             setattr(model.get_submodule(parent), child, nn.Parameter(given.to("meta")))
 
 
-def _buffers(tensors: Any) -> Any:
+def persistent_buffers(tensors: Any) -> Any:
     """Return a plain dictionary of tensors as buffers that are saved."""
     from peft.tuners._buffer_dict import BufferDict
 
@@ -195,3 +198,11 @@ class TrainableTokens(PeftMethod):
         if not config.token_indices:
             raise MethodError("trainable-tokens: name the tokens to train, e.g. token_indices=5,17")
         return config
+
+    def inject(self, config: Any, model: nn.Module) -> None:
+        """Build the layers, whose memory of the start is no part of a graph."""
+        with warnings.catch_warnings():  # peft 0.19 says that it cannot tie them, and does
+            warnings.filterwarnings("ignore", "Model has `tie_word_embeddings=True`")
+            super().inject(config, model)
+        for layer in self.own_layers(model):
+            versions.detach(layer.trainable_tokens_original)

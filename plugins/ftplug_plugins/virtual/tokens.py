@@ -17,6 +17,7 @@ from annotated_types import Ge, MinLen
 
 from ftplug import Method, MethodError, hookimpl, structure
 from ftplug_plugins.peft_bridge import files as peft_files
+from ftplug_plugins.peft_bridge import versions
 from ftplug_plugins.virtual.placement import Placement, note, placement_of
 from ftplug_plugins.virtual.positions import is_encoder_decoder, learned_positions
 
@@ -91,14 +92,12 @@ class Prompted(Method):
 
     def complete(self, config: peft.PromptLearningConfig, model: nn.Module, run: RunView) -> None:
         """Fill in what the config leaves open (heads, dimensions) as ``get_peft_model`` does."""
-        from peft.utils import _prepare_prompt_learning_config
-
         config.task_type = peft_files.TASK_TYPES.get(run.task or "")
         try:
             base = structure.pretrained(model).config
             if config.num_attention_heads is None:  # under any of the names that configs have
                 config.num_attention_heads = getattr(base, "num_attention_heads", None)
-            _prepare_prompt_learning_config(config, base)  # type: ignore[no-untyped-call]
+            versions.complete_prompt_config(config, base)
         except ValueError as error:
             raise MethodError(f"{self.name}: {type(model).__name__}: {error}") from error
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +72,7 @@ def load_plain(
 
     config = _config(directory)
     plain_files(directory, lambda name: (directory / name).is_file(), allow_pickle=allow_pickle)
+    _refuse_unknown(config, directory / PLAIN)
     model = base if isinstance(base, nn.Module) else _base(base, config, directory)
     named = config.get("base_model_name_or_path")
     given = str(
@@ -82,7 +85,9 @@ def load_plain(
     )
     trained = {name: p.requires_grad for name, p in model.named_parameters()}
     try:
-        loaded: nn.Module = peft.PeftModel.from_pretrained(model, str(directory))
+        with warnings.catch_warnings():  # what peft does not know asks for nothing: see above
+            warnings.filterwarnings("ignore", "Unexpected keyword arguments")
+            loaded: nn.Module = peft.PeftModel.from_pretrained(model, str(directory))
     except Exception as error:  # a stranger's config and tensors may raise anything
         _take_out(model, trained)
         raise ArtifactError(f"{directory}: peft cannot load it: {one_line(error)}") from error
@@ -118,6 +123,27 @@ def _config(directory: Path) -> dict[str, Any]:
         # peft imports the module that such a config names: a config must not choose what runs.
         raise ArtifactError(f"{path}: asks peft to import a module (megatron_core): refused")
     return content
+
+
+def _refuse_unknown(config: Mapping[str, Any], path: Path) -> None:
+    """Refuse a type that the installed peft lacks, and what it would ignore with a warning.
+
+    A setting that is empty, zero or false asks for nothing, so that a file of a newer or older peft
+    loads where it uses nothing that this one does not have.
+    """
+    import peft
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING as CONFIGS
+
+    writer = f"written by peft {config.get('peft_version') or '(unknown)'}"
+    here = f"the installed peft {peft.__version__}"
+    kind = config.get("peft_type")
+    cls: Any = next((c for key, c in CONFIGS.items() if getattr(key, "value", key) == kind), None)
+    if cls is None:
+        raise ArtifactError(f"{path}: {here} has no type {kind!a}: {writer}")
+    known = {field.name for field in dataclasses.fields(cls)}
+    if unknown := sorted(name for name, value in config.items() if value and name not in known):
+        named = one_line(", ".join(unknown))
+        raise ArtifactError(f"{path}: {here} does not know {named}: {writer}")
 
 
 def _base(base: str | os.PathLike[str], config: dict[str, Any], directory: Path) -> nn.Module:

@@ -121,6 +121,7 @@ def test_what_is_not_independent_is_refused(pair, settings, message):
     assert same(before, weights(base))
 
 
+@pytest.mark.methods("lily")
 @pytest.mark.parametrize(("lora", "lily"), [("query", "value"), ("value", "query")])
 def test_a_refused_merge_leaves_the_base_to_the_last_bit(lora, lily):
     base = tiny.bert()

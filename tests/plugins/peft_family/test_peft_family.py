@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import importlib.metadata
+import json
 import warnings
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 import tiny
 import torch
 from ftplug_plugins.peft_bridge import files as peft_files
+from ftplug_plugins.peft_bridge import versions
 from ftplug_plugins.peft_bridge.targets import choose_targets
 from ftplug_plugins.peft_family import adalora
 from ftplug_plugins.peft_family import family as peft_family
@@ -65,6 +67,8 @@ UNFIT = {
 FITS = [(m, f) for m in METHODS for f in FAMILIES if (m, f) not in UNFIT]
 TASKS = {"bert": "SEQ_CLS", "llama": "CAUSAL_LM"}
 
+STALE = "stale: run python tools/peft_generate.py"
+
 every = pytest.mark.parametrize("method", METHODS)
 
 
@@ -112,17 +116,40 @@ def five_steps(model: Any, host: Any = None, after: Any = None, **batch: Any) ->
     return found
 
 
-def test_the_generated_files_match_the_installed_peft():
-    stale = "stale: run python tools/peft_generate.py"
-    assert peft_generate.DATA.read_text("utf-8") == peft_generate.data_text(), stale
+def test_the_generated_files_match_the_peft_they_were_made_with():
+    made_with = json.loads(peft_generate.DATA.read_text("utf-8"))["peft"]
+    if made_with != peft.__version__:
+        pytest.skip(f"types.json was made with peft {made_with}; {peft.__version__} is installed")
+    assert peft_generate.DATA.read_text("utf-8") == peft_generate.data_text(), STALE
     pyproject = peft_generate.PYPROJECT.read_text("utf-8")
-    assert peft_generate.with_entry_points(pyproject) == pyproject, stale
-    assert len(peft.PeftType) == len(peft_family.types()) + len(peft_generate.OWN_FILE)
+    assert peft_generate.with_entry_points(pyproject) == pyproject, STALE
+    assert {kind.value for kind in peft.PeftType} == set(versions.recorded())
+
+
+def test_the_first_versions_are_recorded_of_every_type():
+    """Of any installed peft, so that the oldest and the newest both confirm the record."""
+    assert peft_generate.SINCE.read_text("utf-8") == peft_generate.since_text(), STALE
+    listed = {entry["type"] for entry in peft_family.types().values()}
+    assert listed | peft_generate.OWN_FILE == set(versions.recorded())
     assert set(peft_family.types()) == set(peft_family.ABOUT)
 
 
-def test_every_peft_type_is_a_method_of_its_own_name():
-    names = {peft_generate.method_name(kind.value) for kind in peft.PeftType}
+def test_a_first_version_is_the_earliest_that_was_seen():
+    newest = peft_generate.since({}, {"A": ["r", "new"], "B": ["r"]}, "0.21.2", whole=True)
+    assert newest == {"A": {"0.21": ["new", "r"]}, "B": {"0.21": ["r"]}}
+    older = peft_generate.since(newest, {"A": ["r", "gone"], "C": ["r"]}, "0.9.1", whole=False)
+    assert older == {"A": {"0.9": ["r"], "0.21": ["new"]}, "B": {"0.21": ["r"]}}
+    again = peft_generate.since(older, {"A": ["r", "new"]}, "0.20.0", whole=False)
+    assert again["A"] == {"0.9": ["r"], "0.20": ["new"]}
+    later = peft_generate.since(again, {"A": ["r", "newer"], "D": ["x"]}, "0.22.0", whole=True)
+    assert later == {
+        "A": {"0.9": ["r"], "0.20": ["new"], "0.22": ["newer"]},
+        "D": {"0.22": ["x"]},
+    }
+
+
+def test_every_listed_type_is_a_method_of_its_own_name():
+    names = {peft_generate.method_name(kind) for kind in versions.recorded()}
     assert len(names) == 45
     assert names <= {p.name for p in importlib.metadata.entry_points(group="ftplug.methods")}
     for name in peft_family.types():

@@ -298,9 +298,20 @@ PLAIN_CONFIGS = {
     "not readable as JSON": "{",
     "a JSON object is expected": "[]",
     "asks peft to import": '{"peft_type": "LORA", "megatron_config": {}, "megatron_core": "os"}',
-    "peft cannot load it": '{"peft_type": "NONESUCH", "task_type": "SEQ_CLS"}',
+    "no type 'NONESUCH': written by peft 9.9": '{"peft_type": "NONESUCH", "peft_version": "9.9"}',
+    r"does not know later, sooner: written by peft \(unknown\)": (
+        '{"peft_type": "LORA", "task_type": "SEQ_CLS", "sooner": 1, "later": {"a": 1}, "no": null}'
+    ),
     "tells no model class": '{"peft_type": "LORA", "task_type": "TELEPATHY"}',
 }
+
+
+def test_a_plain_repository_of_another_peft_loads_where_it_asks_for_nothing_unknown(base, plain):
+    wanted = logits(ftplug.load(base, plain))
+    config = json.loads((plain / "adapter_config.json").read_text())
+    config |= {"peft_version": "9.9", "later": None, "use_it": False, "pattern": {}, "more": 0}
+    (plain / "adapter_config.json").write_text(json.dumps(config))
+    assert torch.equal(logits(ftplug.load(base, plain)), wanted)
 
 
 def test_a_plain_repository_that_fails_leaves_the_model_as_it_was(base, plain):
