@@ -13,7 +13,6 @@ from ftplug.inplace import wrap_forward
 from ftplug_plugins.peft_bridge import versions
 from ftplug_plugins.virtual.placement import placement_of
 from ftplug_plugins.virtual.positions import (
-    accepts,
     changed_output,
     check_length,
     continues,
