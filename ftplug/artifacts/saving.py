@@ -144,6 +144,23 @@ def annotate(
     return manifest
 
 
+def list_anew(directory: Path) -> None:
+    """List what its own run has written over files of an artifact since it was saved, if anything.
+
+    A Trainer's class may save the model, and then its generation config or tokenizer once more.
+    """
+    if not (directory / MANIFEST).is_file():
+        return
+    manifest = read_manifest(directory)
+    since = (directory / MANIFEST).stat().st_mtime_ns
+    paths = {name: directory / name for name in manifest.files}
+    later = {n: p for n, p in paths.items() if p.is_file() and p.stat().st_mtime_ns >= since}
+    files = manifest.files | {name: file_entry(path) for name, path in later.items()}
+    if files != manifest.files:
+        text = replace(manifest, files=files).text()
+        replace_file(directory / MANIFEST, text.encode("utf-8"))
+
+
 def _earlier(target: Path) -> Manifest | None:
     """Return the manifest of the artifact that a save replaces, if there is a readable one."""
     if not (target / MANIFEST).is_file():

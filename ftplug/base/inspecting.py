@@ -45,7 +45,7 @@ def inspect_base(model: nn.Module, fresh: Sequence[str] | None = None) -> Base:
     ``fresh`` names the parameters that are in no checkpoint, where a manifest knows them.
     """
     parameters = dict(model.named_parameters())
-    loaded = any(getattr(p, "_is_hf_initialized", False) for p in parameters.values())
+    loaded = _loaded_by_transformers(model)
     head = structure.task_head(model)
     if fresh is None and loaded:
         # transformers marks what it read from a checkpoint; the rest was drawn at random just now.
@@ -54,7 +54,7 @@ def inspect_base(model: nn.Module, fresh: Sequence[str] | None = None) -> Base:
     elif fresh is None:
         fresh = head
     inner = structure.pretrained(model)
-    identity, revision = _identity(inner)
+    identity, revision = _identity(model)
     own = {n: p for n, p in parameters.items() if n not in fresh}
     digests = fingerprint(own)
     if identity and loaded and digests and not revision:
@@ -80,14 +80,24 @@ def _path(model: PreTrainedModel) -> str | None:
 
 def base_identity(model: nn.Module) -> dict[str, str | None]:
     """Return Hub id and commit sha of a model, as manifests and messages name them."""
-    identity, revision = _identity(structure.pretrained(model))
+    identity, revision = _identity(model)
     return {"id": identity, "revision": revision}
 
 
-def _identity(model: PreTrainedModel) -> tuple[str | None, str | None]:
-    """Return Hub id and commit sha; a local path never leaves the machine, so it has neither."""
-    path = str(getattr(model.config, "_name_or_path", "") or "")
-    sha = getattr(model.config, "_commit_hash", None)
+def _loaded_by_transformers(model: nn.Module) -> bool:
+    return any(getattr(p, "_is_hf_initialized", False) for p in model.parameters())
+
+
+def _identity(model: nn.Module) -> tuple[str | None, str | None]:
+    """Return Hub id and commit sha; a local path never leaves the machine, so it has neither.
+
+    The config in a wrapper that reads its weights itself says where the architecture is from.
+    """
+    inner = structure.pretrained(model)
+    if inner is not model and not _loaded_by_transformers(model):
+        return None, None
+    path = str(getattr(inner.config, "_name_or_path", "") or "")
+    sha = getattr(inner.config, "_commit_hash", None)
     if cached := _CACHE.search(path):
         return cached["id"].replace("--", "/"), cached["sha"]
     if not path or Path(path).exists() or path.startswith((".", "/", "~")) or path.count("/") > 1:

@@ -20,7 +20,7 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from ftplug.artifacts.author import author_from_card, merged_author
 from ftplug.artifacts.checkpoint import read_checkpoint, write_checkpoint
 from ftplug.artifacts.manifest import MANIFEST
-from ftplug.artifacts.saving import annotate, save
+from ftplug.artifacts.saving import annotate, list_anew, save
 from ftplug.artifacts.tensors import gathered_tensors
 from ftplug.attaching.attachment import require_attachment, unwrap_model
 from ftplug.attaching.plan import set_trainable
@@ -97,7 +97,7 @@ class TrainerMixin(StepMixin, ResumeMixin, UploadMixin):
             # Gathering the tensors takes all processes.
             if self.is_deepspeed_enabled or is_sharded(self.model):  # type: ignore[attr-defined]
                 raise ArtifactError(f"{directory} holds no artifact: call save_model() first")
-            self._save(str(directory))  # type: ignore[attr-defined]
+            self._save(str(directory))
         elif self.ftplug.saved == (directory.resolve(), self.state.global_step):
             training = record.training_facts(self, self.ftplug.measured)
         annotate(directory, training=training, **self.ftplug.author)
@@ -135,6 +135,12 @@ class TrainerMixin(StepMixin, ResumeMixin, UploadMixin):
                     move_old_checkpoints(run_dir, stage, limit, best, run_dir / name)
         if self.args.push_to_hub:
             self._push_from_checkpoint(str(run_dir / name))
+
+    def _save(self, output_dir: str | None = None, *args: Any, **kwargs: Any) -> None:
+        """Save as the Trainer's class does, and list what it wrote over the artifact's files."""
+        super()._save(output_dir, *args, **kwargs)  # type: ignore[misc]
+        if self.args.should_save:
+            list_anew(Path(output_dir or self.args.output_dir or "."))
 
     def _name_best_checkpoint(self, staged: Path, final: Path) -> None:
         """The Trainer noted the staged path as the best checkpoint: note the final one."""

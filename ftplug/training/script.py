@@ -6,7 +6,6 @@ import functools
 import json
 import os
 import runpy
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,8 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import transformers.trainer
 from transformers import TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import CallbackHandler
 
 from ftplug.artifacts.loading import manifest_of, methods_of
 from ftplug.artifacts.registries import artifact_folder
@@ -27,11 +26,9 @@ from ftplug.files.staged import replace_file, stated_write_errors
 from ftplug.method import Method
 from ftplug.training import record
 from ftplug.training.binding import FTPlugCallback
-from ftplug.training.frames import calling_module, trainer_in_construction
+from ftplug.training.frames import trainer_in_construction
+from ftplug.training.launchers import watched_processes
 from ftplug.training.run import LearningRateChoice, Run
-
-# What starts training scripts as processes of their own, which know nothing of this one.
-_LAUNCHERS = ("accelerate.commands.launch", "torch.distributed.run")
 
 
 @dataclass
@@ -49,37 +46,33 @@ class Launch:
 
     def run(self, command: Sequence[str], *, module: bool = False) -> None:
         """Run ``SCRIPT ARGS…`` (or ``MODULE ARGS…``) as ``__main__``; its exit is passed on."""
-        launch = self
         # The script may change the working directory: what is relative now is relative to this one.
         report = self.report.resolve() if self.report else None
         if self.start_from:
             self.start_from = str(artifact_folder(self.start_from).resolve())
 
-        class Callback(LaunchedCallback):  # transformers makes one for each Trainer
-            def __init__(self) -> None:
-                super().__init__(launch)
-
-        defaults: list[Any] = transformers.trainer.DEFAULT_CALLBACKS
-        defaults.append(Callback)
         sys.excepthook = _print_from_script
+        watched = watched_processes(command[0], lambda: bool(self.callbacks))
         try:
-            with _refused_launchers(command[0]):
+            with watched as started, _in_every_trainer(self):
                 _run_as_main(command, module=module)
-            self._require_a_trainer(command[0])
+            self._require_a_trainer(command[0], started)
         except SystemExit as done:
             if not done.code:
-                self._require_a_trainer(command[0])
+                self._require_a_trainer(command[0], started)
             raise
         finally:
-            defaults.remove(Callback)
             if report is not None and int(os.environ.get("RANK", "0")) == 0:
                 runs = [summary for callback in self.callbacks if (summary := callback.summary())]
                 with stated_write_errors(report):
                     write_report(report, {"command": list(command), "runs": runs})
 
-    def _require_a_trainer(self, name: str) -> None:
+    def _require_a_trainer(self, name: str, started: Sequence[str]) -> None:
         if not self.callbacks:
-            raise MethodError(f"{name} built no transformers Trainer: no method was applied")
+            others = f"; it started another Python: {started[0]}" if started else ""
+            raise MethodError(
+                f"{name} built no transformers Trainer: no method was applied{others}"
+            )
 
 
 class LaunchedCallback(FTPlugCallback):
@@ -181,26 +174,19 @@ def _run_as_main(command: Sequence[str], *, module: bool) -> None:
 
 
 @contextmanager
-def _refused_launchers(name: str) -> Iterator[None]:
-    """Refuse a script that starts its training as another process: no method would reach it."""
-    start = subprocess.Popen.__init__
+def _in_every_trainer(launch: Launch) -> Iterator[None]:
+    """Give every Trainer that is built a callback, whatever a package makes the default ones."""
+    init = CallbackHandler.__init__
 
-    @functools.wraps(start)
-    def start_unless_launcher(self: Any, *args: Any, **kwargs: Any) -> None:
-        if launcher := calling_module(_LAUNCHERS):
-            raise MethodError(
-                f"{name} starts its training in another process ({launcher}), which no method "
-                "would reach: run the training script itself (for `trl sft …` it is -m -- "
-                "trl.scripts.sft …), or, on several processes, `accelerate launch -m ftplug run … "
-                "-- SCRIPT …`"
-            )
-        start(self, *args, **kwargs)
+    @functools.wraps(init)
+    def init_with_ours(self: Any, callbacks: Any, *args: Any, **kwargs: Any) -> None:
+        init(self, [LaunchedCallback(launch), *callbacks], *args, **kwargs)  # type: ignore[no-untyped-call]
 
-    subprocess.Popen.__init__ = start_unless_launcher  # type: ignore[method-assign]
+    CallbackHandler.__init__ = init_with_ours  # type: ignore[method-assign]
     try:
         yield
     finally:
-        subprocess.Popen.__init__ = start  # type: ignore[method-assign]
+        CallbackHandler.__init__ = init  # type: ignore[method-assign]
 
 
 def _print_from_script(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -191,19 +192,25 @@ def attend_to_all(decoder: Any, forward: Any, *args: Any, **kwargs: Any) -> Any:
 def label_virtual_tokens(model: Any, forward: Any, *args: Any, **kwargs: Any) -> Any:
     """Compute a language model's loss as peft does: the last virtual token predicts the first one.
 
-    Virtual positions are labelled -100 within the call, and cut off its output afterwards.
+    Virtual positions are labelled -100 within the call, and cut off its output afterwards. Labels
+    of some positions alone (``logits_to_keep``) are the input's own, and stay as they are.
     """
     from torch.nn.functional import pad
 
     arguments = named(forward, args, kwargs)
     labels, shifted = arguments.get("labels"), arguments.get("shift_labels")
-    if labels is None or shifted is not None or continues(arguments):
+    if labels is None or shifted is not None or continues(arguments) or _keeps_some(arguments):
         return forward(**arguments)
     stack = model.base_model.get_decoder()
     count = placement_of(stack).count
     arguments["labels"] = pad(labels, (count, 0), value=-100)
     with in_output(stack):
         return changed_output(model, forward, arguments, partial(_cut, count=count))
+
+
+def _keeps_some(arguments: Mapping[str, Any]) -> bool:
+    kept = arguments.get("logits_to_keep")  # a number, of which 0 is all, or positions
+    return kept is not None and not (isinstance(kept, int) and kept == 0)
 
 
 def _cut(output: Any, count: int) -> None:

@@ -62,6 +62,22 @@ def test_equals_peft(name):
         torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", LANGUAGE)
+def test_logits_of_some_positions_give_the_loss_of_their_labels(name):
+    """Trainers keep the logits of the answer alone, to save memory."""
+    model = applied(LANGUAGE[name]())
+    batch = tiny.inputs(model) | {"labels": None}
+    labels = batch["input_ids"].clone()
+    labels[:, :5] = -100
+    whole = model(**batch | {"labels": labels})
+    last = labels.shape[1] - 4  # the first label is predicted one position before it
+    positions = torch.arange(labels.shape[1]) >= 4
+    for kept in (last, positions):
+        some = model(**batch | {"labels": labels[:, -last:], "logits_to_keep": kept})
+        torch.testing.assert_close(some.logits, whole.logits[:, -last:])
+        torch.testing.assert_close(some.loss, whole.loss)
+
+
 @pytest.mark.parametrize("name", BASES)
 def test_twenty_steps_equal_peft(name):
     base = BASES[name](dropout=0.1)

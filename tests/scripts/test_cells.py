@@ -3,7 +3,8 @@
 import json
 
 import pytest
-from script_cells import CELLS, METHODS, SCRIPTS, measure, run, write_inputs
+from folders import script_inputs
+from script_cells import CELLS, METHODS, SCRIPTS, measure, run
 from scripts_table import PAGE, RESULTS, key, section, table
 
 from ftplug.training.script import Launch, methods_from
@@ -14,12 +15,12 @@ RECORDED = json.loads(RESULTS.read_text(encoding="utf-8"))
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
-    return write_inputs(tmp_path_factory.mktemp("inputs"))
+    return script_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 @pytest.mark.parametrize(("script", "method"), CELLS)
 def test_a_script_trains_saves_and_resumes_with_a_method(inputs, tmp_path, script, method):
-    found = measure(script, method, inputs, tmp_path / "out")
+    found = measure(SCRIPTS[script], method, inputs, tmp_path / "out")
     assert found == RECORDED[key(script, method)]
     if "refused" in found:
         assert script == "own-optimizer"
@@ -41,7 +42,7 @@ def test_the_results_are_those_of_the_cells_and_the_page_shows_them():
 
 
 def test_a_report_holds_every_trainer_of_a_script(inputs, tmp_path):
-    report = run("align", "lora", inputs, tmp_path / "out").report
+    report = run(SCRIPTS["align"], "lora", inputs, tmp_path / "out").report
     assert [one["trainer"] for one in report["runs"]] == ["SFTTrainer", "DPOTrainer"]
     for one in report["runs"]:
         assert one["tensors"] == {"may_train": 8, "moved": 8}
@@ -51,7 +52,7 @@ def test_a_report_holds_every_trainer_of_a_script(inputs, tmp_path):
 
 
 def test_a_dry_run_and_an_artifact_to_continue_from_reach_trls_script(inputs, tmp_path, capsys):
-    run("trl-sft", "lora", inputs, tmp_path / "out")
+    run(SCRIPTS["trl-sft"], "lora", inputs, tmp_path / "out")
     artifact = tmp_path / "out"
     launch = Launch(methods_from(str(artifact)), start_from=str(artifact), dry_run=True)
     with pytest.raises(SystemExit):

@@ -1,6 +1,10 @@
-"""Folders as ``from_pretrained`` reads them: a tiny encoder with a tokenizer of its own."""
+"""Folders as ``from_pretrained`` reads them, with tokenizers of their own; rows for scripts."""
 
+import json
+import random
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import tiny
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
@@ -44,6 +48,38 @@ def translator(folder: Path) -> Path:
     _save_tokenizer(folder, words, template, **special)
     tiny.t5().save_pretrained(folder)
     return folder
+
+
+def script_inputs(root: Path) -> Path:
+    """Write the models and the rows that the scripts are given."""
+    encoder(root / "encoder")
+    language_model(root / "llama")
+    translator(root / "t5")
+    draw = random.Random(0)
+
+    def text(words: int = 5) -> str:
+        return " ".join(draw.choices(WORDS[4:], k=words))
+
+    pairs = [
+        {"prompt": text(), "chosen": f" {text()}", "rejected": f" {text()}"} for _ in range(16)
+    ]
+    tables = {
+        "texts": [{"text": text(8)} for _ in range(16)],
+        "pairs": pairs,
+        "marked": [
+            {"prompt": text(), "completion": f" {text()}", "label": n % 2 == 0} for n in range(16)
+        ],
+        "labelled": [{"text": text(8), "label": n % 2} for n in range(16)],
+    }
+    for name, rows in tables.items():
+        (root / name).mkdir()
+        write_lines(root / name / "train.jsonl", rows)
+    return root
+
+
+def write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows as lines of JSON."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def _save_tokenizer(folder: Path, words: list[str], template: object, **special: str) -> None:

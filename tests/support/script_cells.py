@@ -10,25 +10,24 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
-import random
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import datasets
 import folders
 import tiny
 import torch
-import transformers.trainer
+import transformers
 from runs import logits, same, weights
-from transformers import TrainerCallback
 
 import ftplug
 from ftplug.attaching.attachment import unwrap_model
 from ftplug.discovery import entry
-from ftplug.training.script import Launch
+from ftplug.training.script import Launch, LaunchedCallback
 
 HERE = Path(__file__).parents[1] / "scripts"
 METHODS: Mapping[str, dict[str, Any]] = {
@@ -40,9 +39,25 @@ METHODS: Mapping[str, dict[str, Any]] = {
 }
 
 
+def answers(model: Any) -> torch.Tensor:
+    """Return what a model says about fixed inputs, with dropout off."""
+    training = model.training
+    if hasattr(model, "encode"):
+        found: torch.Tensor = model.eval().encode(["the good", "bad"], convert_to_tensor=True)
+    else:
+        batch = tiny.inputs(model)
+        batch["input_ids"] = batch["input_ids"] % len(folders.WORDS)
+        del batch["labels"]
+        if model.config.is_encoder_decoder:
+            batch["decoder_input_ids"] = batch["input_ids"]
+        found = logits(model, batch)
+    model.train(training)
+    return found
+
+
 @dataclass(frozen=True)
 class Script:
-    """A script and how it is started; ``base`` loads what it trains."""
+    """A script and how it is started; ``base`` loads what it trains, ``answers`` asks it."""
 
     title: str
     target: str  # a file, or a module with -m
@@ -51,14 +66,21 @@ class Script:
     base: Callable[[Path], Any]
     spelling: tuple[str, str, str] = ("--model", "--data", "--out")
     resume: str | None = "--resume"
+    first: tuple[str, ...] = ()
     more: tuple[str, ...] = ()
     module: bool = False
+    artifact: str = "."  # where in the output folder the last artifact is
+    answers: Callable[[Any], torch.Tensor] = answers
 
     def command(self, root: Path, out: Path, checkpoint: Path | None = None) -> list[str]:
         values = (root / self.model, root / self.data, out)
-        given = [str(x) for pair in zip(self.spelling, values, strict=True) for x in pair]
-        resume = [str(self.resume), str(checkpoint)] if checkpoint else []
-        return [self.target, *given, *self.more, *resume]
+        given = [x for pair in zip(self.spelling, values, strict=True) for x in _spelled(*pair)]
+        resume = _spelled(str(self.resume), checkpoint) if checkpoint else []
+        return [self.target, *self.first, *given, *self.more, *resume]
+
+
+def _spelled(name: str, value: Path) -> list[str]:
+    return [f"{name}{value}"] if name.endswith("=") else [name, str(value)]
 
 
 def trl_script(name: str) -> str:
@@ -69,7 +91,7 @@ def trl_script(name: str) -> str:
     return str(Path(spec.origin).parent / "scripts" / f"{name}.py")
 
 
-def _auto(name: str, **options: Any) -> Callable[[Path], Any]:
+def auto(name: str, **options: Any) -> Callable[[Path], Any]:
     def load(folder: Path) -> Any:
         with torch.random.fork_rng():
             torch.manual_seed(42)  # a fresh head is drawn as the script draws it
@@ -101,16 +123,14 @@ def _trl(name: str, data: str, base: Callable[[Path], Any]) -> Script:
     )
 
 
-_CAUSAL = _auto("AutoModelForCausalLM")
-_CLASSIFIER = _auto("AutoModelForSequenceClassification")
+_CAUSAL = auto("AutoModelForCausalLM")
+_CLASSIFIER = auto("AutoModelForSequenceClassification")
 
 SCRIPTS: Mapping[str, Script] = {
     "trl-sft": _trl("sft", "texts", _CAUSAL),
     "trl-dpo": _trl("dpo", "pairs", _CAUSAL),
     "trl-kto": _trl("kto", "marked", _CAUSAL),
-    "trl-reward": _trl(
-        "reward", "pairs", _auto("AutoModelForSequenceClassification", num_labels=1)
-    ),
+    "trl-reward": _trl("reward", "pairs", auto("AutoModelForSequenceClassification", num_labels=1)),
     "align": Script(
         "SFT, then DPO on the same model (TRL)", "align.py", "llama", "pairs/train.jsonl", _CAUSAL
     ),
@@ -126,7 +146,7 @@ SCRIPTS: Mapping[str, Script] = {
         "translate.py",
         "t5",
         "pairs/train.jsonl",
-        _auto("AutoModelForSeq2SeqLM"),
+        auto("AutoModelForSeq2SeqLM"),
     ),
     "classify": Script(
         "`-m` package, `HfArgumentParser`, best model",
@@ -169,34 +189,6 @@ SCRIPTS: Mapping[str, Script] = {
 CELLS = [(script, method) for script in SCRIPTS for method in METHODS]
 
 
-def write_inputs(root: Path) -> Path:
-    """Write the models and the rows that the scripts are given."""
-    folders.encoder(root / "encoder")
-    folders.language_model(root / "llama")
-    folders.translator(root / "t5")
-    draw = random.Random(0)
-
-    def text(words: int = 5) -> str:
-        return " ".join(draw.choices(folders.WORDS[4:], k=words))
-
-    pairs = [
-        {"prompt": text(), "chosen": f" {text()}", "rejected": f" {text()}"} for _ in range(16)
-    ]
-    tables = {
-        "texts": [{"text": text(8)} for _ in range(16)],
-        "pairs": pairs,
-        "marked": [
-            {"prompt": text(), "completion": f" {text()}", "label": n % 2 == 0} for n in range(16)
-        ],
-        "labelled": [{"text": text(8), "label": n % 2} for n in range(16)],
-    }
-    for name, rows in tables.items():
-        (root / name).mkdir()
-        lines = "".join(json.dumps(row) + "\n" for row in rows)
-        (root / name / "train.jsonl").write_text(lines)
-    return root
-
-
 @dataclass
 class Run:
     """One run of a script under the launcher: its report, and the model its last train() left."""
@@ -207,72 +199,56 @@ class Run:
 
 
 def run(
-    name: str, method: str, root: Path, out: Path, checkpoint: Path | None = None, **options: Any
+    script: Script,
+    method: str,
+    root: Path,
+    out: Path,
+    checkpoint: Path | None = None,
+    **options: Any,
 ) -> Run:
     """Run a script as ``ftplug run --method METHOD -- SCRIPT …`` does, in this process."""
-    script = SCRIPTS[name]
     configured = entry(method).load().configure(METHODS[method])
     report = out / "report.json"
     launch = Launch([configured], report=report, **options)
-    with _last_model() as last, _datasets_below(root), contextlib.chdir(HERE):
+    with _last_model(script) as last, _datasets_below(root), contextlib.chdir(HERE):
         launch.run(script.command(root, out, checkpoint), module=script.module)
     return Run(json.loads(report.read_text()), last["weights"], last["answers"])
 
 
-def measure(name: str, method: str, root: Path, out: Path) -> dict[str, Any]:
+def measure(script: Script, method: str, root: Path, out: Path) -> dict[str, Any]:
     """Return what a cell shows: tensors that moved, whether it reloads, whether it resumes."""
-    script = SCRIPTS[name]
     try:
-        first = run(name, method, root, out)
+        first = run(script, method, root, out)
     except ftplug.MethodError as error:
         return {"refused": str(error)}
     tensors = first.report["runs"][-1]["tensors"]
-    again = ftplug.load(script.base(root / script.model), out)
+    again = ftplug.load(script.base(root / script.model), out / script.artifact)
     resumes = None
     if script.resume:
-        second = run(name, method, root, out / "resumed", out / "checkpoint-2")
+        second = run(script, method, root, out / "resumed", out / "checkpoint-2")
         resumes = same(first.weights, second.weights)
     return {
         "moved": tensors["moved"],
         "may_train": tensors["may_train"],
         "reloads": same(weights(again), first.weights)
-        and torch.equal(answers(again), first.answers),
+        and torch.equal(script.answers(again), first.answers),
         "resumes": resumes,
     }
 
 
-def answers(model: Any) -> torch.Tensor:
-    """Return what a model says about fixed inputs, with dropout off."""
-    training = model.training
-    if hasattr(model, "encode"):
-        found: torch.Tensor = model.eval().encode(["the good", "bad"], convert_to_tensor=True)
-    else:
-        batch = tiny.inputs(model)
-        batch["input_ids"] = batch["input_ids"] % len(folders.WORDS)
-        del batch["labels"]
-        if model.config.is_encoder_decoder:
-            batch["decoder_input_ids"] = batch["input_ids"]
-        found = logits(model, batch)
-    model.train(training)
-    return found
-
-
 @contextlib.contextmanager
-def _last_model() -> Iterator[dict[str, Any]]:
+def _last_model(script: Script) -> Iterator[dict[str, Any]]:
     """Keep what the last ``train()`` left: a script drops its Trainer."""
     last: dict[str, Any] = {}
+    own = LaunchedCallback.on_train_end
 
-    class Remember(TrainerCallback):
-        def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            model = unwrap_model(kwargs["model"])
-            last.update(weights=weights(model), answers=answers(model))
+    def on_train_end(self: Any, *args: Any, **kwargs: Any) -> None:
+        own(self, *args, **kwargs)
+        model = unwrap_model(kwargs["model"])
+        last.update(weights=weights(model), answers=script.answers(model))
 
-    defaults: list[Any] = transformers.trainer.DEFAULT_CALLBACKS
-    defaults.append(Remember)
-    try:
+    with mock.patch.object(LaunchedCallback, "on_train_end", on_train_end):
         yield last
-    finally:
-        defaults.remove(Remember)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from script_cells import CELLS, HERE, METHODS, SCRIPTS, measure, write_inputs
+from folders import script_inputs
+from script_cells import CELLS, HERE, METHODS, SCRIPTS, measure
 
 from ftplug.quiet import quiet
 
@@ -58,11 +59,11 @@ def main() -> None:
     """Run everything and write both files."""
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as folder, quiet():
-        root = write_inputs(Path(folder))
+        root = script_inputs(Path(folder))
         results: dict[str, Any] = {}
         for script, method in CELLS:
             with contextlib.redirect_stdout(io.StringIO()):
-                found = measure(script, method, root, root / key(script, method))
+                found = measure(SCRIPTS[script], method, root, root / key(script, method))
             print(f"{key(script, method)}: {found}")
             results[key(script, method)] = found
     RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

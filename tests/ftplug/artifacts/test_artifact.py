@@ -105,6 +105,16 @@ def test_identity_of_the_base(base, path, expected):
     assert (found.id, found.revision) == expected
 
 
+def test_a_wrapper_that_reads_its_own_weights_is_not_what_its_config_is_from(base, tmp_path):
+    """gliner builds its encoder from a config, and then reads a checkpoint of its own."""
+    base.config._name_or_path = "org/encoder"
+    assert inspect_base(torch.nn.Sequential(base)).id is None
+    base.save_pretrained(tmp_path)
+    loaded = type(base).from_pretrained(tmp_path)
+    loaded.config._name_or_path = "org/encoder"
+    assert inspect_base(torch.nn.Sequential(loaded)).id == "org/encoder"
+
+
 def test_all_files_have_the_permissions_that_the_umask_allows(base, tmp_path):
     _, folder = artifact(base, tmp_path / "a")
     (tmp_path / "plain").write_text("")

@@ -509,6 +509,28 @@ class NotesCheckpoints(Trainer):
         (folder / "more.txt").write_text("more")
 
 
+class SavesOver(Trainer):
+    """Saves the model itself, in checkpoints too, and then a file of the model once more."""
+
+    def _save(self, output_dir=None, state_dict=None):
+        self.model.save_pretrained(output_dir, state_dict=state_dict)
+        config = Path(output_dir, "config.json")
+        config.write_text(config.read_text() + "\n")
+
+
+def test_what_a_trainer_writes_over_its_artifact_is_listed(base, tmp_path):
+    options = {"cls": SavesOver, "max_steps": 2, "save_steps": 1}
+    bound = trainer(copy.deepcopy(base), tmp_path, **options)
+    ftplug.attach(bound, "full").train()
+    bound.save_model(str(tmp_path))
+    for folder in (tmp_path, tmp_path / "checkpoint-2"):
+        assert (folder / "config.json").read_text().endswith("\n\n")
+        assert same(weights(ftplug.load(copy.deepcopy(base), folder)), weights(bound.model))
+    (tmp_path / "config.json").write_text("{}")  # not by the run
+    with pytest.raises(ftplug.ArtifactError, match=r"config\.json"):
+        ftplug.load(copy.deepcopy(base), tmp_path)
+
+
 @pytest.mark.parametrize("cls", [SavesMore, SavesItsOwnWay, NotesCheckpoints])
 def test_a_trainer_that_saves_more_still_does_and_resumes(base, tmp_path, cls):
     straight = trainer(copy.deepcopy(base), tmp_path / "a", cls=cls)

@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from ftplug_plugins.freeze import Freeze
 from ftplug_plugins.lora import Lora
 from ftplug_plugins.prompt_tuning import PromptTuning
 from runs import METHODS, logits, same, trainer, weights
+from transformers.trainer_callback import CallbackHandler
 
 import ftplug
 from ftplug.training.script import Launch, methods_from
@@ -161,11 +163,25 @@ def test_a_missing_script_or_module_is_one_line(tmp_path):
 
 
 def test_the_launcher_leaves_nothing_behind(tmp_path):
-    import transformers.trainer
-
-    before = list(transformers.trainer.DEFAULT_CALLBACKS)
+    before = CallbackHandler.__init__, subprocess.Popen.__init__
     launch([Lora()], "--out", tmp_path, dry_run=True)
-    assert before == transformers.trainer.DEFAULT_CALLBACKS
+    assert before == (CallbackHandler.__init__, subprocess.Popen.__init__)
+
+
+def test_a_package_may_replace_the_default_callbacks(tmp_path, monkeypatch):
+    """ms-swift does so on import, after the launcher began."""
+    (tmp_path / "replaces.py").write_text(
+        "import runpy, transformers.trainer\n"
+        "class Flow(transformers.trainer.DefaultFlowCallback): ...\n"
+        "transformers.trainer.DEFAULT_CALLBACKS = [Flow]\n"
+        f"runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
+    )
+    monkeypatch.setattr("transformers.trainer.DEFAULT_CALLBACKS", [])  # put back afterwards
+    with pytest.raises(SystemExit) as ended:
+        Launch([Lora()]).run([str(tmp_path / "replaces.py"), "--out", str(tmp_path / "out")])
+    assert not ended.value.code
+    manifest = json.loads((tmp_path / "out/ftplug.json").read_text())
+    assert manifest["methods"][0]["name"] == "lora"
 
 
 @pytest.mark.slow
@@ -218,15 +234,43 @@ def test_a_launcher_of_other_processes_is_refused_before_they_train(
     assert subprocess.Popen.__init__ is start
 
 
-def test_a_script_may_start_other_processes(tmp_path):
+@pytest.mark.parametrize(
+    "started",
+    ["'N=1 torchrun x.py', shell=True", "['/opt/bin/accelerate', 'launch', 'x.py']",
+     "[sys.executable, '-m', 'torch.distributed.run', 'x.py']"],
+)  # fmt: skip
+def test_a_script_that_starts_a_launcher_is_refused(tmp_path, started):
+    (tmp_path / "starts.py").write_text(f"import subprocess, sys\nsubprocess.run({started})")
+    with pytest.raises(ftplug.MethodError, match="starts its training in another process"):
+        Launch([Lora()]).run([str(tmp_path / "starts.py")])
+
+
+@pytest.mark.parametrize(
+    ("started", "told"),
+    [(["-u", "{}/other.py", "--lr", "1"], r"-- \S+/other\.py …"), (["-m", "this"], "-m -- this …")],
+)
+def test_another_python_in_which_the_training_may_be_is_named(tmp_path, caplog, started, told):
+    (tmp_path / "other.py").write_text("")
+    words = [word.format(tmp_path) for word in started]
+    (tmp_path / "starts.py").write_text(
+        f"import subprocess, sys\nsubprocess.run([sys.executable, *{words}], capture_output=True)"
+    )
+    with pytest.raises(ftplug.MethodError, match=rf"no method was applied; it started .*{told}"):
+        Launch([Lora()]).run([str(tmp_path / "starts.py")])
+    assert re.search(rf"which no method reaches.* ftplug run … {told}", caplog.text)
+
+
+def test_a_script_may_start_other_processes(tmp_path, caplog):
     (tmp_path / "asks.py").write_text(
         "import runpy, subprocess, sys\n"
         "assert subprocess.check_output([sys.executable, '-c', 'print(1)']) == b'1\\n'\n"
-        f"runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
+        f"try: runpy.run_path({str(SCRIPT)!r}, run_name='__main__')\n"
+        "finally: subprocess.check_output([sys.executable, '-m', 'this'])"
     )
     with pytest.raises(SystemExit) as ended:
         Launch([Lora()]).run([str(tmp_path / "asks.py"), "--out", str(tmp_path)])
     assert not ended.value.code
+    assert "another Python" not in caplog.text
 
 
 ENDS = {
