@@ -45,7 +45,7 @@ def run(command: list[str], **options: Any) -> str:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, **options)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)}:\n{done.stderr}")
-    return done.stdout
+    return str(done.stdout)
 
 
 def newest(package: str, python: str) -> str:
@@ -119,7 +119,7 @@ def _concerns(line: str, packages: Collection[str], extras: Collection[str]) -> 
 
 
 def _name(requirement: str) -> str:
-    return canonicalize_name(Requirement(requirement).name)
+    return str(canonicalize_name(Requirement(requirement).name))
 
 
 def main() -> None:

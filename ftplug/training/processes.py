@@ -82,7 +82,7 @@ def _check_fsdp(plugin: Any, host: Host) -> None:
     if plugin.activation_checkpointing:
         raise MethodError(
             "activation_checkpointing in fsdp_config renames the layers: use the Trainer's own, "
-            "TrainingArguments(activation_checkpointing=True)"
+            "TrainingArguments(activation_checkpointing=True) (gradient_checkpointing before 5.23)"
         )
     for method in host.methods:
         if reason := method.sharding_refusal():

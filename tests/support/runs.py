@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,9 @@ def trainer(
         "disable_tqdm": True,
         "log_level": "error",
     }
+    if "activation_checkpointing" not in {f.name for f in fields(TrainingArguments)}:  # before 5.23
+        defaults |= {n.replace("activation_", "gradient_"): v for n, v in options.items()}
+        options = {}
     data = rows(model)
     args = TrainingArguments(str(out), **(defaults | options))
     return cls(model, args, train_dataset=data, eval_dataset=data[:8], callbacks=callbacks)

@@ -85,12 +85,14 @@ def method_class(
         "paper": about.paper,
         "learning_rate": about.learning_rate,
     }
-    annotations = body["__annotations__"] = {}
-    for setting, row in settings.items():
-        annotations[setting] = Annotated[_type(row["type"]), row["help"]]
-        body[setting] = _field(row)
-    cls = type(class_name(name), (base,), body)
-    return dataclasses.dataclass(frozen=True, eq=False)(cls)
+    fields = [
+        (setting, Annotated[_type(row["type"]), row["help"]], _field(row))
+        for setting, row in settings.items()
+    ]
+    cls: type[Method] = dataclasses.make_dataclass(
+        class_name(name), fields, bases=(base,), namespace=body, frozen=True, eq=False
+    )
+    return cls
 
 
 def _type(text: str) -> Any:
