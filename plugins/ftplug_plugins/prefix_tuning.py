@@ -12,7 +12,6 @@ from ftplug import LearningRate, MethodError, hookimpl, structure
 from ftplug.inplace import wrap_forward
 from ftplug_plugins.virtual.placement import placement_of
 from ftplug_plugins.virtual.positions import (
-    accepts,
     changed_output,
     check_length,
     continues,
@@ -53,8 +52,8 @@ class InCache(Prompted, ABC):
         self.refuse_second(model)
         stack: Any = structure.backbone(model).get_decoder()  # itself, if it has no such part
         shapes = self._cached_shapes(model, stack)
-        asked = getattr(run.args, "activation_checkpointing", False)
-        if asked or structure.pretrained(model).is_activation_checkpointing:
+        asking = (run.args, structure.pretrained(model))
+        if any(map(structure.activation_checkpointing, asking)):
             raise MethodError(f"{self.name}: {_CHECKPOINTING}")
         config = self.prompt_config()
         config.num_transformer_submodules = 2 if is_encoder_decoder(model) else 1
@@ -77,8 +76,8 @@ class InCache(Prompted, ABC):
         """Return heads and head_dim of what the layers cache, if a prefix fits there."""
         several = stack.config.get_text_config() is not stack.config
         shapes: set[tuple[int, int]] = set()
-        if not accepts(stack, "past_key_values"):
-            reason = f"{type(stack).__name__} takes no past_key_values, where the prefix goes"
+        if structure.cache_argument(stack) is None:
+            reason = f"{type(stack).__name__} takes no cache, where the prefix goes"
         elif several and not is_encoder_decoder(model):
             reason = "it reads more than text"
         elif not only_attention(new_cache(stack)):
@@ -181,18 +180,13 @@ def begin_with_prefix(stack: Any, forward: Any, *args: Any, **kwargs: Any) -> An
     tokens = arguments.get("input_ids")
     tokens = arguments["inputs_embeds"] if tokens is None else tokens
     check_length(stack, tokens.shape[1])
-    given, wanted = arguments.get("past_key_values"), arguments.get("use_cache")
+    given, wanted = structure.given_cache(arguments), arguments.get("use_cache")
     cache = new_cache(stack) if given is None else given
     fill(cache, stack.prefix_encoder, placement.config, tokens.shape[0], stack.dtype)
-    arguments["past_key_values"] = cache
+    structure.set_cache(arguments, cache, forward)
     if wanted is None:
         wanted = getattr(stack.config, "use_cache", False)
     if given is not None or wanted:
         return forward(**arguments)
-    return changed_output(stack, forward, arguments, _without_cache)
-
-
-def _without_cache(output: Any) -> None:
-    """Drop a cache that only carried the prefix, where the caller asked for none."""
-    if output.get("past_key_values") is not None:
-        output["past_key_values"] = None
+    # The caller asked for none: it only carried the prefix.
+    return changed_output(stack, forward, arguments, structure.without_cache)

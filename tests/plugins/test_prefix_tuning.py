@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 from typing import Any
 
@@ -17,7 +18,7 @@ from runs import trainer
 from transformers import DynamicCache
 
 import ftplug
-from ftplug import MethodError
+from ftplug import MethodError, structure
 
 CONFIG = peft.PrefixTuningConfig
 LANGUAGE: dict[str, Any] = {
@@ -33,6 +34,13 @@ BASES: dict[str, Any] = LANGUAGE | {
     "llama-sequence": lambda **config: tiny.llama("SequenceClassification", **config),
     "t5": tiny.t5,
 }
+
+
+def cache_in(output: Any) -> Any:
+    """Return the cache that a model returned, by the one name that its output declares."""
+    declared = {field.name for field in dataclasses.fields(output)}
+    [name] = declared & set(structure.CACHE_ARGUMENTS)
+    return getattr(output, name)
 
 
 def applied(model: Any, **settings: Any) -> Any:
@@ -77,9 +85,10 @@ def test_generates_again_from_a_returned_cache():
     prompt = tiny.inputs(model, rows=1)["input_ids"][:, :5]
     whole = generated(model, {"input_ids": prompt}, max_new_tokens=6)
     cache = DynamicCache(config=model.config)
-    model(input_ids=prompt[:, :3], past_key_values=cache, use_cache=True)
-    step = model(input_ids=prompt[:, 3:], past_key_values=cache, use_cache=True)
-    assert step.past_key_values is cache
+    given = {structure.cache_argument(model): cache, "use_cache": True}
+    model(input_ids=prompt[:, :3], **given)
+    step = model(input_ids=prompt[:, 3:], **given)
+    assert cache_in(step) is cache
     assert cache.get_seq_length() == 5 + 5
     assert step.logits[:, -1].argmax(-1) == whole[:, 5]
 
@@ -166,11 +175,11 @@ def test_disabled_and_copies():
 def test_a_cache_is_returned_only_where_one_was_asked_for():
     model = applied(tiny.llama())
     ids = tiny.inputs(model)["input_ids"]
-    assert model(input_ids=ids).past_key_values.get_seq_length() == ids.shape[1] + 5
-    assert model(input_ids=ids, use_cache=False).past_key_values is None
+    assert cache_in(model(input_ids=ids)).get_seq_length() == ids.shape[1] + 5
+    assert cache_in(model(input_ids=ids, use_cache=False)) is None
     assert len(model(input_ids=ids, use_cache=False, return_dict=False)) == 1
     model.config.use_cache = False  # as the Trainer sets it
-    assert model(input_ids=ids).past_key_values is None
+    assert cache_in(model(input_ids=ids)) is None
 
 
 def test_the_prefix_is_float32_beside_a_bf16_base_and_runs_under_autocast():
@@ -209,8 +218,8 @@ MAMBA = transformers.MambaConfig(vocab_size=64, hidden_size=32, num_hidden_layer
 @pytest.mark.parametrize(
     ("build", "settings", "reason"),
     [
-        (tiny.vit, {}, "ViTForImageClassification: ViTModel takes no past_key_values"),
-        (tiny.distilbert, {}, "DistilBertModel takes no past_key_values"),
+        (tiny.vit, {}, "ViTForImageClassification: ViTModel takes no cache"),
+        (tiny.distilbert, {}, "DistilBertModel takes no cache"),
         (lambda: transformers.MambaForCausalLM(MAMBA), {}, "MambaForCausalLM"),
         (lambda: applied(tiny.bert()).bert, {}, "already carries a method"),
         (tiny.bert, {"init": "a text"}, "the model names no tokenizer: set tokenizer="),

@@ -17,7 +17,7 @@ TWO = ("bert", "llama")
 EVERYWHERE = ("bert", "llama", "t5", "vit")
 
 NO_BIAS = {"llama": "LlamaForCausalLM has no bias", "t5": "has no bias"}
-NO_CACHE = {"vit": "takes no past_key_values"}
+NO_CACHE = {"vit": "takes no cache"}
 NO_TOKENS = {"vit": "reads no token embeddings"}
 
 

@@ -73,7 +73,7 @@ def named(forward: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> di
 
 def continues(arguments: Mapping[str, Any]) -> bool:
     """Whether the call goes on from a filled cache, which has the virtual tokens already."""
-    cache = arguments.get("past_key_values")
+    cache = structure.given_cache(arguments)
     if cache is None:
         return False
     if getattr(cache, "is_compileable", False):
