@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import transformers
 from packaging.version import Version
 
@@ -18,3 +20,14 @@ def check_transformers() -> None:
             f"ftplug's Trainer binding is tested with transformers >={TESTED[0]},<{TESTED[1]}, "
             f"not {installed}: install one of those"
         )
+
+
+def untested_version() -> str | None:
+    """Return the installed transformers where it is newer than those tested, else None."""
+    installed = Version(Version(transformers.__version__).base_version)
+    return str(installed) if installed >= TESTED[1] else None
+
+
+def allow_untested() -> bool:
+    """Whether ``FTPLUG_UNTESTED=allow`` asks to go on where a check of such a version fails."""
+    return os.environ.get("FTPLUG_UNTESTED", "").lower() == "allow"

@@ -13,8 +13,18 @@ import tiny
 import torch
 import transformers
 from ftplug_plugins.prefix_tuning import PrefixTuning
-from peft_twins import generated, gradients, left_padded, losses, shaken, tokenizer, twins
-from runs import trainer
+from peft_twins import (
+    fails_in_peft,
+    generated,
+    gradients,
+    left_padded,
+    losses,
+    quiet,
+    shaken,
+    tokenizer,
+    twins,
+)
+from runs import CHECKPOINTING, checkpoint, trainer
 from transformers import DynamicCache
 
 import ftplug
@@ -34,12 +44,12 @@ BASES: dict[str, Any] = LANGUAGE | {
     "llama-sequence": lambda **config: tiny.llama("SequenceClassification", **config),
     "t5": tiny.t5,
 }
+HEADS = BASES.keys() - LANGUAGE.keys() - {"t5"}
 
 
 def cache_in(output: Any) -> Any:
-    """Return the cache that a model returned, by the one name that its output declares."""
-    declared = {field.name for field in dataclasses.fields(output)}
-    [name] = declared & set(structure.CACHE_ARGUMENTS)
+    """Return the cache in a model's output, by the one name for it that the output declares."""
+    [name] = {field.name for field in dataclasses.fields(output)} & set(structure.CACHE_ARGUMENTS)
     return getattr(output, name)
 
 
@@ -49,7 +59,8 @@ def applied(model: Any, **settings: Any) -> Any:
 
 @pytest.mark.parametrize("settings", [{}, {"prefix_projection": True, "encoder_hidden_size": 12}])
 @pytest.mark.parametrize("name", BASES)
-def test_equals_peft(name, settings):
+def test_equals_peft(name, settings, request):
+    fails_in_peft(request, name in HEADS)
     base = BASES[name]()
     ours, theirs = twins(base, "prefix-tuning", CONFIG, settings)
     batch = tiny.inputs(base)
@@ -61,7 +72,8 @@ def test_equals_peft(name, settings):
 
 
 @pytest.mark.parametrize("name", BASES)
-def test_twenty_steps_equal_peft(name):
+def test_twenty_steps_equal_peft(name, request):
+    fails_in_peft(request, name in HEADS)
     base = BASES[name](dropout=0.1)
     ours, theirs = twins(base, "prefix-tuning", CONFIG)
     batches = [tiny.inputs(base, seed=step) for step in range(20)]
@@ -69,7 +81,8 @@ def test_twenty_steps_equal_peft(name):
 
 
 @pytest.mark.parametrize("name", [*LANGUAGE, "t5"])
-def test_generates_what_peft_generates(name):
+def test_generates_what_peft_generates(name, request):
+    fails_in_peft(request, True)
     ours, theirs = twins(BASES[name](), "prefix-tuning", CONFIG)
     batch = left_padded(ours)
     expected = generated(theirs, batch)
@@ -94,7 +107,8 @@ def test_generates_again_from_a_returned_cache():
 
 
 @pytest.mark.parametrize("name", BASES)
-def test_peft_reads_the_artifact(name, tmp_path):
+def test_peft_reads_the_artifact(name, tmp_path, request):
+    fails_in_peft(request, name in HEADS)
     base = BASES[name]()
     model = shaken(applied(copy.deepcopy(base)))
     ftplug.save(model, tmp_path)
@@ -102,7 +116,7 @@ def test_peft_reads_the_artifact(name, tmp_path):
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] is None
     batch = tiny.inputs(base)
-    read = peft.PeftModel.from_pretrained(copy.deepcopy(base), tmp_path)
+    read = quiet(peft.PeftModel.from_pretrained(copy.deepcopy(base), tmp_path))
     torch.testing.assert_close(read(**batch).logits, model(**batch).logits, atol=1e-6, rtol=0)
     again = ftplug.load(copy.deepcopy(base), tmp_path)
     assert torch.equal(again(**batch).logits, model(**batch).logits)
@@ -242,14 +256,14 @@ def test_refuses_a_tokenizer_of_another_vocabulary(tmp_path):
 
 def test_refuses_activation_checkpointing(tmp_path):
     model = tiny.llama()
-    model.activation_checkpointing_enable()
+    checkpoint(model)
     with pytest.raises(MethodError, match="activation checkpointing drops the cache"):
         applied(model)
     later = applied(tiny.llama())
-    later.activation_checkpointing_enable()
+    checkpoint(later)
     with pytest.raises(MethodError, match="activation checkpointing drops the cache"):
         later.train()(**tiny.inputs(later))
-    run = trainer(tiny.bert(), tmp_path, activation_checkpointing=True)
+    run = trainer(tiny.bert(), tmp_path, **{CHECKPOINTING: True})
     with pytest.raises(MethodError, match="activation checkpointing drops the cache"):
         ftplug.attach(run, "prefix-tuning")
 

@@ -7,7 +7,7 @@ import tiny
 import torch
 from ftplug_plugins.reft import Reft, orthonormal
 from halves import straight_and_resumed
-from runs import logits, losses, same, shake, trainer, weights
+from runs import CHECKPOINTING, logits, losses, same, shake, trainer, weights
 
 import ftplug
 from ftplug import MethodError
@@ -190,7 +190,7 @@ def test_resumed_equals_uninterrupted(tmp_path):
 def test_activation_checkpointing_gives_equal_losses(tmp_path):
     found = []
     for checkpointing in (False, True):
-        options = {"activation_checkpointing": checkpointing, "save_strategy": "no", "max_steps": 5}
+        options = {CHECKPOINTING: checkpointing, "save_strategy": "no", "max_steps": 5}
         bound = trainer(tiny.bert(), tmp_path, **options)
         ftplug.attach(bound, "reft", positions="f1+l2").train()
         found.append(losses(bound))
