@@ -24,6 +24,7 @@ from ftplug.structure.parts import (
 from ftplug.structure.versions import (
     CACHE_ARGUMENTS,
     activation_checkpointing,
+    bias_has_mask,
     cache_argument,
     given_cache,
     set_cache,
@@ -38,6 +39,7 @@ __all__ = [
     "activation_checkpointing",
     "backbone",
     "backbone_prefix",
+    "bias_has_mask",
     "cache_argument",
     "given_cache",
     "is_language_model",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CACHE_ARGUMENTS",
     "activation_checkpointing",
+    "bias_has_mask",
     "cache_argument",
     "given_cache",
     "set_cache",
@@ -81,3 +82,12 @@ def activation_checkpointing(model_or_args: Any) -> bool:
             if hasattr(model_or_args, asked):
                 return bool(getattr(model_or_args, asked))
     return False
+
+
+def bias_has_mask(attention: nn.Module) -> bool:
+    """Whether the position bias that an attention of T5 hands on has the attention mask in it.
+
+    So it was until the attention returned its weights always, and lost the argument that asks for
+    them: after transformers 5.8, by 5.16. May go when 5.16 is the floor.
+    """
+    return "output_attentions" in inspect.signature(attention.forward).parameters

@@ -11,6 +11,7 @@ from transformers import DynamicCache, TrainingArguments
 from ftplug import structure
 
 ENDS = ("weight", "bias")
+NEW_VIT = hasattr(tiny.vit().vit, "layers")  # by transformers 5.16
 FAMILIES = {
     "bert": (tiny.bert, "bert.", ["bert.encoder.layer"]),
     "roberta": (tiny.roberta, "roberta.", ["roberta.encoder.layer"]),
@@ -18,7 +19,7 @@ FAMILIES = {
     "gpt2": (tiny.gpt2, "transformer.", ["transformer.h"]),
     "llama": (tiny.llama, "model.", ["model.layers"]),
     "qwen2": (tiny.qwen2, "model.", ["model.layers"]),
-    "vit": (tiny.vit, "vit.", ["vit.layers"]),
+    "vit": (tiny.vit, "vit.", ["vit.layers" if NEW_VIT else "vit.encoder.layer"]),
 }
 
 
@@ -107,6 +108,16 @@ def test_the_cache_leaves_an_output_and_no_old_name_is_asked_for(caplog, monkeyp
     structure.without_cache(output)
     structure.without_cache(tiny.vit()(**tiny.inputs(tiny.vit())))  # has none
     assert said == []
+
+
+@pytest.mark.parametrize("mask", [0.0, -100.0])
+def test_it_is_known_what_the_bias_of_an_attention_holds(mask):
+    attention = tiny.t5().encoder.block[0].layer[0].SelfAttention
+    states = torch.zeros(1, 3, tiny.HIDDEN)
+    given = torch.tensor([0.0, 0.0, mask]).expand(1, 1, 3, 3)
+    bias = attention(states, given)[1]
+    masked = attention.compute_bias(3, 3) + given
+    assert torch.equal(bias, masked) == (mask == 0 or structure.bias_has_mask(attention))
 
 
 def test_activation_checkpointing_is_asked_for_by_its_name(tmp_path):
