@@ -27,7 +27,8 @@ def apply(
     Afterwards exactly the parameters that train require gradients. Random initialisation is drawn
     under ``seed`` (the Trainer's default); torch's own generators are left as they were.
 
-    Returns the same object. Raises :class:`MethodError` where a method or setting does not fit.
+    No version of transformers is refused or checked here: binding to a Trainer does that. Returns
+    the same object. Raises :class:`MethodError` where a method or setting does not fit.
     """
     configured = resolve(methods, settings)
     inner = unwrap_model(model)

@@ -69,6 +69,15 @@ class Method:
     """It trains nothing and changes no answer, only how it is computed: a run's record names it, no
     artifact does, and a resumed run may go without it. It acts in ``finish_model``, which is called
     again for another Trainer on the same model, and undoes that in ``merge_model``."""
+    relies_on_internals: ClassVar[bool] = False
+    """It reads or changes what passes between the parts of a model (a cache of keys and values, the
+    arguments of a layer, what stands before the input), which a release of transformers may rename.
+    On one newer than those tested, binding to a Trainer then first holds the method against the
+    user's own model: once its tensors are moved its answers must change, and generation with a
+    cache must equal generation without."""
+    starts_at_base: ClassVar[bool] = False
+    """What it adds to the structure changes no answer before training: checked on the same
+    occasion, where all methods of the run keep it."""
     MIGRATIONS: ClassVar[tuple[Migration, ...]] = ()
     """How settings of older versions read now, for artifacts and checkpoints that have them."""
 
@@ -136,6 +145,13 @@ class Method:
             Setting(name, _type_text(hint), _default(fields[name]), _help_text(hint))
             for name, hint in _annotations(cls).items()
         ]
+
+    def tokens_to_act_on(self) -> tuple[int, ...]:
+        """Return the token ids without which an input is answered as by the base: usually none.
+
+        The inputs that a method with ``relies_on_internals`` is checked with have them, in a row.
+        """
+        return ()
 
     def sharding_refusal(self) -> str:
         """Say why it cannot train on shards (FSDP), or return nothing where it can."""

@@ -81,9 +81,14 @@ def untested_version() -> str | None:
     return str(version) if version.release[: len(newest)] > newest else None
 
 
+def allow_untested() -> bool:
+    """Whether the user lets pass what would be refused, with ``FTPLUG_UNTESTED=allow``."""
+    return os.environ.get(ALLOW) == "allow"
+
+
 def refuse(reason: str, cure: str = f"pip install 'transformers=={TESTED[1]}.*'") -> None:
     """Raise a MethodError with the way out, or only warn where the user allows what is untested."""
-    if os.environ.get(ALLOW) == "allow":
+    if allow_untested():
         _say_once(f"{reason} ({ALLOW}=allow: going on)")
         return
     raise MethodError(f"{reason}: {cure}, or a newer ftplug; {ALLOW}=allow goes on all the same")

@@ -26,9 +26,10 @@ from ftplug.attaching.attachment import (
     unwrap_model,
 )
 from ftplug.attaching.plan import Plan, drop_gradients, scheduled, set_trainable
+from ftplug.attaching.self_check import Untested, self_check
 from ftplug.context import Context
 from ftplug.errors import MethodError
-from ftplug.training import history, record, trl
+from ftplug.training import compat, history, record, trl
 from ftplug.training.activation_checkpointing import keep_gradients
 from ftplug.training.numerics import PATIENCE, WATCHED_STEPS, Losses, Movement
 from ftplug.training.processes import (
@@ -159,6 +160,10 @@ class Run:
             surroundings=self,
         )
         write_artifact_in_save_pretrained(model)
+        if (newer := compat.untested_version()) is not None:
+            tested = f"{compat.TESTED[0]} to {compat.TESTED[1]}"
+            untested = Untested(newer, tested, allowed=compat.allow_untested())
+            self_check(model, untested, untrained=not adopted)
         if adopted:  # a later Trainer goes on with what an earlier one trained
             _require_fit(trainer, model, attached.host, attached.plan)
             attached.facts.surroundings = self

@@ -55,10 +55,16 @@ class Alora(Lora):
         }
     """
     MIGRATIONS = ()
+    relies_on_internals: ClassVar[bool] = True
+    starts_at_base: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         refuse_beside(self, _UNFIT)
+
+    def tokens_to_act_on(self) -> tuple[int, ...]:
+        """Return the invocation."""
+        return self.alora_invocation_tokens
 
     def shareable(self) -> bool:
         """Whether it shares the model: no, only its layers know the invocation."""

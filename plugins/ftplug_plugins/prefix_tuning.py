@@ -53,7 +53,8 @@ class InCache(Prompted, ABC):
         self.refuse_second(model)
         stack: Any = structure.backbone(model).get_decoder()  # itself, if it has no such part
         shapes = self._cached_shapes(model, stack)
-        if structure.checkpoints_activations(model, run.args):
+        asking = (run.args, structure.pretrained(model))
+        if any(map(structure.activation_checkpointing, asking)):
             raise MethodError(f"{self.name}: {_CHECKPOINTING}")
         config = self.prompt_config()
         config.num_transformer_submodules = 2 if is_encoder_decoder(model) else 1
@@ -77,7 +78,7 @@ class InCache(Prompted, ABC):
         several = stack.config.get_text_config() is not stack.config
         shapes: set[tuple[int, int]] = set()
         if structure.cache_argument(stack) is None:
-            reason = f"{type(stack).__name__} takes no cache, where the prefix would go"
+            reason = f"{type(stack).__name__} takes no cache, where the prefix goes"
         elif several and not is_encoder_decoder(model):
             reason = "it reads more than text"
         elif not only_attention(new_cache(stack)):
@@ -184,17 +185,10 @@ def begin_with_prefix(stack: Any, forward: Any, *args: Any, **kwargs: Any) -> An
     given, wanted = structure.given_cache(arguments), arguments.get("use_cache")
     cache = new_cache(stack) if given is None else given
     fill(cache, stack.prefix_encoder, placement.config, tokens.shape[0], stack.dtype)
-    arguments = {n: a for n, a in arguments.items() if n not in structure.CACHE_NAMES}
-    arguments[str(structure.cache_argument(stack))] = cache
+    structure.set_cache(arguments, cache, forward)
     if wanted is None:
         wanted = getattr(stack.config, "use_cache", False)
     if given is not None or wanted:
         return forward(**arguments)
-    return changed_output(stack, forward, arguments, _without_cache)
-
-
-def _without_cache(output: Any) -> None:
-    """Drop a cache that only carried the prefix, where the caller asked for none."""
-    for name in structure.CACHE_NAMES:
-        if output.get(name) is not None:
-            output[name] = None
+    # The caller asked for none: it only carried the prefix.
+    return changed_output(stack, forward, arguments, structure.without_cache)

@@ -60,6 +60,8 @@ class Reft(Method):
         }
     """
     learning_rate: ClassVar[LearningRate] = LearningRate(1e-4, 3e-3, 1e-2)
+    relies_on_internals: ClassVar[bool] = True
+    starts_at_base: ClassVar[bool] = True
 
     def first_and_last(self) -> tuple[int, int] | None:
         """Return how many first and how many last tokens are edited; None: all."""

@@ -8,6 +8,7 @@ import pytest
 import tiny
 import torch
 from ftplug_plugins.bottleneck import Bottleneck
+from runs import checkpoint
 from torch import nn
 from transformers import (
     AlbertConfig,
@@ -355,7 +356,7 @@ def test_activation_checkpointing_gives_the_same_gradients(family: str, placemen
     disturb(model)
     options = {} if family == "vit" or "bert" in family else {"use_cache": False}
     expected = gradients(model, **options)
-    model.activation_checkpointing_enable()
+    checkpoint(model)
     recomputed = 0
 
     def count(module: nn.Module, *_: Any) -> None:

@@ -15,6 +15,7 @@ import transformers
 from ftplug_plugins.virtual.placement import placement_of
 from peft_twins import (
     SEED,
+    fails_in_peft,
     generated,
     gradients,
     left_padded,
@@ -24,6 +25,7 @@ from peft_twins import (
     tokenizer,
     twins,
 )
+from runs import checkpoint
 
 import ftplug
 from ftplug import MethodError
@@ -109,7 +111,8 @@ def test_states_of_the_input_equal_peft(name):
 @pytest.mark.filterwarnings("ignore:Position ids are not supported:UserWarning")  # peft drops them
 @pytest.mark.parametrize("use_cache", [True, False])
 @pytest.mark.parametrize("name", [*LANGUAGE, "t5"])
-def test_generates_what_peft_generates(name, use_cache):
+def test_generates_what_peft_generates(name, use_cache, request):
+    fails_in_peft(request, use_cache and name != "t5")
     ours, theirs = twins(BASES[name](), "prompt-tuning", CONFIG)
     batch = left_padded(ours)
     for options in ({}, {"num_beams": 3}):
@@ -271,7 +274,7 @@ def test_the_prompt_is_float32_beside_a_bf16_base_and_runs_under_autocast():
 def test_runs_under_activation_checkpointing():
     base = tiny.llama()
     plain, saving = (applied(copy.deepcopy(base), seed=SEED).train() for _ in range(2))
-    saving.activation_checkpointing_enable()
+    checkpoint(saving)
     batch = tiny.inputs(base)
     for found, expected in zip(gradients(saving, batch), gradients(plain, batch), strict=True):
         torch.testing.assert_close(found, expected)

@@ -17,7 +17,7 @@ TWO = ("bert", "llama")
 EVERYWHERE = ("bert", "llama", "t5", "vit")
 
 NO_BIAS = {"llama": "LlamaForCausalLM has no bias", "t5": "has no bias"}
-NO_CACHE = {"vit": "takes no past_key_values"}
+NO_CACHE = {"vit": "takes no cache"}
 NO_TOKENS = {"vit": "reads no token embeddings"}
 
 
@@ -103,3 +103,9 @@ def contract(name: str) -> dict[str, Any]:
     if ".peft_" in entry.value:
         return {"families": TWO, **found}
     return {"families": (*EVERYWHERE, "bert-token"), **found} if name in METHODS else found
+
+
+def relying() -> list[str]:
+    """Return the names of those, and ``trunk-cache``, that rely on the inside of a model."""
+    names = (*built_in(), "trunk-cache")
+    return [name for name in names if discovery.entries()[name][0].load().relies_on_internals]

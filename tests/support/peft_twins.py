@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import copy
+import functools
+import inspect
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +16,10 @@ import tiny
 import torch
 from runs import logits
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 import ftplug
+from ftplug import structure
 
 TASKS = {
     "SequenceClassification": "SEQ_CLS",
@@ -41,7 +46,42 @@ def twins(base: Any, method: str, config: type, settings: Any = None, **peft_onl
     theirs = peft.get_peft_model(
         copy.deepcopy(base), config(task_type=task_type(base), **shared, **peft_only)
     )
-    return ours, theirs.eval()
+    return ours, quiet(theirs.eval())
+
+
+@functools.cache
+def passes_the_old_cache() -> bool:
+    """Whether models call their cache otherwise than the installed peft still does."""
+    name = structure.cache_argument(LlamaForCausalLM)
+    return name != "past_key_values" and f'"{name}"' not in inspect.getsource(peft.peft_model)
+
+
+def fails_in_peft(request: pytest.FixtureRequest, where: bool) -> None:
+    """Expect a test to fail for the cache's old name, until peft passes the new one.
+
+    With a prefix peft then refuses every model with a head ("does not support past key values"),
+    and generates with a cache what it does not generate without.
+    """
+    if where and passes_the_old_cache():
+        reason = "peft passes past_key_values, which is called cache since transformers 5.24"
+        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
+
+
+def quiet(theirs: Any) -> Any:
+    """Let a model of peft's not warn of the old name, which it passes to the base's forward."""
+    for name in ("forward", "generate"):
+        setattr(theirs, name, _quiet(getattr(theirs, name)))
+    return theirs
+
+
+def _quiet(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def called(*args: Any, **kwargs: Any) -> Any:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`past_key_values` is deprecated", FutureWarning)
+            return function(*args, **kwargs)
+
+    return called
 
 
 def left_padded(model: Any) -> dict[str, torch.Tensor]:

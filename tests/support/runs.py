@@ -32,6 +32,11 @@ METHODS: Mapping[str, dict[str, Any]] = {
     "bottleneck": {"reduction_factor": 4},
 }
 
+# Before 5.23 it was called gradient checkpointing.
+_NAME = "activation" if hasattr(TrainingArguments, "activation_checkpointing") else "gradient"
+CHECKPOINTING = f"{_NAME}_checkpointing"
+"""The argument of a Trainer that switches activation checkpointing on."""
+
 
 def rows(model: Any, count: int = 32) -> list[dict[str, Any]]:
     """Return single examples for the model's head."""
@@ -122,3 +127,9 @@ def same(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Tensor]) 
     return first.keys() == second.keys() and all(
         torch.equal(value, second[name]) for name, value in first.items()
     )
+
+
+def checkpoint(model: Any, **kwargs: Any) -> Any:
+    """Switch activation checkpointing on for a model."""
+    getattr(model, f"{CHECKPOINTING}_enable")(kwargs or None)
+    return model

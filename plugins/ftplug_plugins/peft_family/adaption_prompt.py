@@ -30,6 +30,8 @@ class AdaptionPrompt(ConfigFields):
     """
 
     adapter_layers: ClassVar[int | None]
+    relies_on_internals: ClassVar[bool] = True
+    starts_at_base: ClassVar[bool] = True
 
     @hookimpl
     def prepare_model(self, model: nn.Module) -> None:

@@ -10,7 +10,8 @@ import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ftplug import MethodError, structure
+from ftplug import MethodError
+from ftplug.structure import given_cache
 
 if TYPE_CHECKING:
     import torch
@@ -50,7 +51,7 @@ def arguments(layer: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> M
 
 def cached_length(given: Mapping[str, Any], layer: int) -> int:
     """Return how many tokens the layer read in earlier calls: generation goes on behind them."""
-    cache = structure.given_cache(given)
+    cache = given_cache(given)
     return int(cache.get_seq_length(layer)) if cache is not None else 0
 
 
@@ -58,7 +59,8 @@ def unpadded(mask: Any, batch: int, keys: int, device: torch.device) -> Tensor:
     """Return (batch, keys), True for tokens: what any query may look at, in the mask of a layer.
 
     A mask is None (no padding), (batch, keys), or (batch, 1, queries, keys) of booleans or of
-    numbers that are added to the scores.
+    numbers that are added to the scores. That of a layer with a sliding window has the last keys
+    alone: those before are padding where the first of these is, since padding is on the left then.
     """
     import torch
 
@@ -69,7 +71,9 @@ def unpadded(mask: Any, batch: int, keys: int, device: torch.device) -> Tensor:
             f"reft: cannot read an attention mask of type {type(mask).__name__}: load the model "
             "with attn_implementation='sdpa'"
         )
-    if mask.ndim == 2:
-        return mask.bool()
-    seen = mask if mask.dtype == torch.bool else mask == 0
-    return seen.flatten(1, -2).any(1).expand(batch, -1)
+    if mask.ndim > 2:
+        seen = mask if mask.dtype == torch.bool else mask == 0
+        mask = seen.flatten(1, -2).any(1)
+    mask = mask.bool().expand(batch, -1)
+    out_of_sight = max(keys - mask.shape[1], 0)
+    return torch.cat([mask[:, :1].expand(-1, out_of_sight), mask], dim=1)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ftplug import MethodError
 from ftplug.inplace import in_eval_mode, unwrap_forward, wrap_forward
+from ftplug.structure import bias_has_mask
 from ftplug_plugins.trunk_cache.cut import NAME, TrunkSpec
 
 if TYPE_CHECKING:
@@ -155,6 +156,9 @@ def _stored_output(
     if spec.bias is None:
         return hidden_states
     attention: Any = layer.get_submodule(spec.bias)
+    if index:
+        return hidden_states, args[2], None
     length = hidden_states.shape[1]
-    bias = args[2] if index else attention.compute_bias(length, length, hidden_states.device)
-    return hidden_states, bias, None
+    bias = attention.compute_bias(length, length, hidden_states.device)
+    mask = args[1] if bias_has_mask(attention) else None
+    return hidden_states, bias if mask is None else bias + mask, None

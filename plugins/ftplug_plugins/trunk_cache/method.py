@@ -56,6 +56,7 @@ class TrunkCache(Method):
     name: ClassVar[str] = NAME
     kind: ClassVar[Kind] = "execution"
     transient: ClassVar[bool] = True
+    relies_on_internals: ClassVar[bool] = True
 
     def sharding_refusal(self) -> str:
         """Under FSDP all processes must run a layer, or none."""

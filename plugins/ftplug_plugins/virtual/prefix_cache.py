@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ftplug.context import logger
 from ftplug.inplace import in_eval_mode
-from ftplug.structure import cache_argument, weightless_copy
+from ftplug.structure import set_cache, weightless_copy
 
 if TYPE_CHECKING:
     import torch
@@ -39,13 +39,13 @@ def cached_shapes(stack: Any) -> set[tuple[int, int]]:
     import torch
 
     cache = new_cache(stack)
-    inputs = {"input_ids": torch.zeros(1, 1, dtype=torch.long, device="meta")}
+    inputs: dict[str, Any] = {"input_ids": torch.zeros(1, 1, dtype=torch.long, device="meta")}
+    set_cache(inputs, cache, stack)
     if own(cache) is not cache:
         width = stack.config.hidden_size
         inputs["encoder_hidden_states"] = torch.zeros(1, 1, width, device="meta", dtype=stack.dtype)
     try:
-        named = {str(cache_argument(stack)): cache}
-        weightless_copy(stack).eval()(**inputs, **named, use_cache=True)
+        weightless_copy(stack).eval()(**inputs, use_cache=True)
     except Exception as error:  # whatever a forward may raise without values
         logger.debug("no rehearsal of %s: %s", type(stack).__name__, error)
         return set()
@@ -86,8 +86,9 @@ def activations(stack: Any, tokens: torch.Tensor) -> torch.Tensor:
     """
     import torch
 
-    cache = new_cache(stack)
+    cache, inputs = new_cache(stack), {"input_ids": tokens[None]}
+    set_cache(inputs, cache, stack)
     with torch.no_grad(), in_eval_mode(stack.modules()):
-        stack(input_ids=tokens[None], **{str(cache_argument(stack)): cache}, use_cache=True)
+        stack(**inputs, use_cache=True)
     pairs = torch.stack([t[0] for layer in cache.layers for t in (layer.keys, layer.values)])
     return pairs.permute(2, 0, 1, 3).flatten(1).float()

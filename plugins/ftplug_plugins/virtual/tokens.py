@@ -39,6 +39,7 @@ class Prompted(Method):
     """
 
     encoder_name: ClassVar[str] = ""
+    relies_on_internals: ClassVar[bool] = True
 
     @hookimpl
     def select_trainable(self, model: nn.Module) -> Iterable[str]:

@@ -12,7 +12,7 @@ from ftplug_plugins.olora import Olora
 from ftplug_plugins.pissa import Pissa
 from halves import straight_and_resumed
 from peft_twins import layers_equal_pefts
-from runs import logits, same, shake, weights
+from runs import checkpoint, logits, same, shake, weights
 from transformers import set_seed
 
 import ftplug
@@ -162,7 +162,7 @@ def test_alora_works_from_the_invocation_on(tmp_path):
 def test_alora_under_activation_checkpointing_has_the_same_gradients():
     base = tiny.llama()
     plain, saving = alora(base).train(), alora(base).train()
-    saving.activation_checkpointing_enable()
+    checkpoint(saving)
     for model in (plain, saving):
         batch = invoked(base, 3)
         model(**batch, labels=batch["input_ids"]).loss.backward()

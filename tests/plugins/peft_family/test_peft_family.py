@@ -19,6 +19,7 @@ from ftplug_plugins.peft_bridge import versions
 from ftplug_plugins.peft_bridge.targets import choose_targets
 from ftplug_plugins.peft_family import adalora
 from ftplug_plugins.peft_family import family as peft_family
+from peft_twins import fails_in_peft
 from runs import StopAt, logits, shake, trainer, weights
 
 import ftplug
@@ -228,7 +229,8 @@ def twin_of(method: str, base: Any) -> tuple[Any, Any]:
 
 
 @every
-def test_five_steps_equal_get_peft_model(method):
+def test_five_steps_equal_get_peft_model(method, request):
+    fails_in_peft(request, method == "cartridge")
     base, _, losses = trained(method)
     theirs, after = twin_of(method, base)
     tasks = {}
@@ -240,7 +242,8 @@ def test_five_steps_equal_get_peft_model(method):
 
 
 @every
-def test_peft_reads_the_files_and_a_load_gives_equal_logits(method, tmp_path):
+def test_peft_reads_the_files_and_a_load_gives_equal_logits(method, tmp_path, request):
+    fails_in_peft(request, method == "cartridge")
     base, model, _ = trained(method)
     ftplug.save(model, tmp_path / "a")
     again = ftplug.load(copy.deepcopy(base), tmp_path / "a")

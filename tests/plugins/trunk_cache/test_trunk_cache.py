@@ -20,7 +20,7 @@ from ftplug_plugins.trunk_cache.method import TrunkCache
 from ftplug_plugins.trunk_cache.store import TrunkStore
 from ftplug_plugins.trunk_cache.trunk import TRUNK
 from halves import straight_and_resumed
-from runs import logits, losses, rows, same, trainer, weights
+from runs import checkpoint, logits, losses, rows, same, trainer, weights
 from trunks import batches, padded, runs_of_the_trunk, sentences, trained_losses, trunk
 
 import ftplug
@@ -378,7 +378,7 @@ def test_gradients_pass_activation_checkpoints(family, reentrant):
     for checkpointing in (True, False):
         model = cached(tiny.FAMILIES[family]()).train()
         if checkpointing:
-            model.activation_checkpointing_enable({"use_reentrant": reentrant})
+            checkpoint(model, use_reentrant=reentrant)
         for _ in range(2):
             model(**padded(model, sentences(4))).loss.backward()
         assert trunk(model).hits == 4

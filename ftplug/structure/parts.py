@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -13,18 +12,14 @@ from ftplug.errors import MethodError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-    from transformers import PreTrainedModel, TrainingArguments
+    from transformers import PreTrainedModel
 
 __all__ = [
-    "CACHE_NAMES",
     "TASKS",
     "LayerStack",
     "OutputProjections",
     "backbone",
     "backbone_prefix",
-    "cache_argument",
-    "checkpoints_activations",
-    "given_cache",
     "is_language_model",
     "layer_stacks",
     "linear_layers",
@@ -53,13 +48,6 @@ TASKS = {
     "ForAudioClassification": "audio-classification",
     "Model": "feature-extraction",
 }
-
-# What a key-value cache is called, as an argument of models and layers and in a model's output: up
-# to transformers 5.23 the second (state-space models: the third; some layers: the others), from
-# 5.24 on the first. The others may go when 5.24 is the lowest supported.
-CACHE_NAMES = ("cache", "past_key_values", "cache_params", "past_key_value", "layer_past")
-
-_CHECKPOINTING = ("activation_checkpointing", "gradient_checkpointing")  # from 5.23 on, and before
 
 
 @dataclass(frozen=True)
@@ -105,29 +93,6 @@ def backbone_prefix(model: nn.Module) -> str:
     trunk = backbone(model)
     name = next(name for name, module in model.named_modules() if module is trunk)
     return f"{name}." if name else ""
-
-
-def cache_argument(module: nn.Module) -> str | None:
-    """Return the name under which a module's forward takes a cache; None where it takes none."""
-    parameters = inspect.signature(module.forward).parameters
-    return next((name for name in CACHE_NAMES if name in parameters), None)
-
-
-def given_cache(arguments: Mapping[str, Any]) -> Any:
-    """Return the cache among a call's arguments, or a model's outputs, by name; None without."""
-    found = (arguments[name] for name in CACHE_NAMES if name in arguments)
-    return next((cache for cache in found if cache is not None), None)
-
-
-def checkpoints_activations(model: nn.Module, args: TrainingArguments | None = None) -> bool:
-    """Whether layers run again for the backward pass: in the model now, or by a Trainer's ``args``.
-
-    Both flags were renamed in transformers 5.23; the older names may go when that is the lowest.
-    """
-    inner: Any = pretrained(model)
-    if hasattr(type(inner), "is_activation_checkpointing"):
-        return bool(inner.is_activation_checkpointing or getattr(args, _CHECKPOINTING[0], False))
-    return bool(inner.is_gradient_checkpointing or getattr(args, _CHECKPOINTING[1], False))
 
 
 def layer_stacks(model: nn.Module) -> list[LayerStack]:

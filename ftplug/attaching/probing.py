@@ -1,0 +1,129 @@
+"""Short random inputs to a model and its answers, without a trace in the model."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from ftplug import structure
+from ftplug.inplace import in_eval_mode
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+_LENGTH, _PADDING, _NEW_TOKENS = 6, 2, 3
+_MOVED_BY = 0.1  # standard deviation
+_SMALL = 2**20  # numbers in a buffer that a forward may change; a quantized weight has more
+
+
+def random_inputs(inner: Any, tokens: Sequence[int]) -> dict[str, Tensor]:
+    """Return two rows, the second with padding on the left; ``tokens`` stand in both."""
+    import torch
+
+    draw = torch.Generator().manual_seed(0)
+    config = inner.config.get_text_config()
+    if inner.main_input_name == "pixel_values":
+        size = inner.config.image_size
+        height, width = size if isinstance(size, list | tuple) else (size, size)
+        pixels = torch.randn(2, inner.config.num_channels, height, width, generator=draw)
+        return {"pixel_values": pixels.to(inner.device, inner.dtype)}
+    ids = torch.randint(0, config.vocab_size, (2, _LENGTH + len(tokens)), generator=draw)
+    mask = torch.ones_like(ids)
+    mask[1, :_PADDING] = 0
+    if tokens:
+        ids[:, -1 - len(tokens) : -1] = torch.tensor(tokens)
+    return {"input_ids": ids.to(inner.device), "attention_mask": mask.to(inner.device)}
+
+
+def answered(inner: Any, inputs: Mapping[str, Tensor]) -> Tensor:
+    """Return the first thing that the model answers: logits, or hidden states."""
+    answer: Tensor = inner(**inputs)[0]
+    return answer.float()
+
+
+def generated(
+    inner: Any, inputs: Mapping[str, Tensor], tokens: Collection[int], *, cached: bool = False
+) -> Tensor:
+    """Return (steps, rows, vocabulary), the logits for given tokens: none depends on a rounding."""
+    import torch
+    from transformers import LogitsProcessorList
+
+    free = [token for token in range(1000) if token not in tokens]
+
+    def given(ids: Tensor, scores: Tensor) -> Tensor:
+        chosen = torch.full_like(scores, -torch.inf)
+        for row in range(len(ids)):
+            choice = free[(3 + 7 * ids.shape[1] + row) % min(len(free), scores.shape[1] // 2)]
+            chosen[row, choice] = 0
+        return chosen
+
+    output = inner.generate(
+        **inputs,
+        logits_processor=LogitsProcessorList([given]),
+        max_new_tokens=_NEW_TOKENS,
+        use_cache=cached,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    return torch.stack(output.logits).float()
+
+
+@contextmanager
+def moved(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Add noise to the parameters within the block."""
+    import torch
+
+    draw = torch.Generator().manual_seed(0)
+    before = [parameter.detach().clone() for parameter in parameters]
+    try:
+        for parameter in parameters:
+            noise = _MOVED_BY * torch.randn(parameter.shape, generator=draw)
+            parameter.add_(noise.to(parameter.device, parameter.dtype))
+        yield
+    finally:
+        for parameter, value in zip(parameters, before, strict=True):
+            parameter.copy_(value)
+
+
+@contextmanager
+def without_a_trace(model: nn.Module) -> Iterator[None]:
+    """Hold the model in eval mode, without gradients; its state afterwards is what it was."""
+    import torch
+    from transformers import GenerationConfig
+
+    inner: Any = structure.pretrained(model)
+    devices = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
+    # A dictionary for each module: rotary embeddings put others in the place of their buffers.
+    buffers = [(m, dict(m._buffers)) for m in model.modules() if m._buffers]
+    small = [b for _, own in buffers for b in own.values() if b is not None and b.numel() <= _SMALL]
+    values = [buffer.clone() for buffer in small]
+    chosen = getattr(inner, "generation_config", None)  # beams, sampling, a static cache
+    names = ("bos_token_id", "pad_token_id", "decoder_start_token_id")
+    own_tokens = {name: getattr(chosen, name, None) for name in names}
+    try:
+        inner.generation_config = GenerationConfig(**own_tokens)
+        with (
+            torch.random.fork_rng(devices=sorted(devices)),
+            torch.no_grad(),
+            in_eval_mode(model.modules()),
+        ):
+            yield
+    finally:
+        inner.generation_config = chosen
+        for module, known in buffers:
+            module._buffers.update(known)
+        with torch.no_grad():
+            for buffer, value in zip(small, values, strict=True):
+                buffer.copy_(value)
+
+
+@contextmanager
+def trainable_as_now(model: nn.Module) -> Iterator[None]:
+    """Let afterwards require gradients what does now: libraries toggle it as they are disabled."""
+    trains = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        yield
+    finally:
+        for parameter, needed in trains:
+            parameter.requires_grad_(needed)
