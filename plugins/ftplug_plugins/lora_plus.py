@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from annotated_types import Ge, Gt
 
 from ftplug import Method, MethodError, hookimpl
+from ftplug_plugins.peft_bridge import versions
 from ftplug_plugins.shared.optimizer_groups import trainer_optimizer
 
 if TYPE_CHECKING:
@@ -67,4 +68,5 @@ class LoraPlus(Method):
             loraplus_weight_decay=args.weight_decay,
             **options,
         )
+        versions.group_embeddings(optimizer, model)
         return optimizer

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from ftplug import __version__, cli
+import ftplug
+from ftplug import __version__, cli, discovery
 
 
 def call(monkeypatch, capsys, *arguments):
@@ -25,9 +26,9 @@ def test_methods_as_text(monkeypatch, capsys):
     assert headings[0] == "Train some of the model's own parameters:"
     assert out.index("\n  lora ") < out.index("Train different parameters") < out.index("\n  lisa ")
     refused = out.partition("Not usable here")[2]
-    assert [line.split()[0] for line in refused.splitlines() if line.startswith("  ")] == [
-        "cpt", "shadow", "xlora",
-    ]  # fmt: skip
+    listed = [line.split()[0] for line in refused.splitlines() if line.startswith("  ")]
+    assert listed == [name for name, cls in ftplug.methods().items() if cls.refused]
+    assert {"cpt", "shadow", "xlora"} <= set(listed)
 
 
 def test_a_refused_method_says_why_and_what_to_use(monkeypatch, capsys):
@@ -104,3 +105,9 @@ def test_help_teaches(monkeypatch, capsys):
 
 def test_version(monkeypatch, capsys):
     assert call(monkeypatch, capsys, "--version")[1].strip() == f"ftplug {__version__}"
+
+
+def test_what_a_family_has_beyond_the_list_is_named_below_it(monkeypatch, capsys):
+    monkeypatch.setattr(discovery, "further", lambda known: {"themlib 3.1": ["good", "old"]})
+    _, out, _ = call(monkeypatch, capsys, "methods")
+    assert "\nthemlib 3.1 has more: good, old (ftplug methods NAME)\n" in out

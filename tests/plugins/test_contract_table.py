@@ -1,6 +1,6 @@
-"""The table of methods and tasks is what the contract says, of what is installed."""
+"""The table of methods and tasks is what the contract says, of the pinned versions."""
 
-from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 from contract_table import CHECKS, PAGE, TASKS, case_of, read, render, table_in
@@ -17,10 +17,12 @@ def test_the_page_holds_the_table():
     assert table_in(PAGE.read_text(encoding="utf-8")) == render(FOUND["methods"]), RENEW
 
 
-def test_it_names_every_method_and_task_of_what_is_installed():
+def test_it_names_every_method_and_task_and_the_pinned_versions():
     assert list(FOUND["methods"]) == built_in(), RENEW
     assert all(list(tasks) == list(TASKS) for tasks in FOUND["methods"].values())
-    assert FOUND["versions"] == {n: version(n) for n in ("peft", "transformers")}, RENEW
+    lines = (Path(__file__).parents[2] / "constraints.txt").read_text("utf-8").split()
+    pinned = dict(line.split("==") for line in lines if "==" in line)
+    assert FOUND["versions"] == {n: pinned[n] for n in ("peft", "transformers")}, RENEW
 
 
 @pytest.mark.parametrize("name", built_in())

@@ -101,9 +101,11 @@ def complete_prompt_config(config: Any, base: Any) -> None:
     from peft.utils import _prepare_prompt_learning_config
 
     prepare: Any = _prepare_prompt_learning_config  # it has no types
+    if config.num_layers is None:  # an attribute of all configs, a key of few dictionaries
+        config.num_layers = getattr(base, "num_hidden_layers", None)
     try:
         prepare(config, base)
-    except TypeError:  # "in" of what is no dictionary
+    except (TypeError, ValueError):  # what is no dictionary, or lacks keys
         prepare(config, base.to_dict())
 
 
@@ -115,6 +117,20 @@ def detach(buffers: Any) -> None:
     """
     for name, tensor in list(buffers.items()):
         buffers[name] = tensor.detach()
+
+
+def group_embeddings(optimizer: Any, model: Any) -> None:
+    """Move LoRA on embeddings into LoRA+'s second group, whose rate is theirs.
+
+    Before 0.21 peft never finds them and trains them at the rate of A. Goes when that is the
+    oldest.
+    """
+    rest, embeddings, *_ = optimizer.param_groups
+    if not embeddings["params"]:
+        named = [p for n, p in model.named_parameters() if ".lora_embedding_" in n]
+        theirs = {id(parameter) for parameter in named}
+        embeddings["params"] = [p for p in rest["params"] if id(p) in theirs]
+        rest["params"] = [p for p in rest["params"] if id(p) not in theirs]
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import functools
 import itertools
 import json
 import shutil
+from inspect import signature
 
 import peft
 import pytest
@@ -204,7 +205,9 @@ def merge(layer):
 
 def second_adapter(layer):
     config = peft.LoraConfig(r=R, init_lora_weights=False)
-    layer.update_layer("other", R, lora_alpha=R, config=config)
+    settings = {name: getattr(config, name) for name in signature(layer.update_layer).parameters
+                if hasattr(config, name)}  # fmt: skip
+    layer.update_layer("other", **settings | {"r": R, "lora_alpha": R, "config": config})
     layer.set_adapter(["default", "other"])
 
 

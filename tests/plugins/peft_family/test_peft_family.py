@@ -6,6 +6,7 @@ import copy
 import functools
 import importlib.metadata
 import json
+import re
 import warnings
 from typing import Any
 
@@ -147,6 +148,14 @@ def test_a_first_version_is_the_earliest_that_was_seen():
         "A": {"0.9": ["r"], "0.20": ["new"], "0.22": ["newer"]},
         "D": {"0.22": ["x"]},
     }
+
+
+def test_the_page_counts_the_types_of_every_version():
+    page = (peft_generate.ROOT / "docs/methods.md").read_text("utf-8")
+    first = [min(v.split(".") for v in rows) for rows in versions.recorded().values()]
+    for version in ("0.18", "0.19", "0.20", "0.21"):
+        row = re.search(rf"^\| {re.escape(version)} \| (\d+)", page, re.M)
+        assert int(row[1]) == sum(since <= version.split(".") for since in first), version
 
 
 def test_every_listed_type_is_a_method_of_its_own_name():
