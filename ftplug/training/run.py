@@ -160,7 +160,7 @@ class Run:
             surroundings=self,
         )
         write_artifact_in_save_pretrained(model)
-        if (newer := compat.untested_version()) is not None:
+        if newer := compat.untested_version():
             tested = f"{compat.TESTED[0]} to {compat.TESTED[1]}"
             untested = Untested(newer, tested, allowed=compat.allow_untested())
             self_check(model, untested, untrained=not adopted)

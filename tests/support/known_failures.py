@@ -43,7 +43,7 @@ def _lacks_the_encoders_arguments() -> bool:
 def _ignores_positions() -> bool:
     import peft
 
-    shifted = 'model_kwargs["position_ids"] + peft_config.num_virtual_tokens'
+    shifted = '["position_ids"] + peft_config.num_virtual_tokens'
     return shifted not in inspect.getsource(peft.PeftModelForCausalLM)
 
 
