@@ -78,7 +78,13 @@ def render(results: Mapping[str, Any]) -> str:
         for series in one.series:
             rows = [[shown(value) for value in row] for row in series.rows]
             parts.append(table(series.columns, rows))
-    return "\n".join(parts)
+    return "\n".join([*parts, measured_on(results)])
+
+
+def measured_on(results: Mapping[str, Any]) -> str:
+    """Return the line that says with which versions the figures were measured."""
+    lines = {", ".join(f"{p} {results[name]['on'][p]}" for p in PACKAGES) for name in NAMES}
+    return f"Measured with {'; '.join(sorted(lines))}.\n"
 
 
 def section(page: str) -> str:
