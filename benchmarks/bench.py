@@ -83,7 +83,8 @@ def render(results: Mapping[str, Any]) -> str:
 
 def measured_on(results: Mapping[str, Any]) -> str:
     """Return the line that says with which versions the figures were measured."""
-    lines = {", ".join(f"{p} {results[name]['on'][p]}" for p in PACKAGES) for name in NAMES}
+    machines = [results[name]["on"] for name in NAMES]
+    lines = {", ".join(f"{p} {on[p]}" for p in PACKAGES if p in on) for on in machines}
     return f"Measured with {'; '.join(sorted(lines))}.\n"
 
 
