@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from matrix import PAGE, RESULTS, render, table_in
+from matrix import PAGE, RESULTS, render, run, table_in
 from version_sets import ROOT, VersionSet, read
 
 SETS, SUITES = read()
@@ -46,3 +46,11 @@ def test_the_newest_set_lifts_every_pin_but_torchs():
     assert [line[:7] for line in VersionSet("newest", newest=True).constraints().split()] == [
         "torch=="
     ]
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--no-such-option"], ["tests/test_matrix.py", "-k", "nothing_of_this_name"]]
+)
+def test_a_suite_that_ran_nothing_is_no_success(arguments):
+    with pytest.raises(SystemExit, match=r"pinned: pytest ended with [45]"):
+        run(VersionSet("pinned"), arguments, 1)

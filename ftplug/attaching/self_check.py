@@ -34,7 +34,7 @@ _ROUNDING = 1e-4  # of the largest logit; TF32 rounds so
 
 @dataclass(frozen=True)
 class Untested:
-    """The installed transformers, newer than those ``tested`` (``>=5.4,<5.25``).
+    """The installed transformers, newer than those ``tested`` (``5.4 to 5.24``).
 
     ``allowed``: what fails is only warned of.
     """

@@ -14,26 +14,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedModel
 
-__all__ = [
-    "TASKS",
-    "LayerStack",
-    "OutputProjections",
-    "backbone",
-    "backbone_prefix",
-    "is_language_model",
-    "layer_stacks",
-    "linear_layers",
-    "named_tensors",
-    "persistent_buffers",
-    "pooler",
-    "pretrained",
-    "require_layer_stacks",
-    "require_output_projections",
-    "task_head",
-    "task_of",
-    "weightless_copy",
-]
-
 # Model-class suffix -> the Hub's pipeline tag.
 TASKS = {
     "ForSequenceClassification": "text-classification",

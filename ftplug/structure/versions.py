@@ -14,16 +14,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = [
-    "CACHE_ARGUMENTS",
-    "activation_checkpointing",
-    "bias_has_mask",
-    "cache_argument",
-    "given_cache",
-    "set_cache",
-    "without_cache",
-]
-
 CACHE_ARGUMENTS = ("cache", "past_key_values", "past_key_value", "layer_past", "cache_params")
 """What models and their layers call the cache of keys and values that they read and extend.
 

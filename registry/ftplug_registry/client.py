@@ -24,7 +24,8 @@ def transport() -> Any:
 def not_cached() -> tuple[type[Exception], ...]:
     """Return what the client raises where there is no network and the cache cannot help.
 
-    ``RevisionResolutionError`` came with 1.31.
+    ``RevisionResolutionError`` came with 1.31: it may be named outright when that is the lowest
+    supported.
     """
     from huggingface_hub import errors
 

@@ -32,7 +32,7 @@ def types() -> frozenset[str]:
     mapping = sys.modules.get("peft.mapping")
     if mapping is None and (listed := _listed_in_source()):
         return listed
-    return frozenset(_configs())
+    return frozenset(configs())
 
 
 @functools.cache
@@ -61,7 +61,7 @@ def check_settings(method: str, peft_type: str, changed: Iterable[str]) -> None:
     versions = sorted(recorded().get(peft_type, {}).items(), key=lambda item: _number(item[0]))
     younger = {name: version for version, names in versions[1:] for name in names}
     if asked := [name for name in changed if name in younger]:
-        present = _fields(_configs()[peft_type])
+        present = _fields(configs()[peft_type])
         for name in asked:
             if name not in present:
                 raise MethodError(f"{method}: {name} {_needs(younger[name])}")
@@ -162,7 +162,8 @@ def seeded_svd() -> Iterator[None]:
         module.slice_pca = decompose
 
 
-def _configs() -> dict[str, Any]:
+def configs() -> dict[str, Any]:
+    """Return peft's config classes by type, also where a type is no member of the enum."""
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING as CONFIGS
 
     return {getattr(kind, "value", kind): cls for kind, cls in CONFIGS.items()}
@@ -193,7 +194,7 @@ def _fields(cls: Any) -> set[str]:
 
 
 def _setting_needs(cls: Any, name: str) -> str:
-    kind = next((kind for kind, config in _configs().items() if config is cls), "")
+    kind = next((kind for kind, config in configs().items() if config is cls), "")
     versions = recorded().get(kind, {})
     return _needs(next((version for version, names in versions.items() if name in names), ""))
 

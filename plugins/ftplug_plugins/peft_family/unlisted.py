@@ -39,10 +39,8 @@ def names() -> Iterable[str]:
 
 def build(name: str) -> type[Method]:
     """Return the method of one of these names, from peft's config class."""
-    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING as CONFIGS
-
     kind = _unlisted()[name]
-    config: Any = next(cls for key, cls in CONFIGS.items() if getattr(key, "value", key) == kind)
+    config = versions.configs()[kind]
     settings, reason = settings_of(kind, config), _why_not(kind, config)
     cls = method_class(name, kind, settings, Refused if reason else Declared, _about(kind, config))
     cls.refused = reason

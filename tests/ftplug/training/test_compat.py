@@ -18,6 +18,7 @@ from ftplug.training.trainer_names import (
     ATTRIBUTES,
     OWN,
     PARAMETERS,
+    check_trainer,
     missing_names,
     overrides,
 )
@@ -45,12 +46,11 @@ def renamed(monkeypatch, name):
     monkeypatch.delattr(owner, name)
 
 
-def attached_class(base, tmp_path):
-    """Return the class of a Trainer before and after attaching was tried, and the refusal."""
-    bound = trainer(copy.deepcopy(base), tmp_path)
-    with pytest.raises(MethodError) as refusal:
-        ftplug.attach(bound, "bitfit")
-    return bound, str(refusal.value)
+def refusal(base, tmp_path):
+    """Return what attaching is refused with."""
+    with pytest.raises(MethodError) as refused:
+        ftplug.attach(trainer(copy.deepcopy(base), tmp_path), "bitfit")
+    return str(refused.value)
 
 
 def test_every_name_is_there():
@@ -99,8 +99,6 @@ def test_an_attribute_that_is_not_set_is_refused_by_name(name):
         def __getattr__(self, asked):
             if asked == name:
                 raise AttributeError(asked)
-
-    from ftplug.training.trainer_names import check_trainer
 
     with pytest.raises(MethodError, match=rf"{name} \(is not set\)"):
         check_trainer(Without(), ())
@@ -155,15 +153,14 @@ def test_a_development_version_counts_as_newer(monkeypatch):
 
 def test_an_older_version_is_refused(base, tmp_path, monkeypatch):
     monkeypatch.setattr("transformers.__version__", "5.3.0")
-    _, refusal = attached_class(base, tmp_path)
-    assert "5.3.0 is older" in refusal
+    assert "5.3.0 is older" in refusal(base, tmp_path)
 
 
 def test_a_known_bad_version_is_refused_with_the_reason(base, tmp_path, monkeypatch):
     monkeypatch.setattr("transformers.__version__", "5.11.9")
     monkeypatch.setitem(compat.KNOWN_BAD, "5.11.9", "it forgets the last batch")
-    _, refusal = attached_class(base, tmp_path)
-    assert "5.11.9 does not work with ftplug: it forgets the last batch" in refusal
+    said = refusal(base, tmp_path)
+    assert "5.11.9 does not work with ftplug: it forgets the last batch" in said
 
 
 def test_the_user_may_go_on_with_a_warning(base, tmp_path, monkeypatch, caplog):

@@ -32,7 +32,7 @@ class OlderConfig:
 def older(monkeypatch):
     """Let the installed peft be one without HiRA, whose LoRA is the older one."""
     monkeypatch.setattr(versions, "installed", lambda: "0.18.1")
-    monkeypatch.setattr(versions, "_configs", lambda: {"LORA": OlderConfig, "PSOFT": OlderConfig})
+    monkeypatch.setattr(versions, "configs", lambda: {"LORA": OlderConfig, "PSOFT": OlderConfig})
     monkeypatch.setattr(versions, "types", lambda: frozenset({"LORA", "PSOFT"}))
 
 
@@ -65,7 +65,7 @@ def test_a_younger_setting_is_refused_as_soon_as_it_is_given(older):
 
 
 def test_peft_is_not_imported_for_settings_that_every_version_has(monkeypatch):
-    monkeypatch.setattr(versions, "_configs", lambda: pytest.fail("peft was asked"))
+    monkeypatch.setattr(versions, "configs", lambda: pytest.fail("peft was asked"))
     assert Lora(r=4, use_dora=True).r == 4
     with pytest.raises(pytest.fail.Exception):
         Lora(use_bdlora={"a": 1})

@@ -166,5 +166,5 @@ def test_what_this_peft_has_beyond_the_list_saves_and_loads(tmp_path):
 def test_peft_is_asked_for_its_names_where_its_list_cannot_be_read(monkeypatch):
     monkeypatch.setattr(versions, "_listed_in_source", frozenset)
     monkeypatch.setitem(sys.modules, "peft.mapping", None)
-    monkeypatch.setattr(versions, "_configs", lambda: {"LORA": 1, "STRANGE_TYPE": 2})
+    monkeypatch.setattr(versions, "configs", lambda: {"LORA": 1, "STRANGE_TYPE": 2})
     assert list(unlisted.names()) == ["strange-type"]
