@@ -6,6 +6,7 @@ import peft
 import pytest
 import tiny
 import torch
+from peft_twins import fails_in_peft, quiet
 from runs import by_hand, losses, rows, trainer
 from transformers import set_seed
 
@@ -36,7 +37,8 @@ PAIRS = [(m, t) for m in PEFT for t in MODELS if (m, t) != ("prompt-tuning", "TO
 
 
 @pytest.mark.parametrize(("method", "task"), PAIRS)
-def test_twenty_steps_equal_get_peft_model_and_trainer(tmp_path, method, task):
+def test_twenty_steps_equal_get_peft_model_and_trainer(request, tmp_path, method, task):
+    fails_in_peft(request, where=method == "prefix-tuning" and task != "CAUSAL_LM")
     settings, config = PEFT[method]
     base = MODELS[task]()
     ours = trainer(copy.deepcopy(base), tmp_path / "a", save_strategy="no")
@@ -44,7 +46,7 @@ def test_twenty_steps_equal_get_peft_model_and_trainer(tmp_path, method, task):
 
     theirs_model = copy.deepcopy(base)
     set_seed(42)  # as ftplug draws: under the Trainer's seed
-    wrapped = peft.get_peft_model(theirs_model, config(task))
+    wrapped = quiet(peft.get_peft_model(theirs_model, config(task)))
     names = ["input_ids", "attention_mask", "labels"]
     theirs = trainer(
         wrapped, tmp_path / "b", save_strategy="no", label_names=["labels"],
