@@ -98,7 +98,7 @@ def give_reference(
     built = hasattr(trainer, "ref_model")  # ftplug.attach: TRL has loaded one, or was given one
     precomputes = getattr(args, "precompute_ref_log_probs", False)
     given = cast("Any", trainer).ref_model if built else constructor_argument(trainer, "ref_model")
-    if built and given is not None and trained_before:
+    if built and given is not None and trained_before and not holds_base:
         raise MethodError(
             f"{name}: ftplug.attach cannot tell whether ref_model is yours or the base that TRL "
             "loads: give callbacks=[ftplug.FTPlugCallback(…)] to the constructor"
@@ -110,7 +110,7 @@ def give_reference(
             raise MethodError(f"{name}: a sharded model is no reference of itself: pass ref_model=")
         return None  # TRL loads the base
     model = unwrap_model(cast("nn.Module", trainer.model))
-    if args.sync_ref_model:
+    if getattr(args, "sync_ref_model", False):
         if trained_before or require_attachment(model).plan.added:
             raise MethodError(
                 f"{name}: sync_ref_model=True moves a second model along, which must have the same "
@@ -193,8 +193,10 @@ def _precompute_with(trainer: Any, reference: Reference) -> None:
     own = type(trainer).compute_ref_log_probs
     waiting = weakref.ref(trainer)
 
-    def compute_ref_log_probs(model: nn.Module, inputs: Any) -> Any:
-        with reference.answering(unwrap_model(model)):
-            return own(waiting(), model, inputs)
+    def compute_ref_log_probs(*args: Any) -> Any:  # newer TRLs give it the model as well
+        asking = cast("Any", waiting())
+        require_reference(asking, reference)  # an older one loads the base all the same
+        with reference.answering(reference.policy):
+            return own(asking, *args)
 
     trainer.compute_ref_log_probs = compute_ref_log_probs

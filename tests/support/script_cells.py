@@ -50,6 +50,7 @@ def answers(model: Any) -> torch.Tensor:
         del batch["labels"]
         if model.config.is_encoder_decoder:
             batch["decoder_input_ids"] = batch["input_ids"]
+            batch["use_cache"] = False  # as during training, to the last bit
         found = logits(model, batch)
     model.train(training)
     return found
