@@ -92,9 +92,10 @@ def give_reference(
     Raises :class:`MethodError` where that would compare with something else than TRL promises.
     """
     module = _comparing_module(trainer)
-    if module is None:
-        return None
     args, name = cast("Any", trainer.args), type(trainer).__name__
+    # A subclass with other arguments makes its own reference, as LLaMA-Factory's do.
+    if module is None or not getattr(args, "beta", 0):
+        return None
     built = hasattr(trainer, "ref_model")  # ftplug.attach: TRL has loaded one, or was given one
     precomputes = getattr(args, "precompute_ref_log_probs", False)
     given = cast("Any", trainer).ref_model if built else constructor_argument(trainer, "ref_model")
@@ -103,7 +104,7 @@ def give_reference(
             f"{name}: ftplug.attach cannot tell whether ref_model is yours or the base that TRL "
             "loads: give callbacks=[ftplug.FTPlugCallback(…)] to the constructor"
         )
-    if (given is not None and not holds_base) or not args.beta or (built and precomputes):
+    if (given is not None and not holds_base) or (built and precomputes):
         return None
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         if trained_before or precomputes:

@@ -10,7 +10,13 @@ import torch
 from datasets import Dataset
 from runs import shake, weights
 from script_cells import METHODS
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaForCausalLM,
+    Trainer,
+    TrainingArguments,
+)
 from trl import (
     DPOConfig,
     DPOTrainer,
@@ -165,6 +171,18 @@ def test_a_copy_of_the_model_as_it_came_is_the_reference(folder, pairs, tmp_path
     assert isinstance(attached.ref_model, Reference)
     given = dpo(twin, tmp_path, pairs, FTPlugCallback("lora", r=4), ref_model=copies[1])
     assert trained(attached) == trained(given)
+
+
+def test_a_subclass_with_arguments_of_its_own_makes_its_own_reference(folder, tmp_path):
+    class Own(DPOTrainer):
+        def __init__(self, model, ref_model, **options):
+            self.ref_model, self.beta = ref_model, 0.1
+            Trainer.__init__(self, model, **options)
+
+    args = TrainingArguments(str(tmp_path), report_to="none", use_cpu=True)
+    reference = model_of(folder)
+    trainer = Own(model_of(folder), reference, args=args, callbacks=[FTPlugCallback("lora")])
+    assert trainer.ref_model is reference
 
 
 def test_an_artifact_to_continue_from_is_the_reference(folder, pairs, tmp_path, never_loads):
