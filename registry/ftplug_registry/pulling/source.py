@@ -6,9 +6,9 @@ import glob
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ftplug.errors import RegistryError
 from ftplug_registry.client import resolve_revision, transport
@@ -16,6 +16,7 @@ from ftplug_registry.hub import Hub
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoFile
+    from huggingface_hub.utils.tqdm import tqdm
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,6 @@ class Source:
 
     def fetch(self, names: list[str], *, quiet: bool = False) -> Path:
         """Download these files into the cache, and return the commit's folder there."""
-        from huggingface_hub.utils.tqdm import tqdm
-
         for name in names:
             if self.listing is not None and name not in self.listing:
                 raise RegistryError(f"{self.repo_id}: {name} is missing from the repository")
@@ -85,11 +84,22 @@ class Source:
             allow_patterns=[glob.escape(name) for name in names],
             force_download=self.force,
             local_files_only=self.listing is None,
-            tqdm_class=partial(tqdm, disable=True) if quiet else None,  # type: ignore[arg-type]
+            tqdm_class=_no_bar() if quiet else None,
         )
         for name in names:
             check_place(Path(folder), name)
         return Path(folder)
+
+
+def _no_bar() -> type[tqdm]:
+    """Return a progress bar that shows nothing; a class, whose lock older clients ask for."""
+    from huggingface_hub.utils.tqdm import tqdm
+
+    class NoBar(tqdm):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs | {"disable": True})  # type: ignore[no-untyped-call]
+
+    return NoBar
 
 
 def check_place(folder: Path, name: str) -> None:

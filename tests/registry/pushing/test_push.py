@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from ftplug_registry import Hub, pull, push
+from ftplug_registry.client import transport
 from ftplug_registry.server.embedded import EmbeddedHub
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, get_token, hf_hub_download
 from huggingface_hub.errors import RepositoryNotFoundError
@@ -317,10 +318,13 @@ def test_an_interrupted_push_leaves_the_version_before_and_can_be_run_again(
     before = push(artifact, repo_id, hub=hub).sha
     with monkeypatch.context() as patch:
 
-        def interrupted(*args, **kwargs):
-            raise KeyboardInterrupt
+        def send(self, request, **options):
+            if "/commit/" in request.url.path:
+                raise KeyboardInterrupt
+            return sends(self, request, **options)
 
-        patch.setattr("huggingface_hub._commit_api._send_commit", interrupted)
+        sends = transport().Client.send
+        patch.setattr(transport().Client, "send", send)
         with pytest.raises(KeyboardInterrupt):
             push(saved / "bottleneck", repo_id, hub=hub)
     assert client.model_info(repo_id).sha == before
