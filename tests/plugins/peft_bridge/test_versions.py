@@ -1,5 +1,6 @@
 """Differences between versions of peft: asked by presence, said with the version that has it."""
 
+import copy
 import json
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from typing import Any
 import peft
 import pytest
 import tiny
+import torch
 from ftplug_plugins.lora import Lora
 from ftplug_plugins.peft_bridge import versions
 from ftplug_plugins.peft_family import family
@@ -140,3 +142,41 @@ def test_a_prompt_config_is_completed_from_either_form(monkeypatch, as_dictionar
     config = peft.PromptTuningConfig(num_virtual_tokens=4)
     versions.complete_prompt_config(config, tiny.bert().config)
     assert (config.num_layers, config.token_dim) == (tiny.LAYERS, 32)
+
+
+def test_lora_on_embeddings_gets_the_group_that_an_older_peft_leaves_empty():
+    model = torch.nn.ModuleDict(
+        {"a": torch.nn.Linear(2, 2), "lora_embedding_A": torch.nn.Linear(2, 2)}
+    )
+    model = torch.nn.ModuleDict({"inner": model})
+    theirs = list(model["inner"]["lora_embedding_A"].parameters())
+    others = list(model["inner"]["a"].parameters())
+    groups = [{"params": [*others, *theirs]}, {"params": [], "lr": 1e-6}, {"params": []}]
+    optimizer = torch.optim.SGD(groups, lr=1.0)
+    for _ in range(2):  # a second time there is nothing to move
+        versions.group_embeddings(optimizer, model)
+        found = [[id(p) for p in group["params"]] for group in optimizer.param_groups]
+        assert found == [[id(p) for p in others], [id(p) for p in theirs], []]
+
+
+def test_a_decomposition_that_takes_no_seed_is_given_one(monkeypatch):
+    layer = pytest.importorskip("peft.tuners.adamss.layer", exc_type=ImportError)
+
+    def draw(tensor, r, device, dtype=None):
+        return torch.rand(r)
+
+    monkeypatch.setattr(layer, "slice_pca", draw)
+    found = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        with versions.seeded_svd():
+            found.append(layer.slice_pca(None, 3, "cpu", torch.float32))
+        assert torch.equal(torch.rand(1), torch.manual_seed(seed) and torch.rand(1))
+    assert torch.equal(*found)
+    assert layer.slice_pca is draw
+
+
+def test_buffers_cut_from_their_graph_can_be_copied():
+    buffers = {"default": torch.ones(2, requires_grad=True) * 2}
+    versions.detach(buffers)
+    assert torch.equal(copy.deepcopy(buffers)["default"], torch.full((2,), 2.0))
