@@ -1,6 +1,6 @@
 """Run the tests with other versions of the libraries; docs/versions.md keeps what was found.
 
-python tools/matrix.py                                every set, every suite; renews the page
+python tools/matrix.py                                every set with its suites; renews the page
 python tools/matrix.py oldest newest --suite core     some of them; the page keeps the others
 python tools/matrix.py --pin transformers==5.25.0     a set of your own; the page stays
 python tools/matrix.py --renew                        newer releases, for the set "newest"
@@ -120,7 +120,7 @@ def arguments() -> argparse.Namespace:
     if unknown := [name for name in options.sets if name not in sets]:
         parser.error(f"no set {unknown[0]!r} in {TABLE.name}: {', '.join(sets)}")
     if options.pin:
-        options.sets = [VersionSet("own", pins=options.pin)]
+        options.sets = [VersionSet("own", pins=options.pin, suites=sets["pinned"].suites)]
         options.no_page = True
     else:
         options.sets = [sets[name] for name in options.sets or sets]
@@ -141,7 +141,7 @@ def main() -> None:
         if versions.name != "pinned" and not versions.differs():
             print(f"{versions.name}: nothing differs from the pinned set, which make test runs")
             continue
-        chosen = options.suite or versions.suites or suites
+        chosen = options.suite or versions.suites
         found = examine(versions, {name: suites[name] for name in chosen}, options.workers)
         counts = found["suites"].items()
         failed += [f"{versions.name}: {s}: {c['failed']} failed" for s, c in counts if c["failed"]]

@@ -6,6 +6,7 @@ A set's folder stands before ``.venv`` on the path and holds only what differs: 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 import re
@@ -32,9 +33,10 @@ class VersionSet:
 
     name: str
     pins: Sequence[str] = ()
-    absent: Sequence[str] = ()  # modules of .venv that the set has not
-    requires: Sequence[str] = ()  # what else is resolved with it
-    suites: Sequence[str] = ()  # none: all
+    absent: Sequence[str] = ()  # what it has not, though .venv has or something in it asks for
+    removed: Sequence[str] = ()  # folders of an installed package that fail here
+    requires: Sequence[str] = REQUIREMENTS
+    suites: Sequence[str] = ()
     newest: bool = False
 
     @property
@@ -80,10 +82,11 @@ def resolved(versions: VersionSet) -> list[str]:
         constraints.write_text(versions.constraints(), encoding="utf-8")
         upgrade = ("--upgrade", "--upgrade-strategy", "eager") if versions.newest else ()
         pip("--dry-run", "--report", str(report), "--constraint", str(constraints), *upgrade,
-            *REQUIREMENTS, *versions.requires, *versions.pins)  # fmt: skip
+            *versions.requires, *versions.pins)  # fmt: skip
         found = json.loads(report.read_text(encoding="utf-8"))["install"]
     metadata = [entry["metadata"] for entry in found]
-    return sorted(f"{m['name']}=={m['version']}" for m in metadata if m["name"] != "ftplug")
+    left_out = {"ftplug", *versions.absent}
+    return sorted(f"{m['name']}=={m['version']}" for m in metadata if m["name"] not in left_out)
 
 
 def build(versions: VersionSet) -> None:
@@ -99,7 +102,9 @@ def build(versions: VersionSet) -> None:
     versions.folder.mkdir(parents=True)
     if changed:
         pip("--no-deps", "--no-compile", "--target", str(versions.folder), *changed)
-    for module in versions.absent:
+    for folder in versions.removed:
+        shutil.rmtree(versions.folder / folder)
+    for module in filter(importlib.util.find_spec, versions.absent):
         (versions.folder / f"{module}.py").write_text(
             f"raise ModuleNotFoundError('{module} is not in this set', name='{module}')\n"
         )
@@ -119,5 +124,6 @@ def renew() -> None:
 def read() -> tuple[dict[str, VersionSet], dict[str, list[str]]]:
     """Return the sets and the suites of ``matrix.toml``."""
     table = tomllib.loads(TABLE.read_text(encoding="utf-8"))
-    sets = {name: VersionSet(name, **row) for name, row in table["sets"].items()}
+    usual = {"suites": table["usual"]}
+    sets = {name: VersionSet(name, **usual | row) for name, row in table["sets"].items()}
     return sets, table["suites"]
