@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-com
 PYTEST := $(BIN)/python -m pytest --numprocesses 3 --dist loadscope
 MAKEFLAGS += --jobs=2 # the types are checked beside the tests
 
-.PHONY: demo test check tests fast matrix coverage soak bench peers lint style types format clean
+.PHONY: demo test check tests fast matrix coverage soak bench gpu gpu-kit peers lint style types format clean
 
 demo: .venv/installed
 	$(BIN)/ftplug demo
@@ -40,6 +40,20 @@ soak: .venv/installed
 # 40 minutes on a machine that is left alone: writes benchmarks/results.json and the tables of docs/costs.md.
 bench: .venv/installed .venv/adapters/installed
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/bench.py
+
+# Wheels for a machine that has a GPU and no network: tools/gpu_kit.toml.
+gpu-kit: .venv/installed
+	$(BIN)/python tools/gpu_kit.py
+
+# On that machine, with its own Python and libraries; .venv stays as it is. HALF=1, HALF=2: in two
+# calls; KIT=newest: with the newest libraries; REHEARSE=1: here, with a tiny model.
+ifdef REHEARSE
+gpu: .venv/installed
+	$(BIN)/python benchmarks/gpu.py --rehearse
+else
+gpu:
+	$(PYTHON) benchmarks/gpu.py $(if $(HALF),--half $(HALF)) $(if $(KIT),--kit $(KIT))
+endif
 
 lint: style types
 

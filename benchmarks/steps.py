@@ -71,15 +71,28 @@ class Held(TrainerCallback):
 
     def __init__(self, held: Trainer) -> None:
         self.go, self.done, self.over = threading.Semaphore(0), threading.Semaphore(0), False
+        self.failed: BaseException | None = None
         held.add_callback(self)
-        self.thread = threading.Thread(target=held.train)
+        self.thread = threading.Thread(target=self._train, args=(held,))
         self.thread.start()
-        self.done.acquire()
+        self._wait()
 
     def __call__(self) -> None:
-        """Take a step."""
+        """Take a step; raises what the Trainer raised."""
         self.go.release()
+        self._wait()
+
+    def _train(self, held: Trainer) -> None:
+        try:
+            held.train()
+        except BaseException as error:
+            self.failed = error
+        self.done.release()
+
+    def _wait(self) -> None:
         self.done.acquire()
+        if self.failed is not None:
+            raise self.failed
 
     def stop(self) -> None:
         """End the loop."""
