@@ -17,6 +17,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -132,13 +133,15 @@ class Day:
             [sys.executable, *arguments], cwd=ROOT, env=self._environment(), text=True,
             stdout=self.log, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
+        limit = step.limit * (PATIENCE if self.kit is None else 1)
         try:
-            limit = step.limit * (PATIENCE if self.kit is None else 1)
             return "well" if process.wait(limit) == 0 else f"failed ({process.returncode})"
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, 9)
-            process.wait()
             return "cut off"
+        finally:
+            if process.poll() is None:  # too long, or somebody pressed Ctrl-C
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
 
     def _environment(self) -> Mapping[str, str]:
         path = os.pathsep.join([str(self.site), *filter(None, [os.environ.get("PYTHONPATH")])])
