@@ -17,7 +17,7 @@ PINS = {
 
 @pytest.fixture
 def machine(monkeypatch):
-    def resolved(self, requirements, constraints=()):
+    def resolved(self, requirements):
         return {pin for line in requirements for pin in PINS.get(line, {line})}
 
     monkeypatch.setattr(Machine, "resolved", resolved)

@@ -35,17 +35,14 @@ class Machine:
     has: Sequence[str]
     lacks: Sequence[str] = ()  # of what these would bring, were they installed anew
 
-    def resolved(self, requirements: Iterable[str], constraints: Iterable[str] = ()) -> set[str]:
+    def resolved(self, requirements: Iterable[str]) -> set[str]:
         """Return the pins of these requirements and of all that they need, on this machine."""
-        with tempfile.TemporaryDirectory() as folder:
-            given = Path(folder) / "constraints.txt"
-            given.write_text("\n".join(constraints), encoding="utf-8")
-            out = _output(
-                [sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--no-header",
-                 "--no-annotate", "--python-version", self.python,
-                 "--python-platform", self.platform, "--constraint", str(given), "-"],
-                "\n".join(requirements),
-            )  # fmt: skip
+        out = _output(
+            [sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--no-header",
+             "--no-annotate", "--python-version", self.python,
+             "--python-platform", self.platform, "-"],
+            "\n".join(requirements),
+        )  # fmt: skip
         return {line.partition(";")[0].strip() for line in out.splitlines() if "==" in line}
 
     def missing(self, wants: Sequence[str], replaces: Sequence[str] = ()) -> list[str]:
