@@ -8,13 +8,11 @@ lines with a model of a few thousand parameters, on a CPU where there is no GPU.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,6 +20,7 @@ from typing import Any
 import pairs
 import peft
 import torch
+from devices import CUDA, DEVICE, allocated, peak_of, seconds
 from ftplug_plugins.freeze import Freeze
 from ftplug_plugins.trunk_cache.method import TrunkCache
 from report import Found, Goal
@@ -31,7 +30,6 @@ from transformers import LlamaConfig, LlamaForCausalLM, PrinterCallback, Trainer
 import ftplug
 from ftplug.quiet import quiet
 
-CUDA = torch.cuda.is_available()
 BATCHES = 4  # of the training set: an epoch
 WARM_UP = BATCHES + 1  # steps: whatever is kept of the first epoch is there
 LORA: dict[str, Any] = {"r": 16, "lora_alpha": 32}
@@ -71,7 +69,7 @@ def model(size: Size) -> LlamaForCausalLM:
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)
     try:
-        with torch.device("cuda" if CUDA else "cpu"):
+        with torch.device(DEVICE):
             return LlamaForCausalLM(LlamaConfig(**size.config, tie_word_embeddings=True))
     finally:
         torch.set_default_dtype(before)
@@ -185,7 +183,7 @@ def run(found: Found, comparison: Comparison, size: Size) -> None:
     with ExitStack() as stack, quiet():
         running = []
         for arm, more in ((comparison.a, {}), (comparison.b, comparison.options_b)):
-            before = _allocated()
+            before = allocated()
             folder = stack.enter_context(TemporaryDirectory())
             if size is TINY and "torch_compile" in more:  # as far as tracing: no code for a CPU
                 more = more | {"torch_compile_backend": "eager"}
@@ -193,7 +191,7 @@ def run(found: Found, comparison: Comparison, size: Size) -> None:
             stack.callback(held.stop)
             for _ in range(WARM_UP):
                 held()
-            peaks.append(_peak_of(held) - before)
+            peaks.append(peak_of(held) - before)
             running.append(held)
         taken: tuple[list[float], list[float]] = ([], [])
         for pair in range(size.count):
@@ -201,55 +199,22 @@ def run(found: Found, comparison: Comparison, size: Size) -> None:
                 taken[which].append(seconds(running[which]))
     first, second = ([1000 * value for value in values] for values in taken)
     compared = pairs.compare(first, second)
-    found.ratio(f"{a}: step", f"{b}: step", compared, "ms", comparison.faster)
+    real = size is not TINY  # for which the goals are
+    faster, smaller = (comparison.faster, comparison.smaller) if real else (None, None)
+    found.ratio(f"{a}: step", f"{b}: step", compared, "ms", faster)
     for name, milliseconds in ((a, compared.median_a), (b, compared.median_b)):
         speed = 1000 * size.batch * size.tokens / milliseconds
         found.figure(f"{name}: tokens a second", speed, "")
     if CUDA:
         peak_a, peak_b = ([peak / 2**20] for peak in peaks)
         memory = pairs.compare(peak_a, peak_b)
-        found.ratio(f"{a}: peak memory", f"{b}: peak memory", memory, "MiB", comparison.smaller)
+        found.ratio(f"{a}: peak memory", f"{b}: peak memory", memory, "MiB", smaller)
 
 
 def _names(comparison: Comparison, size: Size) -> tuple[str, str]:
     shared = [size.name, *(name.replace("_", " ") for name in comparison.options)]
     own = [*shared, *(name.replace("_", " ") for name in comparison.options_b)]
     return f"{comparison.a} ({', '.join(shared)})", f"{comparison.b} ({', '.join(own)})"
-
-
-def seconds(step: Callable[[], None]) -> float:
-    """Return how long a step takes on the device."""
-    if not CUDA:
-        return pairs.timed(step)
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    torch.cuda.synchronize()
-    start.record()
-    step()
-    end.record()
-    end.synchronize()
-    return float(start.elapsed_time(end)) / 1000
-
-
-def _allocated() -> int:
-    return torch.cuda.memory_allocated() if CUDA else 0
-
-
-def _peak_of(step: Callable[[], None]) -> int:
-    if not CUDA:
-        step()
-        return 0
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    step()
-    torch.cuda.synchronize()
-    return torch.cuda.max_memory_allocated()
-
-
-def keep(found: Found, file: Path | None) -> None:
-    """Write what was found so far: whatever comes next may be cut off."""
-    if file:
-        text = json.dumps(asdict(found), indent=1, ensure_ascii=False)
-        file.write_text(text + "\n", encoding="utf-8")
 
 
 def main() -> None:
@@ -264,11 +229,11 @@ def main() -> None:
     options = parser.parse_args()
     warnings.simplefilter("ignore", FutureWarning)  # peft's own use of transformers
     logging.getLogger("ftplug").setLevel(logging.ERROR)  # what it says of the learning rate
-    found, save = Found(), partial(keep, file=options.json)
+    found = Found()
     for name in options.names:
         for comparison in COMPARISONS[name]:
             run(found, comparison, TINY if options.rehearse else comparison.size)
-            save(found)
+            found.keep(options.json)  # whatever comes next may be cut off
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from pairs import Paired
 
-Unit = Literal["s", "ms", "MiB", "bytes", ""]
+Unit = Literal["s", "ms", "MiB", "bytes", "times", ""]
 MISSED = " **missed**"
 
 
@@ -104,9 +104,15 @@ class Found:
         self.series.append(Series(columns, rows))
         print(table(columns, [[shown(value) for value in row] for row in rows]), flush=True)
 
+    def keep(self, file: Path | None) -> None:
+        """Write all of it as JSON, if a file is given."""
+        if file:
+            text = json.dumps(asdict(self), indent=1, ensure_ascii=False)
+            file.write_text(text + "\n", encoding="utf-8")
+
     @classmethod
     def read(cls, kept: Mapping[str, Any]) -> Found:
-        """Return what ``asdict`` made JSON of."""
+        """Return what ``keep`` wrote."""
         return cls(
             [Ratio(**row | {"found": Paired(**row["found"])} | _read_goal(row))
              for row in kept["ratios"]],
@@ -152,6 +158,4 @@ def main(doc: str, measure: Callable[[Found, int], None], pairs: int) -> None:
         parser.error(f"--pairs {options.pairs}: an interval needs two pairs or more")
     found = Found()
     measure(found, options.pairs)
-    if options.json:
-        text = json.dumps(asdict(found), indent=1, ensure_ascii=False)
-        options.json.write_text(text + "\n", encoding="utf-8")
+    found.keep(options.json)

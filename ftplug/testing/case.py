@@ -51,6 +51,7 @@ class Case:
     learning_rate: float = 1e-2
     optimizer_state: float = 2.0
     still: Sequence[str] = ()
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         if self.family not in tiny.FAMILIES:
@@ -86,7 +87,7 @@ class Case:
 
     def base(self, *, dropout: float = 0.0) -> Any:
         """Return the untouched model, in eval mode, always with the same values."""
-        return base_model(self.family, dropout=dropout)
+        return base_model(self.family, dropout=dropout).to(self.device)
 
     def prepared(self) -> Any:
         """Return a base with the methods on it, untrained."""
@@ -160,6 +161,7 @@ class Case:
             folder,
             learning_rate=self.learning_rate,
             resume_from=resume_from,
+            use_cpu=self.device == "cpu",
         )
 
     def _once(self, what: str, do: Callable[[], T]) -> T:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,10 +34,14 @@ def logits(model: nn.Module, batch: Any = None) -> Tensor:
     training = [module for module in model.modules() if module.training]
     model.eval()
     with torch.no_grad():
-        scores: Tensor = model(**(batch or tiny.inputs(cast("Any", model)))).logits
+        scores: Tensor = model(**(batch or _batch_for(model))).logits
     for module in training:
         module.training = True
     return scores
+
+
+def _batch_for(model: Any) -> dict[str, Tensor]:
+    return {name: value.to(model.device) for name, value in tiny.inputs(model).items()}
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:
@@ -69,7 +73,7 @@ def shake(model: nn.Module, scale: float = 0.05) -> nn.Module:
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
-                parameter.add_(scale * torch.randn(parameter.shape, generator=draw))
+                parameter.add_(scale * torch.randn(parameter.shape, generator=draw).to(parameter))
     return model
 
 

@@ -58,6 +58,8 @@ class MethodContract:
     """How many numbers the optimizer may keep for each that trains: Adam keeps two."""
     still: ClassVar[Sequence[str]] = ()
     """Glob patterns of tensors whose gradient the mathematics makes zero."""
+    device: ClassVar[str] = "cpu"
+    """Where the models train: "cuda" on a machine that has a GPU."""
 
     def __init_subclass__(cls) -> None:
         """Leave out the tests that have no family to run on."""
@@ -101,6 +103,7 @@ class MethodContract:
             learning_rate=cls.learning_rate,
             optimizer_state=cls.optimizer_state,
             still=cls.still,
+            device=cls.device,
         )
 
     def test_heavy_imports_are_lazy(self, case: Case) -> None:

@@ -5,6 +5,7 @@ import time
 
 import gpu
 import gpu_steps
+import lora_shapes
 import pytest
 import torch
 from gpu import COMPARED, INSTALL, STEPS, Day, Step, chosen
@@ -43,6 +44,27 @@ def test_a_comparison_runs_with_a_tiny_model(name):
     memory = torch.cuda.is_available()
     assert len(found.ratios) == len(gpu_steps.COMPARISONS[name]) * (1 + memory)
     assert all(figure.value > 0 for figure in found.figures)
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["float32", "bf16"])
+def test_a_shape_is_measured_and_fusing_keeps_no_more(half):
+    found = Found()
+    lora_shapes.measure(found, lora_shapes.Shape(64, 48, 32), half, count=2)
+    assert found.ratios[0].found.median_b > 0
+    assert found.figures[0].value <= 1
+
+
+def test_a_rehearsal_makes_all_comparisons_in_one_process():
+    steps = gpu.together(STEPS)
+    assert [step.name for step in steps] == ["install", "tests", "shapes", "comparisons"]
+    assert set(steps[-1].compared) == set(gpu_steps.COMPARISONS)
+
+
+def test_a_tiny_model_has_no_goals():
+    found = Found()
+    gpu_steps.run(found, gpu_steps.COMPARISONS["lora-all"][0], gpu_steps.TINY)
+    assert gpu_steps.COMPARISONS["lora-all"][0].faster
+    assert found.ratios[0].goal is None
 
 
 def test_what_a_trainer_raises_ends_its_step():

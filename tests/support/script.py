@@ -43,7 +43,9 @@ def main():
     trainer = Trainer(model, args, train_dataset=Rows(model))
     trainer.train()
     trainer.save_model()
-    torch.save({"argv": sys.argv[1:], "file": __file__, "name": __name__}, f"{options.out}/seen.pt")
+    backend = torch.distributed.get_backend() if torch.distributed.is_initialized() else None
+    seen = {"argv": sys.argv[1:], "file": __file__, "name": __name__, "backend": backend}
+    torch.save(seen, f"{options.out}/seen.pt")
     sys.exit(options.exit)
 
 

@@ -3,6 +3,11 @@
 peft's forward is three layers and two operations between them: the update, the scaled update and
 the sum are tensors of the output's size, and so is each of their gradients. Here the update is
 accumulated into the layer's output, and its gradient into that of the input.
+
+Which forward a call takes hangs on what the layer is, never on which was faster when it was tried:
+the two round differently, and a resumed run must take the same one. benchmarks/lora_shapes.py
+measures both by shape. On a CPU, below a few hundred rows the function's own Python costs more than
+it saves (0.07 ms a layer); under autocast it keeps 4 to 83 % of the bytes that peft's forward does.
 """
 
 from __future__ import annotations

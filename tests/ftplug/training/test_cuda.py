@@ -68,6 +68,19 @@ def test_the_memory_of_a_run_is_the_gpus(tmp_path):
     assert 0 < facts["peak_memory_bytes"] <= torch.cuda.get_device_properties(0).total_memory
 
 
+@pytest.mark.parametrize("method", ["full", "lora", "lisa"])
+def test_one_process_of_ddp_over_nccl_trains_what_a_plain_one_does(method, tmp_path):
+    torchrun = ["torch.distributed.run", "--nproc_per_node", "1", "-m", "ftplug"]
+    for name, start in (("plain", ["ftplug"]), ("ddp", torchrun)):
+        command = [sys.executable, "-m", *start, "run", "--method", method, "--"]
+        command += [script.__file__, "--out", str(tmp_path / name)]
+        subprocess.run(command, check=True, timeout=120)
+    assert torch.load(tmp_path / "ddp/seen.pt")["backend"] == "nccl"
+    plain, ddp = (weights(ftplug.load(tiny.bert(), tmp_path / name)) for name in ("plain", "ddp"))
+    assert plain.keys() == ddp.keys()
+    assert all(torch.allclose(ddp[name], plain[name], atol=1e-6) for name in plain)
+
+
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
 @pytest.mark.parametrize("sharded", [False, True], ids=["ddp", "fsdp2"])
 @pytest.mark.parametrize("method", ["full", "lora", "lisa", "prompt-tuning"])
