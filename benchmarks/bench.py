@@ -32,6 +32,7 @@ NAMES = (
     "startup",
     "transfer",
     "growth",
+    "advice",
 )
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "huggingface-hub", "trl")
 SECTION = re.compile(r"(?<=<!-- benchmarks -->\n).*?(?=<!-- /benchmarks -->)", re.DOTALL)

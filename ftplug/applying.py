@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ftplug import structure
-from ftplug.artifacts.saving import write_artifact_in_save_pretrained
+from ftplug.artifacts.saving import take_over_saving
 from ftplug.attaching.attachment import prepare, unwrap_model
 from ftplug.context import Context
 from ftplug.host import MethodLike, resolve
@@ -34,5 +34,5 @@ def apply(
     inner = unwrap_model(model)
     context = Context(seed=seed, task=structure.task_of(inner), model_class=type(inner).__name__)
     prepare(inner, configured, context, train_head=train_head)
-    write_artifact_in_save_pretrained(inner)
+    take_over_saving(inner)
     return model

@@ -20,6 +20,7 @@ PACKAGES = {
 # belongs to the longest prefix that is. ftplug/__init__.py is lazy and stands outside.
 LAYERS = {
     "ftplug": """
+        advising
         cli listing __main__
         demo scaffold testing
         training

@@ -13,7 +13,7 @@ from ftplug.artifacts.base_model import base_fingerprint, base_model
 from ftplug.artifacts.checkpoint import STATE, STATE_WEIGHTS, named_base, require_same_base, spelled
 from ftplug.artifacts.manifest import MANIFEST, Manifest, read_manifest
 from ftplug.artifacts.registries import artifact_folder, registries, registry
-from ftplug.artifacts.saving import write_artifact_in_save_pretrained
+from ftplug.artifacts.saving import take_over_saving
 from ftplug.artifacts.tensors import check_tensors, copy_tensors
 from ftplug.attaching.attachment import Attachment, attachment_of, prepare, require_attachment
 from ftplug.base.inspecting import base_identity
@@ -198,5 +198,5 @@ def _prepared(
         attached = prepare(model, methods, context, train_head=manifest.train_head, fresh=fresh)
     except MethodError as error:
         raise ArtifactError(f"{directory}: does not fit this base: {error}") from error
-    write_artifact_in_save_pretrained(model)
+    take_over_saving(model)
     return attached

@@ -6,6 +6,7 @@ import os
 import types
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from ftplug.attaching.sharding import is_sharded
 from ftplug.context import WEIGHTS, logger
 from ftplug.errors import ArtifactError, MethodError, PluginError
 from ftplug.files.staged import finish_interrupted, replace_file, staged, stated_write_errors
+from ftplug.inplace import is_wrapped
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -99,21 +101,46 @@ def _write_weights(
     return written
 
 
-def write_artifact_in_save_pretrained(model: nn.Module) -> None:
-    """Let ``save_pretrained`` of a model that carries a method write the artifact."""
-    if hasattr(model, "save_pretrained"):
-        model.__dict__["save_pretrained"] = types.MethodType(_save_pretrained, model)
+def take_over_saving(model: nn.Module) -> None:
+    """Let a model that carries a method write the artifact by its own ways of saving.
+
+    ``save_pretrained``, and ``save`` of sentence-transformers, by which it pushes to the Hub as
+    well. A part of it that holds something of the method refuses: read back, a file of its own
+    would be a plain model without what was trained.
+    """
+    attached = require_attachment(model)
+    for name in ("save_pretrained", "save"):
+        if hasattr(model, "save_pretrained") and hasattr(model, name):
+            model.__dict__[name] = types.MethodType(_save_pretrained, model)
+    for name, part in model.named_modules():
+        if part is model or not hasattr(part, "save_pretrained"):
+            continue
+        added = any(tensor.startswith(f"{name}.") for tensor in attached.plan.added)
+        if added or any(map(is_wrapped, part.modules())):
+            refusal = partial(_refuse_part, type(part).__name__, attached.host.names)
+            part.__dict__["save_pretrained"] = refusal
 
 
-def _save_pretrained(self: nn.Module, save_directory: str, **kwargs: Any) -> None:
+def _refuse_part(part: str, methods: str, *args: Any, **kwargs: Any) -> None:
+    raise MethodError(
+        f"save_pretrained: this {part} is a part of a model that carries {methods}, which it would "
+        "not hold: save the whole model (that writes the artifact), or fold the method in first "
+        "(ftplug.merge(model))"
+    )
+
+
+def _save_pretrained(self: nn.Module, *args: Any, **kwargs: Any) -> None:
     """Write the artifact: what ``save_pretrained`` means for a model with a method attached."""
+    directory = args[0] if args else kwargs.get("save_directory", kwargs.get("path"))
+    if directory is None:
+        raise MethodError("save_pretrained: name the folder to save to")
     if not kwargs.get("is_main_process", True):
         if kwargs.get("state_dict") is None and is_sharded(self):
             gathered_tensors(
                 self, require_attachment(self).plan
             )  # the main process waits for these
         return
-    save(self, save_directory, state_dict=kwargs.get("state_dict"))
+    save(self, directory, state_dict=kwargs.get("state_dict"))
     if kwargs.get("push_to_hub"):
         raise MethodError("save_pretrained(push_to_hub=True): save, then push the folder")
 

@@ -169,7 +169,9 @@ def _exchanged(
 def forget(model: nn.Module) -> None:
     """Forget the methods of a model that is plain again: ``save_pretrained`` means what it did."""
     model.__dict__.pop(_ATTRIBUTE, None)
-    model.__dict__.pop("save_pretrained", None)
+    for module in model.modules():
+        for name in ("save_pretrained", "save"):
+            module.__dict__.pop(name, None)
 
 
 def _refuse_strangers(model: nn.Module) -> None:

@@ -28,6 +28,7 @@ from ftplug.structure.versions import (
     cache_argument,
     given_cache,
     set_cache,
+    switched_activation_checkpointing,
     without_cache,
 )
 
@@ -52,6 +53,7 @@ __all__ = [
     "require_layer_stacks",
     "require_output_projections",
     "set_cache",
+    "switched_activation_checkpointing",
     "task_head",
     "task_of",
     "weightless_copy",

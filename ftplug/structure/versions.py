@@ -7,8 +7,10 @@ whose code lies on the Hub and still has the older names is read as well.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -72,6 +74,30 @@ def activation_checkpointing(model_or_args: Any) -> bool:
             if hasattr(model_or_args, asked):
                 return bool(getattr(model_or_args, asked))
     return False
+
+
+@contextmanager
+def switched_activation_checkpointing(model: Any, on: bool) -> Iterator[None]:
+    """Switch a transformers model's activation checkpointing on or off within the block.
+
+    Nothing else changes: to enable it lets embeddings need a gradient as well, and for good.
+    """
+    from torch.utils.checkpoint import checkpoint
+
+    names = ("gradient_checkpointing", "_gradient_checkpointing_func")
+    before = [
+        (module, {name: vars(module).get(name) for name in names}) for module in model.modules()
+    ]
+    function = functools.partial(checkpoint, use_reentrant=False)
+    model._set_gradient_checkpointing(enable=on, gradient_checkpointing_func=function)
+    try:
+        yield
+    finally:
+        for module, values in before:
+            for name, value in values.items():
+                vars(module).pop(name, None)
+                if value is not None:
+                    vars(module)[name] = value
 
 
 def bias_has_mask(attention: nn.Module) -> bool:

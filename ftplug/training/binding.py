@@ -156,6 +156,17 @@ def bind(trainer: Trainer, callback: FTPlugCallback) -> None:
     save_between_steps(trainer)
 
 
+def bind_at_train(trainer: Trainer, callback: FTPlugCallback) -> None:
+    """Bind when ``train()`` is first called: the Trainer may get its data until then, or never."""
+
+    def train(*args: Any, **kwargs: Any) -> Any:
+        del trainer.__dict__["train"]
+        bind(trainer, callback)
+        return trainer.train(*args, **kwargs)
+
+    trainer.__dict__["train"] = train
+
+
 def _splice(trainer: Trainer) -> None:
     """Make the Trainer's class a subclass of itself, with ours in front and behind."""
     cls = type(trainer)

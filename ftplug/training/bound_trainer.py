@@ -71,12 +71,22 @@ class TrainerMixin(StepMixin, ResumeMixin, UploadMixin):
         check_optimizer(model, attached, optimizer)
         return optimizer
 
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Evaluate; what was measured on other data than the Trainer's own is kept apart."""
+        given = inspect.signature(super().evaluate).bind_partial(*args, **kwargs).arguments  # type: ignore[misc]
+        prefix = given.get("metric_key_prefix", "eval")
+        measured = self.ftplug.measured
+        with record.evaluating(self, measured, given.get("eval_dataset"), prefix):
+            metrics: dict[str, float] = super().evaluate(*args, **kwargs)  # type: ignore[misc]
+        return metrics
+
     def call_model_init(self, *args: Any, **kwargs: Any) -> nn.Module:
         """Prepare the model that ``model_init`` builds anew for each ``train()`` or trial."""
         model: nn.Module = super().call_model_init(*args, **kwargs)  # type: ignore[misc]
         if self.place_model_on_device:  # type: ignore[attr-defined]
             self._move_model_to_device(model, self.args.device)  # type: ignore[attr-defined]
         self.ftplug.put_methods_on(model, cast("Trainer", self))
+        self.ftplug.measured.anew()
         return model
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:

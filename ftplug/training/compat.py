@@ -50,6 +50,12 @@ def init_hf_repo(trainer: Any, token: str | None, private: bool | None) -> None:
         trainer.args.hub_private_repo = before
 
 
+def loss_of(trainer: Any, inputs: dict[str, Any]) -> Any:
+    """Return the loss of a batch as a training step computes it, with its graph."""
+    with trainer.compute_loss_context_manager():
+        return trainer.compute_loss(trainer.model_wrapped, trainer._prepare_inputs(inputs))
+
+
 def has_mixed_mesh_grads(trainer: Any, model: Any) -> bool:
     """Whether gradients lie on several device meshes; up to 5.16 the Trainer knows of none."""
     asked = getattr(trainer, "_has_mixed_mesh_grads", None)

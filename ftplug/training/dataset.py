@@ -39,6 +39,16 @@ def data_facts(train: Any, evaluation: Any) -> dict[str, Any]:
     return {name: value for name, value in facts.items() if value is not None}
 
 
+def other_data_facts(dataset: Any) -> dict[str, Any]:
+    """Return what is known of a set that a model was evaluated on: rows, origin, fingerprint.
+
+    The fingerprint is that of ``datasets``, which changes with everything done to the rows.
+    """
+    facts = {"rows": len(dataset) if hasattr(dataset, "__len__") else None, **_origin(dataset)}
+    facts["fingerprint"] = getattr(dataset, "_fingerprint", None)
+    return {name: value for name, value in facts.items() if value is not None}
+
+
 def majority_share(dataset: Any) -> float | None:
     """Return the share of a dataset's commonest label: the accuracy of always answering it.
 

@@ -4,10 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 _POINTS = 200  # of either curve: more than a picture shows
 _TIMING = ("_runtime", "_per_second", "_model_preparation_time")
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What calls of ``train()`` took: optimizer steps, epochs, and their log."""
+
+    steps: int = 0
+    epochs: float = 0.0
+    log: Sequence[Mapping[str, Any]] = ()
+
+    def followed_by(self, other: Taken) -> Taken:
+        """Return both, the second counted on from the first."""
+        later = [
+            {**log, "step": log.get("step", 0) + self.steps}
+            | ({"epoch": log["epoch"] + self.epochs} if log.get("epoch") is not None else {})
+            for log in other.log
+        ]
+        steps, epochs = self.steps + other.steps, self.epochs + other.epochs
+        return Taken(steps, epochs, [*self.log, *later])
 
 
 def curve(
@@ -28,21 +48,25 @@ def curve(
     }
 
 
-def evaluation(entry: Mapping[str, Any]) -> dict[str, float]:
+def evaluation(entry: Mapping[str, Any], prefix: str = "eval_") -> dict[str, float]:
     """Return the metrics of one evaluation, without what it says about speed."""
-    names = [k for k in entry if k.startswith("eval_") and not k.endswith(_TIMING)]
+    names = [k for k in entry if k.startswith(prefix) and not k.endswith(_TIMING)]
     return _numbers(entry, names)
 
 
-def metrics(state: Any, restored: tuple[int, int] | None) -> dict[str, float]:
+def metrics(
+    state: Any, restored: tuple[int, int] | None, but: Collection[int] = ()
+) -> dict[str, float]:
     """Return the evaluation of the weights as they are: of this step, or of the restored best one.
 
-    ``restored`` is the best checkpoint's step and the length of the log when it was loaded.
+    ``restored`` is the best checkpoint's step and the length of the log when it was loaded; ``but``
+    are places in the log of evaluations on other data.
     """
     step, start = restored or (state.global_step, len(state.log_history))
-    logs = [log for log in state.log_history if log.get("step") == step]
-    logs += state.log_history[start:]
-    return {key: value for log in logs for key, value in evaluation(log).items()}
+    logs = [(at, log) for at, log in enumerate(state.log_history) if at not in but]
+    of_step = [log for _, log in logs if log.get("step") == step]
+    of_step += [log for at, log in logs if at >= start]
+    return {key: value for log in of_step for key, value in evaluation(log).items()}
 
 
 def _numbers(entry: Mapping[str, Any], names: Sequence[str]) -> dict[str, float]:

@@ -5,12 +5,25 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from ftplug.training import history
-from ftplug.training.dataset import data_facts, majority_share
+from ftplug.training.dataset import data_facts, majority_share, other_data_facts
+
+OTHER = "metrics_on_other_data"  # the name of that fact
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """An evaluation on other data than the Trainer's own; ``place`` is where the log has it."""
+
+    place: int
+    step: int
+    data: dict[str, Any]
+    metrics: dict[str, float]
 
 
 @dataclass
@@ -19,7 +32,8 @@ class Measurements:
 
     Seconds spent in ``train()``, summed over calls; the best checkpoint's step and the length of
     the log when it was restored; what was evaluated before the first step; the names of what
-    methods logged.
+    methods logged. ``earlier`` is what earlier calls of ``train()`` took of the same model, and
+    ``last`` what the one that ended last did.
     """
 
     seconds: float = 0.0
@@ -27,21 +41,64 @@ class Measurements:
     restored: tuple[int, int] | None = None
     untrained: dict[str, float] = field(default_factory=dict)
     scalars: set[str] = field(default_factory=set)
+    elsewhere: list[Elsewhere] = field(default_factory=list)
+    is_elsewhere: bool = False  # while other data are evaluated on
+    earlier: history.Taken = field(default_factory=history.Taken)
+    last: history.Taken | None = None
 
-    def start(self) -> None:
-        """Begin; safe to call again (``auto_find_batch_size`` restarts training)."""
+    def start(self, step: int) -> None:
+        """Begin at a step; safe to call again (``auto_find_batch_size`` restarts training).
+
+        A call that begins at step 0 goes on from what the last one left; any other resumes.
+        """
         import torch
 
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
+        if self.last and step == 0:
+            self.earlier = self.earlier.followed_by(self.last)
+        self.last = None
         self.restored = None
+        self.elsewhere = []
         self.started = time.perf_counter()
 
-    def stop(self) -> None:
+    def stop(self, state: Any) -> None:
         """Add the time since the last start."""
         if self.started is not None:
             self.seconds += time.perf_counter() - self.started
             self.started = None
+        own = [log for at, log in enumerate(state.log_history) if at not in self.places]
+        self.last = history.Taken(state.global_step, float(state.epoch or 0), own)
+
+    def anew(self) -> None:
+        """Forget what earlier calls took: ``model_init`` gave another model."""
+        self.earlier, self.last, self.seconds = history.Taken(), None, 0.0
+
+    @property
+    def places(self) -> set[int]:
+        """The places in the log of evaluations on other data."""
+        return {one.place for one in self.elsewhere}
+
+
+@contextmanager
+def evaluating(trainer: Any, measured: Measurements, dataset: Any, prefix: str) -> Iterator[None]:
+    """Tell what is evaluated on other data than the Trainer's own from what is not."""
+    own = trainer.eval_dataset
+    sets = own.values() if isinstance(own, dict) else [own]
+    if dataset is None or isinstance(dataset, str | dict) or any(dataset is one for one in sets):
+        yield
+        return
+    state, place = trainer.state, len(trainer.state.log_history)
+    measured.is_elsewhere = True
+    try:
+        yield
+    finally:
+        measured.is_elsewhere = False
+    data = other_data_facts(dataset)
+    for at, log in enumerate(state.log_history[place:], start=place):
+        found = history.evaluation(log, f"{prefix}_")
+        metrics = {name.removeprefix(f"{prefix}_"): value for name, value in found.items()}
+        measured.elsewhere.append(Elsewhere(at, state.global_step, data, metrics))
 
 
 def peak_memory() -> int:
@@ -72,15 +129,16 @@ def hardware() -> str:
 def training_facts(trainer: Any, measured: Measurements) -> dict[str, Any]:
     """Return a Trainer's data, hyperparameters, metrics, steps, time and memory as JSON values."""
     args, state = trainer.args, trainer.state
-    metrics = history.metrics(state, measured.restored)
+    metrics = history.metrics(state, measured.restored, measured.places)
     facts: dict[str, Any] = {
         "data": data_facts(trainer.train_dataset, trainer.eval_dataset),
         "hyperparameters": _hyperparameters(trainer),
         "seed": args.seed,
-        "steps": state.global_step,
-        "epochs": state.epoch,
+        "steps": measured.earlier.steps + state.global_step,
+        "epochs": measured.earlier.epochs + state.epoch if state.epoch is not None else None,
         "metrics": metrics,
         "baselines": _baselines(trainer, measured, metrics),
+        OTHER: _elsewhere(state, measured),
     }
     if measured.seconds:
         facts |= {
@@ -89,8 +147,10 @@ def training_facts(trainer: Any, measured: Measurements) -> dict[str, Any]:
             "peak_memory_bytes": peak_memory(),
         }
     if state.global_step:
-        facts["history"] = history.curve(state.log_history, measured.scalars)
-    return {name: value for name, value in facts.items() if value not in (None, {}, "")}
+        own = [log for at, log in enumerate(state.log_history) if at not in measured.places]
+        taken = measured.earlier.followed_by(history.Taken(state.global_step, 0.0, own))
+        facts["history"] = history.curve(taken.log, measured.scalars)
+    return {name: value for name, value in facts.items() if value not in (None, {}, [], "")}
 
 
 def _hyperparameters(trainer: Any) -> dict[str, Any]:
@@ -132,6 +192,17 @@ def _learning_rate(trainer: Any) -> float:
     groups = getattr(trainer.optimizer, "param_groups", None) or [{}]
     rate = groups[0].get("initial_lr", groups[0].get("lr", trainer.args.learning_rate))
     return float(rate)
+
+
+def _elsewhere(state: Any, measured: Measurements) -> list[dict[str, Any]]:
+    """Return what the weights as they are were found to do on other data, the last of each."""
+    step, start = measured.restored or (state.global_step, len(state.log_history))
+    found: list[dict[str, Any]] = []
+    for one in measured.elsewhere:
+        if one.step == step or one.place >= start:
+            found = [other for other in found if other["data"] != one.data]
+            found.append({"data": one.data, "metrics": one.metrics})
+    return found
 
 
 def _baselines(

@@ -17,7 +17,7 @@ from accelerate.utils import reduce
 from ftplug import structure
 from ftplug.artifacts.author import Author
 from ftplug.artifacts.loading import continue_from
-from ftplug.artifacts.saving import write_artifact_in_save_pretrained
+from ftplug.artifacts.saving import take_over_saving
 from ftplug.attaching.attachment import (
     Attachment,
     attachment_of,
@@ -159,7 +159,7 @@ class Run:
             accept=lambda host, plan: self._accept(trainer, model, host, plan),
             surroundings=self,
         )
-        write_artifact_in_save_pretrained(model)
+        take_over_saving(model)
         if newer := compat.untested_version():
             tested = f"{compat.TESTED[0]} to {compat.TESTED[1]}"
             untested = Untested(newer, tested, allowed=compat.allow_untested())
@@ -195,7 +195,7 @@ class Run:
             )
         if self.reference is not None:
             trl.require_reference(self.trainer, self.reference)
-        self.measured.start()
+        self.measured.start(self.trainer.state.global_step)
         keep_gradients(self.model)
         self.losses = Losses()
         self.movement = Movement(
@@ -254,12 +254,13 @@ class Run:
 
     def evaluated(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Remember how the untrained model does: what the trained one is compared with."""
-        if step == 0:
+        if step == 0 and not self.measured.is_elsewhere:
             self.measured.untrained |= history.evaluation(metrics)
 
     def end(self) -> None:
         """Leave every may-train parameter trainable, whatever the last step's schedule was."""
-        self.measured.stop()
+        assert self.trainer is not None
+        self.measured.stop(self.trainer.state)
         self.masked = None
         self._warn_of_still()
         set_trainable(self.model, set(self.attached.plan.may_train))

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from transformers import TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import CallbackHandler
 
 from ftplug.artifacts.loading import manifest_of, methods_of
@@ -25,7 +25,7 @@ from ftplug.errors import FtplugError, MethodError
 from ftplug.files.staged import replace_file, stated_write_errors
 from ftplug.method import Method
 from ftplug.training import record
-from ftplug.training.binding import FTPlugCallback
+from ftplug.training.binding import FTPlugCallback, bind_at_train
 from ftplug.training.frames import trainer_in_construction
 from ftplug.training.launchers import watched_processes
 from ftplug.training.run import LearningRateChoice, Run
@@ -43,6 +43,7 @@ class Launch:
     report: Path | None = None
     check_finite: bool = True
     callbacks: list[LaunchedCallback] = field(default_factory=list)
+    trainers: int = 0
 
     def run(self, command: Sequence[str], *, module: bool = False) -> None:
         """Run ``SCRIPT ARGS…`` (or ``MODULE ARGS…``) as ``__main__``; its exit is passed on."""
@@ -52,7 +53,7 @@ class Launch:
             self.start_from = str(artifact_folder(self.start_from).resolve())
 
         sys.excepthook = _print_from_script
-        watched = watched_processes(command[0], lambda: bool(self.callbacks))
+        watched = watched_processes(command[0], lambda: self.trainers > 0)
         try:
             with watched as started, _in_every_trainer(self):
                 _run_as_main(command, module=module)
@@ -67,8 +68,12 @@ class Launch:
                 with stated_write_errors(report):
                     write_report(report, {"command": list(command), "runs": runs})
 
+    def callbacks_of_a_trainer(self) -> list[TrainerCallback]:
+        """Return what a Trainer that the script builds is given."""
+        return [LaunchedCallback(self)]
+
     def _require_a_trainer(self, name: str, started: Sequence[str]) -> None:
-        if not self.callbacks:
+        if not self.trainers:
             others = f"; it started another Python: {started[0]}" if started else ""
             raise MethodError(
                 f"{name} built no transformers Trainer: no method was applied{others}"
@@ -90,13 +95,20 @@ class LaunchedCallback(FTPlugCallback):
         self.before: dict[str, Any] = {}
         self.last: dict[str, Any] = {}
         launch.callbacks.append(self)
+        launch.trainers += 1
 
     def on_init_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Leave a Trainer that only evaluates as it is: it measures a model, it trains none."""
-        if trainer_in_construction(self).train_dataset is not None:
+        """Leave a Trainer that only evaluates as it is: it measures a model, it trains none.
+
+        One without training data may still make its own, or be given it later.
+        """
+        trainer = trainer_in_construction(self)
+        if trainer.train_dataset is not None:
             super().on_init_end(args, state, control, **kwargs)
+        else:
+            bind_at_train(trainer, self)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -180,7 +192,8 @@ def _in_every_trainer(launch: Launch) -> Iterator[None]:
 
     @functools.wraps(init)
     def init_with_ours(self: Any, callbacks: Any, *args: Any, **kwargs: Any) -> None:
-        init(self, [LaunchedCallback(launch), *callbacks], *args, **kwargs)  # type: ignore[no-untyped-call]
+        ours = launch.callbacks_of_a_trainer()
+        init(self, [*ours, *callbacks], *args, **kwargs)  # type: ignore[no-untyped-call]
 
     CallbackHandler.__init__ = init_with_ours  # type: ignore[method-assign]
     try:

@@ -40,7 +40,7 @@ OWN = {
     "upload_from_checkpoint",
 }  # fmt: skip
 # What users call; all other overridden names must be called by the Trainer itself.
-ENTRIES = {"train", "save_model", "push_to_hub"}
+ENTRIES = {"evaluate", "train", "save_model", "push_to_hub"}
 # What a Trainer sets on itself, and the binding reads.
 ATTRIBUTES = (
     "accelerator", "args", "callback_handler", "control", "is_deepspeed_enabled",

@@ -15,7 +15,8 @@ Row = tuple[str, str]
 
 HUB = "https://huggingface.co"
 _LABELS = 20  # that a card lists
-_ELSEWHERE = {"data", "metrics", "baselines", "history", "hyperparameters", "also"}
+_OTHER_DATA = "metrics_on_other_data"
+_ELSEWHERE = {"data", "metrics", "baselines", "history", "hyperparameters", "also", _OTHER_DATA}
 
 
 def facts(manifest: Mapping[str, Any]) -> Iterator[Row]:
@@ -55,6 +56,23 @@ def results(training: Mapping[str, Any]) -> str:
         for key, value in losses_last
     ]
     return table(header, rows) if rows else ""
+
+
+def results_elsewhere(training: Mapping[str, Any]) -> str:
+    """Return the table of what was measured on other data than the validation set, or nothing."""
+    measured = training.get(_OTHER_DATA)
+    rows = []
+    for one in measured if isinstance(measured, list) else ():
+        if not isinstance(one, Mapping):
+            continue
+        data = section(one, "data")
+        name = _dataset(data["dataset"], data.get("revision")) if data.get("dataset") else ""
+        split = f"split {code(data['split'])}" if data.get("split") else ""
+        size = f"{number(data['rows'])} rows" if "rows" in data else ""
+        said = ", ".join(text for text in (name, split, size) if text) or "other data"
+        for key, value in section(one, "metrics").items():
+            rows.append([plain(key.replace("_", " ")), number(value), said])
+    return table(["Metric", "This model", "Measured on"], rows) if rows else ""
 
 
 def training(manifest: Mapping[str, Any]) -> Iterator[Row]:

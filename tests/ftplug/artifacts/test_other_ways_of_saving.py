@@ -1,0 +1,126 @@
+"""Ways of saving that are not ours: each writes the artifact, or refuses; none drops anything."""
+
+import copy
+import pickle
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import tiny
+import torch
+from folders import encoder
+from runs import shake
+
+import ftplug
+from ftplug.artifacts.manifest import MANIFEST
+from ftplug.testing.compare import logits, weights
+
+STRUCTURES = {
+    "lora": {"r": 4},
+    "ia3": {},
+    "bottleneck": {},
+    "prompt-tuning": {"num_virtual_tokens": 2},
+    "prefix-tuning": {"num_virtual_tokens": 2},
+    "reft": {},
+}
+
+
+@pytest.mark.parametrize("method", STRUCTURES)
+def test_a_part_that_holds_something_of_the_method_refuses(method, tmp_path):
+    model = ftplug.apply(tiny.bert("MaskedLM"), method, **STRUCTURES[method])
+    for one in (model, copy.deepcopy(model)):
+        with pytest.raises(ftplug.MethodError, match=f"this BertModel is a part .* {method}"):
+            one.bert.save_pretrained(tmp_path / "encoder")
+    assert not (tmp_path / "encoder").exists()
+    model.save_pretrained(tmp_path / "a")
+    loaded = ftplug.load(tiny.bert("MaskedLM"), tmp_path / "a")
+    with pytest.raises(ftplug.MethodError, match="is a part of a model"):
+        loaded.bert.save_pretrained(tmp_path / "encoder")
+
+
+@pytest.mark.parametrize("method", ["full", "bitfit", "freeze", "layernorm", "lisa"])
+def test_a_part_that_only_trained_saves_itself_as_it_is(method, tmp_path):
+    settings = {"lisa": {"layers": 1}, "freeze": {"layers": 1}}.get(method, {})
+    model = shake(ftplug.apply(tiny.bert("MaskedLM"), method, **settings))
+    model.bert.save_pretrained(tmp_path / "encoder")
+    again = type(model.bert).from_pretrained(tmp_path / "encoder", add_pooling_layer=False)
+    expected = weights(model.bert)
+    assert all(value.equal(expected[name]) for name, value in weights(again).items())
+
+
+def test_a_merged_model_saves_in_every_way_again(tmp_path):
+    model = shake(ftplug.apply(tiny.bert("MaskedLM"), "lora", r=4))
+    expected = logits(model)
+    merged = ftplug.merge(model)
+    merged.save_pretrained(tmp_path / "whole")
+    merged.bert.save_pretrained(tmp_path / "encoder")
+    assert not (tmp_path / "whole" / MANIFEST).exists()
+    again = type(merged).from_pretrained(tmp_path / "whole").eval()
+    assert torch.allclose(logits(again), expected, atol=1e-5)
+
+
+def test_a_tower_without_anything_of_the_method_saves_itself(tmp_path):
+    model = ftplug.apply(tiny.t5(), "lora", r=4, target_modules=(r"decoder\..*\.q",))
+    assert any("decoder" in n for n, p in model.named_parameters() if p.requires_grad)
+    model.encoder.save_pretrained(tmp_path / "encoder")
+    with pytest.raises(ftplug.MethodError, match="this T5Stack is a part"):
+        model.decoder.save_pretrained(tmp_path / "decoder")
+
+
+def test_the_refusal_can_be_copied_and_pickled():
+    model = ftplug.apply(tiny.bert("MaskedLM"), "lora", r=4)
+    refusal = pickle.loads(pickle.dumps(model.bert.save_pretrained))
+    with pytest.raises(ftplug.MethodError, match="this BertModel is a part"):
+        refusal("folder")
+
+
+@pytest.fixture
+def sentences(tmp_path):
+    from sentence_transformers import SentenceTransformer
+
+    folder = encoder(tmp_path / "encoder")
+    return lambda: SentenceTransformer(str(folder), device="cpu")
+
+
+def spoken(model):
+    return model.eval().encode(["the good", "bad"], convert_to_tensor=True)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("method", ["full", "lora", "ia3", "bottleneck", "reft"])
+@pytest.mark.parametrize(
+    "way",
+    [
+        lambda model, folder: model.save(folder),
+        lambda model, folder: model.save(path=folder),
+        lambda model, folder: model.save_pretrained(folder),
+        lambda model, folder: model.save_pretrained(folder, "a name", create_model_card=False),
+    ],
+    ids=["save", "save-path", "save_pretrained", "save_pretrained-more"],
+)
+def test_sentence_transformers_save_the_artifact(way, method, sentences, tmp_path):
+    base = sentences()
+    model = shake(ftplug.apply(sentences(), method, **STRUCTURES.get(method, {})), 0.3)
+    expected = spoken(model)
+    assert not torch.allclose(expected, spoken(base))
+    way(model, str(tmp_path / "final"))
+    assert (tmp_path / "final" / MANIFEST).is_file()
+    assert spoken(ftplug.load(sentences(), tmp_path / "final")).equal(expected)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_sentence_transformers_pushes_is_the_artifact(sentences, monkeypatch):
+    from huggingface_hub import HfApi
+
+    model = shake(ftplug.apply(sentences(), "lora", r=4))
+    pushed = []
+
+    def upload(self, *, folder_path, **kwargs):
+        pushed.extend(path.name for path in Path(folder_path).iterdir())
+        return SimpleNamespace(commit_url="url")
+
+    monkeypatch.setattr(HfApi, "upload_folder", upload)
+    monkeypatch.setattr(HfApi, "create_repo", lambda *_, **__: SimpleNamespace(repo_id="o/n"))
+    model.push_to_hub("o/n", exist_ok=True, replace_model_card=True)
+    assert MANIFEST in pushed
+    assert "modules.json" not in pushed
