@@ -167,22 +167,45 @@ def is_language_model(model: nn.Module) -> bool:
 def task_head(model: nn.Module) -> list[str]:
     """Return the names of the parameters outside the backbone, e.g. ``classifier.weight``.
 
-    A language model's own head is part of its base. In a wrapper, what lies outside of every
-    transformers model is head as well (a value head, a pooling layer).
+    A language model's own head is part of its base. In a wrapper, and in a model class of one's own
+    around a transformers model, what lies outside of every transformers model is head as well (a
+    value head, a pooling layer).
+    """
+    names = [name for name, _ in model.named_parameters()]
+    inner = pretrained(model)
+    if inner is not model:
+        return _outside_of_models(model, names)
+    if is_language_model(model):
+        return []
+    if prefix := backbone_prefix(model):
+        return [name for name in names if not name.startswith(prefix)]
+    return [] if type(model).__module__.startswith("transformers.") else _own_head(model, names)
+
+
+def _outside_of_models(model: nn.Module, names: list[str]) -> list[str]:
+    """Return what lies outside of the transformers models in a module, and the first one's head."""
+    from transformers import PreTrainedModel
+
+    inside = {n: m for n, m in model.named_modules() if n and isinstance(m, PreTrainedModel)}
+    first, of_first = next(iter(inside.items()))
+    head = {f"{first}.{name}" for name in task_head(of_first)}
+    roots = tuple(f"{name}." for name in inside)
+    return [name for name in names if name in head or not name.startswith(roots)]
+
+
+def _own_head(model: nn.Module, names: list[str]) -> list[str]:
+    """Return the head of a model class that names no backbone.
+
+    Of one that holds no transformers model: the linear layers that come after its stack of layers.
     """
     from transformers import PreTrainedModel
 
-    names = [name for name, _ in model.named_parameters()]
-    inner = pretrained(model)
-    if inner is model:
-        prefix = backbone_prefix(model)
-        own = [] if is_language_model(model) or not prefix else names
-        return [name for name in own if not name.startswith(prefix)]
-    models = {n: m for n, m in model.named_modules() if isinstance(m, PreTrainedModel)}
-    first = next(name for name, module in models.items() if module is inner)
-    head = {f"{first}.{name}" for name in task_head(inner)}
-    roots = tuple(f"{name}." for name in models)
-    return [name for name in names if name in head or not name.startswith(roots)]
+    if any(isinstance(module, PreTrainedModel) for module in list(model.modules())[1:]):
+        return _outside_of_models(model, names)
+    stacks = tuple(f"{stack.name}." for stack in layer_stacks(model))
+    last = max((i for i, name in enumerate(names) if name.startswith(stacks)), default=len(names))
+    linear = tuple(f"{name}." for name in linear_layers(model))
+    return [name for name in names[last + 1 :] if stacks and name.startswith(linear)]
 
 
 def pooler(model: nn.Module) -> list[str]:

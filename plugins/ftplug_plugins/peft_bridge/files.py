@@ -164,23 +164,26 @@ def merge(model: nn.Module, method: str = "merge") -> None:
             raise MethodError(
                 f"{method}: {name} shares its weight with another layer: untie it first"
             )
-    tried = {type(layer): layer for _, layer in reversed(targets)}  # the first of each kind
-    kept = [
-        (p, p.detach().clone()) for y in tried.values() for p in y.get_base_layer().parameters()
-    ]
+    first = {type(layer): layer for _, layer in reversed(targets)}  # of each kind: it is tried
+    order = [*first.values(), *(y for _, y in targets if y is not first[type(y)])]
+    kept: list[tuple[torch.Tensor, torch.Tensor]] = []
     try:
-        for layer in (*tried.values(), *(y for _, y in targets if y is not tried[type(y)])):
+        for layer in order:
+            own = layer.get_base_layer().parameters()
+            kept += [(p, p.detach().to("cpu", copy=True)) for p in own]
             layer.merge(safe_merge=True)
     except (NotImplementedError, ValueError, TypeError, RuntimeError, AttributeError) as error:
         reason = one_line(error) or "its layers have no merge"
-        for _, layer in targets:
+        for layer in order:
             if layer.merged:
                 layer.unmerge()
-        for parameter, value in kept:  # exactly: unmerging subtracts
+        for parameter, value in reversed(kept):  # exactly: unmerging subtracts
             parameter.data.copy_(value)
         raise MethodError(f"{method}: peft cannot merge it: {reason}") from error
+    outer = tuple(f"{name}." for name, _ in targets)
     for name, layer in targets:
-        model.set_submodule(name, layer.get_base_layer())
+        if not name.startswith(outer):  # of two around one module, peft's base is that of both
+            model.set_submodule(name, layer.get_base_layer())
     forget(model)
 
 

@@ -22,6 +22,7 @@ from ftplug_plugins.peft_bridge import beside as peft_beside
 from ftplug_plugins.peft_bridge import files as peft_files
 from ftplug_plugins.peft_bridge import versions
 from ftplug_plugins.peft_bridge.keys import ADAPTER
+from ftplug_plugins.peft_bridge.names import check_patterns, resolve_names
 from ftplug_plugins.peft_bridge.targets import choose_targets
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ _NOISE = (
     "Failed to load the CUDA extension",
     "You have passed exclude_modules",
     "Using Rank-Stabilized LoRA with rank_pattern",  # of a conversion that is ours here
+    "The following (rank|alpha)_pattern keys did not match",  # of the same: ours are checked before
 )
 
 
@@ -87,7 +89,9 @@ class PeftMethod(ConfigFields):
         """Let peft put its layers beside or in place of the target modules."""
         with translated(self.name, model), _quiet():
             config = self.config(model, context)
+            resolve_names(self.name, config, model)
             choose_targets(config, model)
+            check_patterns(self.name, config, model)
             with peft_beside.beside(self.name, config, model, shareable=self.shareable()):
                 self.inject(config, model)
 

@@ -58,10 +58,20 @@ def attention_names(model: nn.Module) -> list[str] | None:
 
 
 def no_targets(model: nn.Module) -> list[str]:
-    """Return what all-linear leaves out: the head, and what a method put inside a linear layer."""
+    """Return what all-linear leaves out.
+
+    The head, what a method put inside a linear layer, and what torch reads past the module.
+    """
     head = {name.rpartition(".")[0] for name in task_head(model)}
-    inside = tuple(f"{name}." for name in linear_layers(model))
+    inside = tuple(f"{name}." for name in (*linear_layers(model), *fused_attentions(model)))
     return sorted(head) + [name for name, _ in model.named_modules() if name.startswith(inside)]
+
+
+def fused_attentions(model: nn.Module) -> list[str]:
+    """Return torch's own attention modules, which read the weights inside them without a call."""
+    from torch import nn
+
+    return [n for n, module in model.named_modules() if isinstance(module, nn.MultiheadAttention)]
 
 
 def known_targets(config: Any) -> dict[str, Any]:

@@ -99,7 +99,7 @@ def chosen(pair):
         ("ia3, vera", {}, "vera: its target .*value meets .*value, which peft's ia3 adapts"),
         ("ia3, lora", {"lora.target_modules": "all-linear"}, "beside peft's ia3 name its target"),
         ("lora, ia3", {}, r"ia3: its target .*value meets .*value, which peft's lora adapts"),
-        ("lora, vera", {"vera.target_modules": ("attention",)}, "attention meets .*query"),
+        ("lora, vera", {"vera.target_modules": ("attention",)}, "query meets .*query"),
         ("lora, adalora", {"adalora.total_step": 300}, "and adalora shares a model with no other"),
         ("poly, ia3", {}, "and poly shares a model with no other"),
         ("pissa, ia3", {}, "ia3: the model has .* shares a model with no other"),

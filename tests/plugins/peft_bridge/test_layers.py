@@ -1,0 +1,122 @@
+"""Layers that peft treats in a way of its own: experts, and torch's attention."""
+
+import copy
+
+import pytest
+import tiny
+import torch
+from contracts import built_in, contract
+from runs import shake
+from transformers import (
+    MixtralConfig,
+    MixtralForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+)
+
+import ftplug
+from ftplug.discovery import entry
+from ftplug.testing.compare import difference, logits, weights
+
+SIZES = {
+    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+}  # fmt: skip
+TEXT = {"vocab_size": tiny.VOCAB, "num_key_value_heads": 2, "pad_token_id": 0}
+EXPERTS = ("mlp.experts.gate_up_proj", "mlp.experts.down_proj")
+
+
+def mixtral():
+    torch.manual_seed(0)
+    return MixtralForCausalLM(MixtralConfig(**SIZES, **TEXT, num_local_experts=4)).eval()
+
+
+def qwen():
+    torch.manual_seed(0)
+    more = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "head_dim": 8}
+    return Qwen3MoeForCausalLM(Qwen3MoeConfig(**SIZES, **TEXT, **more)).eval()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"target_modules": ("q_proj",), "target_parameters": EXPERTS},
+        {"target_modules": ("q_proj",), "target_parameters": EXPERTS[:1]},
+        {"target_modules": "all-linear", "target_parameters": EXPERTS},
+    ],
+    ids=["both", "one", "all-linear"],
+)
+@pytest.mark.parametrize("model", [mixtral, qwen])
+def test_experts_are_adapted_saved_and_merged(model, settings, tmp_path):
+    base = model()
+    adapted = shake(ftplug.apply(copy.deepcopy(base), "lora", r=4, **settings), 0.05)
+    expected = logits(adapted)
+    assert not expected.equal(logits(base))
+    ftplug.save(adapted, tmp_path / "a")
+    assert logits(ftplug.load(copy.deepcopy(base), tmp_path / "a")).equal(expected)
+    twin = copy.deepcopy(adapted)
+    merged = ftplug.merge(adapted)
+    assert weights(merged).keys() == weights(base).keys()
+    assert torch.allclose(logits(merged), expected, atol=1e-5)
+    assert logits(twin).equal(expected)
+    merged.eval().state_dict()  # no module holds itself
+
+
+def test_a_merge_that_fails_on_a_later_layer_leaves_all_as_they_were(monkeypatch):
+    from peft.tuners.lora import Linear
+
+    model = shake(ftplug.apply(tiny.bert(), "lora", r=4), 0.3)
+    before, expected = weights(model), logits(model)
+    merge, calls = Linear.merge, []
+
+    def failing(self, *args, **kwargs):
+        calls.append(self)
+        if len(calls) == 3:
+            raise ValueError("NaNs detected in the merged weights")
+        merge(self, *args, **kwargs)
+
+    monkeypatch.setattr(Linear, "merge", failing)
+    with pytest.raises(ftplug.MethodError, match="NaNs detected"):
+        ftplug.merge(model)
+    assert difference(before, weights(model)) is None
+    assert logits(model).equal(expected)
+    monkeypatch.undo()
+    assert torch.allclose(logits(ftplug.merge(model)), expected, atol=1e-5)
+
+
+def siglip():
+    torch.manual_seed(0)
+    return SiglipVisionModel(SiglipVisionConfig(**SIZES, image_size=16, patch_size=8)).eval()
+
+
+LINEAR = [
+    name
+    for name in built_in()
+    if "target_modules" in entry(name).load().defaults()
+    and not entry(name).load().refused
+    and name not in ("adaption-prompt", "trainable-tokens", "ln-tuning", "alora")
+]
+
+
+@pytest.mark.parametrize("target", ["out_proj", "head.attention"])
+@pytest.mark.parametrize("name", LINEAR)
+def test_torchs_attention_is_refused(name, target):
+    settings = contract(name).get("settings", {}) | {"target_modules": (target,)}
+    if name == "ia3":
+        settings |= {"feedforward_modules": ()}
+    model = siglip()
+    before = weights(model)
+    beside = contract(name).get("beside", ())
+    with pytest.raises(ftplug.MethodError, match=r"an nn\.MultiheadAttention, which reads its"):
+        ftplug.apply(model, *beside, entry(name).load().configure(settings))
+    assert difference(before, weights(model)) is None
+
+
+def test_all_linear_leaves_it_out_and_everything_that_trains_gets_a_gradient():
+    model = ftplug.apply(siglip(), "lora", target_modules="all-linear")
+    trains = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert not any("head.attention" in name for name in trains)
+    assert any("head.mlp" in name for name in trains)
+    model.train()(pixel_values=torch.randn(2, 3, 16, 16)).pooler_output.pow(2).sum().backward()
+    assert all(model.get_parameter(name).grad is not None for name in trains)
