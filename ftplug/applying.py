@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ftplug import structure
 from ftplug.artifacts.saving import take_over_saving
 from ftplug.attaching.attachment import prepare, unwrap_model
+from ftplug.attaching.first_backward import FirstBackward
 from ftplug.context import Context
 from ftplug.host import MethodLike, resolve
 
@@ -27,12 +28,17 @@ def apply(
     Afterwards exactly the parameters that train require gradients. Random initialisation is drawn
     under ``seed`` (the Trainer's default); torch's own generators are left as they were.
 
+    What gets no gradient in the first backward pass is named once that has ended.
+
     No version of transformers is refused or checked here: binding to a Trainer does that. Returns
     the same object. Raises :class:`MethodError` where a method or setting does not fit.
     """
     configured = resolve(methods, settings)
     inner = unwrap_model(model)
     context = Context(seed=seed, task=structure.task_of(inner), model_class=type(inner).__name__)
-    prepare(inner, configured, context, train_head=train_head)
+    attached = prepare(inner, configured, context, train_head=train_head)
+    if attached.first_backward is None:
+        names = attached.plan.may_train
+        attached.first_backward = FirstBackward(inner, names, attached.host.names)
     take_over_saving(inner)
     return model

@@ -31,6 +31,7 @@ LAYERS = {
         discovery
         base method
         files structure hookspecs context inplace
+        frames
         errors lazy quiet
     """,
     "ftplug_plugins": """
@@ -224,7 +225,7 @@ def test_frames_are_walked_in_one_module():
         and node.attr in ("_getframe", "currentframe", "f_back", "f_locals", "stack")
         and not (node.attr == "stack" and ast.unparse(node.value) != "inspect")
     }
-    assert walking == {"ftplug.training.frames"}
+    assert walking == {"ftplug.frames"}
 
 
 def test_a_folder_holds_what_can_be_looked_through():

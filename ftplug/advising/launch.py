@@ -11,7 +11,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from ftplug.advising.report import Report, look_at
 from ftplug.errors import FtplugError
-from ftplug.training.frames import trainer_in_construction
+from ftplug.frames import trainer_in_construction
 from ftplug.training.script import Launch, write_report
 
 if TYPE_CHECKING:

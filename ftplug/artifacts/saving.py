@@ -16,7 +16,12 @@ from ftplug.artifacts.digests import FileEntry, file_entry
 from ftplug.artifacts.json_values import json_values
 from ftplug.artifacts.manifest import MANIFEST, Manifest, make_manifest, read_manifest
 from ftplug.artifacts.tensors import gathered_tensors, write_tensors
-from ftplug.attaching.attachment import Attachment, require_attachment, unwrap_model
+from ftplug.attaching.attachment import (
+    ADAPTERS,
+    Attachment,
+    require_attachment,
+    unwrap_model,
+)
 from ftplug.attaching.sharding import is_sharded
 from ftplug.context import WEIGHTS, logger
 from ftplug.errors import ArtifactError, MethodError, PluginError
@@ -53,6 +58,8 @@ def save(
     tensors = gathered_tensors(inner, attached.plan, state_dict)
     if not state_dict and is_sharded(inner) and torch.distributed.get_rank() != 0:
         return target
+    if attached.first_backward:
+        attached.first_backward.say_what_never_trained()
     finish_interrupted(target)
     earlier = _earlier(target)
     obsolete = earlier.weight_files() if earlier else set()
@@ -112,6 +119,9 @@ def take_over_saving(model: nn.Module) -> None:
     for name in ("save_pretrained", "save"):
         if hasattr(model, "save_pretrained") and hasattr(model, name):
             model.__dict__[name] = types.MethodType(_save_pretrained, model)
+    for name in ADAPTERS:
+        if hasattr(model, name):
+            model.__dict__[name] = partial(_refuse_adapter, name, attached.host.names)
     for name, part in model.named_modules():
         if part is model or not hasattr(part, "save_pretrained"):
             continue
@@ -126,6 +136,13 @@ def _refuse_part(part: str, methods: str, *args: Any, **kwargs: Any) -> None:
         f"save_pretrained: this {part} is a part of a model that carries {methods}, which it would "
         "not hold: save the whole model (that writes the artifact), or fold the method in first "
         "(ftplug.merge(model))"
+    )
+
+
+def _refuse_adapter(name: str, methods: str, *args: Any, **kwargs: Any) -> None:
+    raise MethodError(
+        f"{name}: the model carries {methods} by ftplug, which another adapter beside it would "
+        "not be saved, merged or switched off with: load that one onto a base of its own"
     )
 
 

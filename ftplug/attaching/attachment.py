@@ -7,9 +7,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from ftplug.attaching.first_backward import FirstBackward
 from ftplug.attaching.original_values import OriginalValues
 from ftplug.attaching.plan import Plan, set_trainable
 from ftplug.attaching.rehearsal import Accept, Change
+from ftplug.attaching.rollback import Snapshot
 from ftplug.attaching.run_view import NoTrainer, RunFacts, Surroundings
 from ftplug.attaching.sharding import is_sharded
 from ftplug.base.inspecting import Base, inspect_base
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from ftplug.method import Method
 
 _ATTRIBUTE = "_ftplug"
+ADAPTERS = ("load_adapter", "add_adapter", "set_adapter", "delete_adapter")  # transformers' own
+TAKEN_OVER = ("save_pretrained", "save", *ADAPTERS)  # on the instance, while it carries a method
 
 
 @dataclass(eq=False)
@@ -37,6 +41,7 @@ class Attachment:
     original_values: OriginalValues = field(repr=False)
     facts: RunFacts = field(repr=False)  # the same for the methods, by way of their ``run``
     training: dict[str, Any] = field(default_factory=dict)  # facts of the last train()
+    first_backward: FirstBackward | None = field(default=None, repr=False)  # of a loop by hand
 
     @property
     def base(self) -> Base:
@@ -96,7 +101,8 @@ def prepare(
     What trains nothing (a transient method) may differ then: the model goes on with those given.
     ``fresh`` names the parameters that are in no checkpoint, where a manifest knows them.
     ``accept`` may raise on the plan; ``surroundings`` is the Trainer's run, where there is one.
-    What is refused leaves the model as it was: all is rehearsed on a weightless copy first.
+    What is refused leaves the model as it was: all is rehearsed on a weightless copy first, and
+    what still fails is taken back.
     """
     _refuse_strangers(model)
     host = Host(methods)
@@ -111,10 +117,15 @@ def prepare(
     facts = RunFacts(context, inspect_base(model, fresh), surroundings or NoTrainer())
     change = Change(host, facts, train_head)
     rehearsed = change.rehearsed_on(model, accept)
-    keep_unpacked(model)
-    plan = change.to(model)
-    if not rehearsed:
-        accept(host, plan)
+    before = Snapshot(model)
+    try:
+        keep_unpacked(model)
+        plan = change.to(model)
+        if not rehearsed:
+            accept(host, plan)
+    except BaseException:
+        before.restore()
+        raise
     set_trainable(model, set(plan.may_train))
     facts.original_values = OriginalValues.of(model, facts.base, plan)
     attachment = Attachment(
@@ -170,7 +181,7 @@ def forget(model: nn.Module) -> None:
     """Forget the methods of a model that is plain again: ``save_pretrained`` means what it did."""
     model.__dict__.pop(_ATTRIBUTE, None)
     for module in model.modules():
-        for name in ("save_pretrained", "save"):
+        for name in TAKEN_OVER:
             module.__dict__.pop(name, None)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import functools
+import inspect
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -44,10 +46,51 @@ class LayerStack:
             yield f"{self.name}.{index}", self.layers[index]
 
 
+# What reads more or other than text, by transformers' own tables of model classes.
+OTHER_TASKS = {
+    "MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES": "automatic-speech-recognition",
+    "MODEL_FOR_CTC_MAPPING_NAMES": "automatic-speech-recognition",
+    "MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES": "audio-classification",
+    "MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES": "video-classification",
+    "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES": "image-text-to-text",
+    "MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES": "image-segmentation",
+    "MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES": "object-detection",
+    "MODEL_FOR_DEPTH_ESTIMATION_MAPPING_NAMES": "depth-estimation",
+}
+
+
 def task_of(model: nn.Module) -> str | None:
     """Return the Hub's pipeline tag for the model's class, or None for an unknown one."""
     name = type(model).__name__
+    if getattr(model, "main_input_name", "input_ids") != "input_ids" or _reads_images(model):
+        if name == "VisionEncoderDecoderModel":
+            return "image-to-text"
+        if other := _other_tasks().get(name):
+            return other
+        if name.endswith(_TEXT_ONLY):
+            return None
     return next((tag for suffix, tag in TASKS.items() if name.endswith(suffix)), None)
+
+
+_TEXT_ONLY = ("ForConditionalGeneration", "ForCausalLM", "ForSequenceClassification")
+
+
+def _reads_images(model: nn.Module) -> bool:
+    """Whether a model reads images beside its text."""
+    return "pixel_values" in inspect.signature(model.forward).parameters
+
+
+@functools.cache
+def _other_tasks() -> dict[str, str]:
+    """Return the tasks of ``OTHER_TASKS`` by the name of the model's class."""
+    from transformers.models.auto import modeling_auto
+
+    found: dict[str, str] = {}
+    for table, task in OTHER_TASKS.items():
+        for names in getattr(modeling_auto, table, {}).values():
+            for name in [names] if isinstance(names, str) else names:
+                found.setdefault(name, task)
+    return found
 
 
 def pretrained(model: nn.Module) -> PreTrainedModel:

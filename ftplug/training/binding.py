@@ -9,11 +9,11 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from ftplug.attaching.attachment import attachment_of
 from ftplug.errors import MethodError
+from ftplug.frames import trainer_in_construction
 from ftplug.host import MethodLike, resolve
 from ftplug.training import trl
 from ftplug.training.bound_trainer import SavingTrainer, TrainerMixin
 from ftplug.training.compat import check_transformers
-from ftplug.training.frames import trainer_in_construction
 from ftplug.training.learning_rate import set_learning_rate
 from ftplug.training.resuming import save_between_steps
 from ftplug.training.run import LearningRateChoice, Run

@@ -14,7 +14,7 @@ from typing import Any
 
 from ftplug.context import logger
 from ftplug.errors import MethodError
-from ftplug.training.frames import calling_module
+from ftplug.frames import calling_module
 
 # What starts training scripts as processes of their own, which know nothing of this one: as
 # modules on the call stack or after -m, and as programs.

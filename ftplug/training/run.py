@@ -160,6 +160,9 @@ class Run:
             surroundings=self,
         )
         take_over_saving(model)
+        if attached.first_backward:  # applied before this Trainer was built
+            attached.first_backward.stop()
+            attached.first_backward = None
         if newer := compat.untested_version():
             tested = f"{compat.TESTED[0]} to {compat.TESTED[1]}"
             untested = Untested(newer, tested, allowed=compat.allow_untested())

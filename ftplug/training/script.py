@@ -23,10 +23,10 @@ from ftplug.attaching.sharding import local_parameters
 from ftplug.base.fingerprint import sample
 from ftplug.errors import FtplugError, MethodError
 from ftplug.files.staged import replace_file, stated_write_errors
+from ftplug.frames import trainer_in_construction
 from ftplug.method import Method
 from ftplug.training import record
 from ftplug.training.binding import FTPlugCallback, bind_at_train
-from ftplug.training.frames import trainer_in_construction
 from ftplug.training.launchers import watched_processes
 from ftplug.training.run import LearningRateChoice, Run
 

@@ -21,8 +21,8 @@ from ftplug.attaching.attachment import disabled, require_attachment, unwrap_mod
 from ftplug.attaching.original_values import OriginalValues
 from ftplug.attaching.plan import saved_tensors
 from ftplug.errors import MethodError
+from ftplug.frames import calling_object, constructor_argument
 from ftplug.inplace import in_eval_mode
-from ftplug.training.frames import calling_object, constructor_argument
 
 if TYPE_CHECKING:
     from transformers import Trainer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -190,5 +191,7 @@ def begin_with_prefix(stack: Any, forward: Any, *args: Any, **kwargs: Any) -> An
         wanted = getattr(stack.config, "use_cache", False)
     if given is not None or wanted:
         return forward(**arguments)
-    # The caller asked for none: it only carried the prefix.
+    # The caller asked for none: it only carries the prefix, which some stacks then ignore.
+    if "use_cache" in arguments or "use_cache" in inspect.signature(forward).parameters:
+        arguments["use_cache"] = True
     return changed_output(stack, forward, arguments, structure.without_cache)

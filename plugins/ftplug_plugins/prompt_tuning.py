@@ -82,11 +82,25 @@ class BeforeInput(Prompted, ABC):
             reason = "it reads no token embeddings, before which the prompt would stand"
         elif several and not is_encoder_decoder(model):
             reason = "it reads more than text"
+        elif further := _further_inputs(stack):
+            reason = f"it reads {further} of each token, which virtual tokens do not have"
         elif getattr(trunk.config, "output_router_logits", False):
             reason = "its loss over experts cannot mask virtual tokens (output_router_logits)"
         else:
             return stack
         raise MethodError(f"{self.name}: {type(model).__name__}: {reason}: use lora")
+
+
+def _further_inputs(stack: Any) -> str | None:
+    """Return what a stack reads of each token beside its id, type and position, if anything."""
+    if hasattr(stack.config, "type_vocab_sizes"):  # TAPAS: seven types a token
+        return "several token types"
+    if getattr(stack.config, "use_task_id", False):  # Ernie
+        return "task_type_ids"
+    return next((name for name in _FURTHER if accepts(stack, name)), None)
+
+
+_FURTHER = ("bbox", "xpath_tags_seq")  # LayoutLM and kin, MarkupLM
 
 
 @dataclass(frozen=True, eq=False)

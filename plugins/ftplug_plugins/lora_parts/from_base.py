@@ -45,7 +45,15 @@ class StartsFromBase(PeftMethod):
 
     def require_fit(self, name: str, layer: nn.Module) -> None:
         """Refuse a target whose weight cannot be decomposed; asked before any is."""
+        from torch import nn
+        from transformers.pytorch_utils import Conv1D
+
         weight: Any = layer.weight
+        if isinstance(layer, nn.Embedding) or not isinstance(layer, nn.Linear | Conv1D | nn.Conv2d):
+            raise MethodError(
+                f"{self.name}: decomposes the weights of linear layers, and {name} is of "
+                f"{type(layer).__name__}: leave it out, or use lora"
+            )
         if not weight.is_floating_point():
             raise MethodError(
                 f"{self.name}: decomposes the base's weights, and {name} is quantized: use lora"
@@ -104,7 +112,13 @@ def base_kept(
         if check_target_module_exists(config, name) and hasattr(module, "weight"):
             require_fit(name, module)
             kept[id(module)] = module.weight.detach().clone()
-    yield
+    try:
+        yield
+    except BaseException:
+        for module in model.modules():
+            if id(module) in kept:
+                module.weight.data = kept[id(module)]
+        raise
     for _, layer in peft_files.tuner_layers(model):
         base, weights = layer.get_base_layer(), (layer.lora_A[ADAPTER], layer.lora_B[ADAPTER])
         with torch.no_grad():

@@ -174,7 +174,7 @@ def translated(name: str, model: nn.Module) -> Iterator[None]:
     model.
     """
     weightless = is_weightless(model)
-    refusals = (ValueError, TypeError, AttributeError, AssertionError, ImportError)
+    refusals = (ValueError, TypeError, AttributeError, AssertionError, ImportError, KeyError)
     try:
         yield
     except MethodError:

@@ -17,7 +17,8 @@ def new_cache(stack: Any) -> Any:
     from transformers import DynamicCache, EncoderDecoderCache
 
     cache = DynamicCache(config=stack.config)
-    if not getattr(stack.config, "is_encoder_decoder", False):
+    crossed = ("is_encoder_decoder", "add_cross_attention")  # the latter: BERT as a decoder
+    if not any(getattr(stack.config, name, False) for name in crossed):
         return cache
     return EncoderDecoderCache(cache, DynamicCache(config=stack.config))
 

@@ -1,15 +1,16 @@
-"""Lookups on the call stack, for objects that transformers and TRL hand to nobody."""
+"""Lookups on the call stack, for what transformers, TRL and torch hand to nobody."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Collection, Iterator
 from types import FrameType
-from typing import Any
-
-from transformers import Trainer, TrainerCallback
+from typing import TYPE_CHECKING, Any
 
 from ftplug.errors import MethodError
+
+if TYPE_CHECKING:
+    from transformers import Trainer, TrainerCallback
 
 
 def _callers() -> Iterator[FrameType]:
@@ -22,6 +23,8 @@ def _callers() -> Iterator[FrameType]:
 
 def trainer_in_construction(callback: TrainerCallback) -> Trainer:
     """Return the Trainer whose ``__init__`` is calling: transformers hands callbacks none."""
+    from transformers import Trainer
+
     for frame in _callers():
         caller = frame.f_locals.get("self")
         if isinstance(caller, Trainer) and callback in caller.callback_handler.callbacks:
