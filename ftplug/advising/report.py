@@ -62,7 +62,7 @@ class Report:
         return "\n".join(lines)
 
 
-def look_at(trainer: Trainer, loader: Iterable[Mapping[str, Any]], limit: float) -> Report:
+def look_at(trainer: Trainer, loader: Iterable[Any], limit: float) -> Report:
     """Look at a Trainer whose training is about to begin; what a piece of advice raises is kept.
 
     Says on standard error what is looked at: a large model takes a while.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -39,15 +40,15 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Batch:
-    """What a step is given, and how long it took to fetch."""
+    """What a step is given, a mapping unless the Trainer is a special one; seconds to fetch it."""
 
-    inputs: Mapping[str, Any]
+    inputs: Any
     seconds: float
 
     @property
     def tokens(self) -> Tokens | None:
         """What its mask of (rows, width) says; None where there is none."""
-        mask = self.inputs.get("attention_mask")
+        mask = self.inputs.get("attention_mask") if isinstance(self.inputs, Mapping) else None
         if not isinstance(mask, torch.Tensor) or mask.ndim != 2 or not mask.numel():
             return None
         (rows, width), lengths = mask.shape, mask.sum(1)
@@ -60,7 +61,7 @@ class Seen:
     ``limit`` is how many seconds one comparison may take.
     """
 
-    def __init__(self, trainer: Trainer, loader: Iterable[Mapping[str, Any]], limit: float) -> None:
+    def __init__(self, trainer: Trainer, loader: Iterable[Any], limit: float) -> None:
         self.trainer = trainer
         self.limit = limit
         self.args = trainer.args
@@ -135,12 +136,12 @@ class Seen:
 
     def backward(self, batch: Batch) -> None:
         """Run a batch forward and backward; gradients stay."""
-        self.trainer.training_step(self.trainer.model_wrapped, dict(batch.inputs))
+        self.trainer.training_step(self.trainer.model_wrapped, copy.copy(batch.inputs))
 
     def forward(self, batch: Batch) -> Any:
         """Return the loss of a batch, with its graph."""
         self.model.train()
-        return compat.loss_of(self.trainer, dict(batch.inputs))
+        return compat.loss_of(self.trainer, copy.copy(batch.inputs))
 
     @cached_property
     def seconds(self) -> float:
@@ -182,7 +183,7 @@ class Seen:
         return kept.bytes(lambda: self.forward(self.largest))
 
 
-def _look_at(loader: Iterable[Mapping[str, Any]]) -> list[Batch]:
+def _look_at(loader: Iterable[Any]) -> list[Batch]:
     batches: list[Batch] = []
     iterator, start = iter(loader), time.perf_counter()
     while len(batches) < BATCHES and time.perf_counter() - start < PATIENCE:
@@ -194,4 +195,6 @@ def _look_at(loader: Iterable[Mapping[str, Any]]) -> list[Batch]:
 
 
 def _size(batch: Batch) -> int:
-    return sum(v.numel() for v in batch.inputs.values() if isinstance(v, torch.Tensor))
+    given = batch.inputs
+    values = given.values() if isinstance(given, Mapping) else given
+    return sum(value.numel() for value in values if isinstance(value, torch.Tensor))

@@ -50,7 +50,7 @@ def init_hf_repo(trainer: Any, token: str | None, private: bool | None) -> None:
         trainer.args.hub_private_repo = before
 
 
-def loss_of(trainer: Any, inputs: dict[str, Any]) -> Any:
+def loss_of(trainer: Any, inputs: Any) -> Any:
     """Return the loss of a batch as a training step computes it, with its graph."""
     with trainer.compute_loss_context_manager():
         return trainer.compute_loss(trainer.model_wrapped, trainer._prepare_inputs(inputs))

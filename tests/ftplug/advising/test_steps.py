@@ -6,6 +6,7 @@ import pytest
 import tiny
 import torch
 from runs import METHODS, trainer
+from transformers import Trainer
 
 import ftplug
 from ftplug import structure
@@ -177,6 +178,24 @@ def test_everything_can_be_looked_at(family, method, tmp_path, monkeypatch):
     assert report.failed == {}
     assert report.seen["kept_bytes"] > 0
     assert "Trainer trains" in str(report)
+
+
+def test_batches_that_are_no_mappings_are_looked_at_too(tmp_path, monkeypatch):
+    class Tuples(Trainer):
+        def compute_loss(self, model, inputs, **kwargs):
+            return model(input_ids=inputs[0], labels=inputs[1]).loss
+
+    monkeypatch.setattr(measuring, "MOST", 1)
+    bound = trainer(tiny.bert(), tmp_path, cls=Tuples, use_cpu=True, save_strategy="no")
+    bound.data_collator = lambda rows: tuple(
+        torch.stack([row[name] for row in rows]) for name in ("input_ids", "labels")
+    )
+    bound.state.max_steps = 20
+    bound.model_wrapped = bound.model
+    bound.create_optimizer()
+    report = look_at(bound, bound.get_train_dataloader(), limit=60)
+    assert report.failed == {}
+    assert report.seen["padding"] is None
 
 
 def test_what_cannot_be_looked_at_is_named_and_the_rest_goes_on(tmp_path, monkeypatch):
