@@ -7,6 +7,7 @@ becomes a child of the model. So a deepcopy has its own, and the host saves it w
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -174,7 +175,10 @@ def translated(name: str, model: nn.Module) -> Iterator[None]:
     model.
     """
     weightless = is_weightless(model)
-    refusals = (ValueError, TypeError, AttributeError, AssertionError, ImportError, KeyError)
+    refusals = (
+        *(ValueError, TypeError, AttributeError, AssertionError, ImportError, KeyError),
+        re.error,
+    )
     try:
         yield
     except MethodError:

@@ -79,6 +79,12 @@ def test_a_pattern_that_fits_no_target_is_refused(name, setting):
 ONE_PATTERN = ("gralora", "miss", "randlora")  # they take no several
 
 
+@pytest.mark.parametrize("setting", ["rank_pattern", "alpha_pattern"])
+def test_a_pattern_that_is_none_is_refused_in_one_line(setting):
+    said = refusal("lora", target_modules=("q_proj",), **{setting: {"q_(proj": 2}})
+    assert "unterminated subpattern" in said
+
+
 @pytest.mark.parametrize("name", having("layers_pattern"))
 def test_a_list_of_layers_that_is_not_there_is_refused(name):
     pattern = "layres" if name in ONE_PATTERN else ("layers", "layres")
