@@ -104,6 +104,7 @@ def a_command_runs(command, folder, monkeypatch, capsys):
         stand_in_for_the_real_model(monkeypatch, folder)
     printed = in_process(arguments, monkeypatch, capsys)
     expected = {
+        "advise": "forward and backward",
         "demo": "held-out",
         "merge": "a plain model of",
         "methods": arguments[1] if len(arguments) == 2 and arguments[1][0] != "-" else "lora",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ftplug.attaching.first_backward import FirstBackward
 from ftplug.attaching.original_values import OriginalValues
 from ftplug.attaching.plan import Plan, set_trainable
+from ftplug.attaching.reach import say_what_is_out_of_reach
 from ftplug.attaching.rehearsal import Accept, Change
 from ftplug.attaching.rollback import Snapshot
 from ftplug.attaching.run_view import NoTrainer, RunFacts, Surroundings
@@ -136,6 +137,8 @@ def prepare(
         facts=facts,
     )
     model.__dict__[_ATTRIBUTE] = attachment
+    if not context.loading:
+        say_what_is_out_of_reach(model, host, plan, facts.base.total)
     return attachment
 
 

@@ -198,6 +198,7 @@ class Run:
             )
         if self.reference is not None:
             trl.require_reference(self.trainer, self.reference)
+        trl.refuse_follower(self.trainer, self.model)
         self.measured.start(self.trainer.state.global_step)
         keep_gradients(self.model)
         self.losses = Losses()

@@ -19,6 +19,7 @@ from transformers.trainer_callback import CallbackHandler
 
 from ftplug.artifacts.loading import manifest_of, methods_of
 from ftplug.artifacts.registries import artifact_folder
+from ftplug.attaching.reach import towers
 from ftplug.attaching.sharding import local_parameters
 from ftplug.base.fingerprint import sample
 from ftplug.errors import FtplugError, MethodError
@@ -237,6 +238,7 @@ def dry_run_text(run: Run, args: TrainingArguments) -> str:
     ]
     if len(trained) > 8:
         lines.append(f"    … and {len(trained) - 8} more")
+    lines += [f"  in {part}: {n} tensors" for part, n in towers(model, attached.plan).items()]
     lines += [
         f"  learning rate {args.learning_rate:g}, optimizer {getattr(args.optim, 'value', '')}",
         f"  memory without activations: weights {weights / mib:,.1f} MiB, gradients "

@@ -138,6 +138,26 @@ def require_reference(trainer: Trainer, reference: Reference) -> None:
         )
 
 
+def refuse_follower(trainer: Trainer, model: nn.Module) -> None:
+    """Refuse a second model that follows this one parameter by parameter, and has not the same.
+
+    TRL moves one along by a callback: a reference (``sync_ref_model``), or the teacher of SDPO and
+    SDFT (``teacher_model_kind="ema"``).
+    """
+    shapes = [parameter.shape for parameter in model.parameters()]
+    for callback in trainer.callback_handler.callbacks:
+        kinds = {cls.__name__ for cls in type(callback).__mro__}
+        follower = getattr(callback, "ref_model", None)
+        if "SyncRefModelCallback" not in kinds or not isinstance(follower, nn.Module):
+            continue
+        if [parameter.shape for parameter in follower.parameters()] != shapes:
+            raise MethodError(
+                f"{type(callback).__name__} moves a second model along, which lacks what "
+                f"{require_attachment(model).host.names} added: leave it out (SDPO, SDFT: "
+                "teacher_model_kind='base' or 'live'), or take a method that adds nothing (full)"
+            )
+
+
 def holds_base(trainer: Trainer) -> bool:
     """Whether the Trainer's reference has the very weights its model has now."""
     reference = getattr(trainer, "ref_model", None)

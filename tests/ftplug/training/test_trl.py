@@ -6,9 +6,10 @@ import sys
 
 import folders
 import pytest
+import tiny
 import torch
 from datasets import Dataset
-from runs import shake, weights
+from runs import shake, trainer, weights
 from script_cells import METHODS
 from transformers import (
     AutoModelForCausalLM,
@@ -281,3 +282,30 @@ def test_a_constructor_that_fails_leaves_nothing_to_the_next_trainer(
         with pytest.raises(ValueError, match="no such repository"):
             dpo(model_of(folder), tmp_path, pairs, FTPlugCallback("lora"))
     assert isinstance(dpo(model_of(folder), tmp_path, pairs).ref_model, LlamaForCausalLM)
+
+
+@pytest.mark.parametrize(
+    ("method", "refused"), [("lora", True), ("bottleneck", True), ("full", False)]
+)
+def test_a_second_model_that_follows_must_have_the_same_parameters(method, refused, tmp_path):
+    from trl import SyncRefModelCallback
+
+    class Teacher(SyncRefModelCallback):
+        """As SDPO's: moved after each step."""
+
+        def on_step_end(self, args, state, control, **kwargs):
+            self.sync_target_model(kwargs["model"], self.ref_model, 0.5)
+
+    bound = trainer(tiny.llama(), tmp_path, max_steps=2, save_strategy="no", use_cpu=True)
+    teacher = tiny.llama()
+    bound.add_callback(Teacher(teacher, bound.accelerator))
+    ftplug.attach(bound, method)
+    before = [p.detach().clone() for p in teacher.parameters()]
+    if refused:
+        with pytest.raises(ftplug.MethodError, match="Teacher moves a second model along"):
+            bound.train()
+        assert bound.state.global_step == 0
+    else:
+        bound.train()
+    moved = any(not a.equal(b) for a, b in zip(before, teacher.parameters(), strict=True))
+    assert moved is not refused

@@ -120,3 +120,23 @@ def test_all_linear_leaves_it_out_and_everything_that_trains_gets_a_gradient():
     assert any("head.mlp" in name for name in trains)
     model.train()(pixel_values=torch.randn(2, 3, 16, 16)).pooler_output.pow(2).sum().backward()
     assert all(model.get_parameter(name).grad is not None for name in trains)
+
+
+@pytest.mark.parametrize("model", [mixtral, qwen])
+def test_experts_that_no_update_reaches_are_said(model, caplog):
+    ftplug.apply(model(), "lora")
+    [line] = [r.getMessage() for r in caplog.records if "no expert of" in r.getMessage()]
+    total = sum(p.numel() for p in model().parameters())
+    experts = sum(p.numel() for n, p in model().named_parameters() if ".experts." in n)
+    assert f"trains, {100 * experts / total:.0f} % of its weights" in line
+    assert "target_parameters=experts.down_proj,experts.gate_up_proj reaches them" in line
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [("full", {}), ("lora", {"target_parameters": ("experts.down_proj",)}), ("bitfit", None)],
+)
+def test_nothing_is_said_where_experts_train_or_there_are_none(method, settings, caplog):
+    model = tiny.bert() if settings is None else mixtral()
+    ftplug.apply(model, method, **settings or {})
+    assert not any("no expert of" in record.getMessage() for record in caplog.records)

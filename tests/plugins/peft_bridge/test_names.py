@@ -7,6 +7,8 @@ from contracts import built_in, contract
 from transformers import CLIPVisionConfig, LlavaConfig, LlavaForConditionalGeneration
 
 import ftplug
+from ftplug.attaching.attachment import require_attachment
+from ftplug.attaching.reach import towers
 from ftplug.discovery import entry
 from ftplug.testing.compare import weights
 
@@ -185,3 +187,12 @@ def test_what_is_excluded_stays_out_of_a_loaded_artifact(tmp_path):
 )
 def test_targets_by_path_glob_and_expression(target, expected):
     assert adapted(ftplug.apply(llava(), "lora", target_modules=(target,))) == expected
+
+
+def test_the_tensors_of_each_tower_are_counted():
+    model = ftplug.apply(llava(), "lora")
+    plan = require_attachment(model).plan
+    assert towers(model, plan) == {"model.vision_tower": 8, "model.language_model": 8}
+    left_out = ftplug.apply(llava(), "lora", exclude_modules=("vision_tower",))
+    assert towers(left_out, require_attachment(left_out).plan)["model.vision_tower"] == 0
+    assert towers(tiny.t5(), require_attachment(ftplug.apply(tiny.t5(), "lora")).plan) == {}
