@@ -89,9 +89,9 @@ def test_what_a_forward_keeps_is_counted_once():
 def test_checkpointing_that_memory_does_not_need_is_advised_against(tmp_path):
     model = tiny.llama(num_hidden_layers=4)
     found = about_to_train(model, tmp_path, limit=3, activation_checkpointing=True)
-    structure.versions.activation_checkpointing(model) or model.activation_checkpointing_enable()
+    getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
     [advice] = steps.checkpointing(found)
-    assert advice.setting == "activation_checkpointing=False"
+    assert advice.setting.endswith("_checkpointing=False")
     assert advice.gain > 1.03
     assert "MiB of activations" in advice.what
     assert structure.activation_checkpointing(model)
