@@ -117,7 +117,7 @@ def take_over_saving(model: nn.Module) -> None:
     """
     attached = require_attachment(model)
     for name in ("save_pretrained", "save"):
-        if hasattr(model, "save_pretrained") and hasattr(model, name):
+        if hasattr(model, "save_pretrained") and callable(getattr(type(model), name, None)):
             model.__dict__[name] = types.MethodType(_save_pretrained, model)
     for name in ADAPTERS:
         if hasattr(model, name):

@@ -185,7 +185,14 @@ def forget(model: nn.Module) -> None:
     model.__dict__.pop(_ATTRIBUTE, None)
     for module in model.modules():
         for name in TAKEN_OVER:
-            module.__dict__.pop(name, None)
+            if _is_ours(module.__dict__.get(name)):
+                del module.__dict__[name]
+
+
+def _is_ours(value: Any) -> bool:
+    """Whether an attribute is what ftplug put there: a bound method or a partial of a function."""
+    function = getattr(value, "__func__", getattr(value, "func", None))
+    return str(getattr(function, "__module__", "")).startswith("ftplug.")
 
 
 def _refuse_strangers(model: nn.Module) -> None:

@@ -59,6 +59,15 @@ def test_a_merged_model_saves_in_every_way_again(tmp_path):
     assert torch.allclose(logits(again), expected, atol=1e-5)
 
 
+def test_an_attribute_of_the_models_own_stays():
+    model = tiny.bert()
+    model.save = model.classifier.save = "every epoch"
+    ftplug.apply(model, "lora", r=4)
+    assert model.save == "every epoch"
+    ftplug.merge(model)
+    assert model.save == model.classifier.save == "every epoch"
+
+
 def test_a_tower_without_anything_of_the_method_saves_itself(tmp_path):
     model = ftplug.apply(tiny.t5(), "lora", r=4, target_modules=(r"decoder\..*\.q",))
     assert any("decoder" in n for n, p in model.named_parameters() if p.requires_grad)
