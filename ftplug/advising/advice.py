@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+MIB = 2**20  # bytes
 WORTH_IT = 1.03  # less is not worth a line in a script
 
 

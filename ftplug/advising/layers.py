@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ftplug import discovery
-from ftplug.advising.advice import Advice
+from ftplug.advising.advice import MIB, Advice
 
 if TYPE_CHECKING:
     from torch import nn
 
     from ftplug.advising.seen import Seen
 
-MIB = 2**20
 CACHE = "trunk-cache"
 LIGER = "arXiv:2410.10989"
 MEASURED_BY_LIGER = {"llama", "qwen2", "gemma", "mistral", "phi3"}  # model types, in that report
@@ -29,7 +28,7 @@ def frozen_trunk(seen: Seen) -> Iterator[Advice]:
     if CACHE in seen.methods or CACHE not in discovery.entries() or seen.epochs < 2:
         return
     trunk = Trunk(seen.layers)
-    trunk.watch(lambda: seen.step())
+    trunk.watch(seen.step)
     if trunk.frozen == 0:
         return
     frozen = statistics.median(trunk.seconds)

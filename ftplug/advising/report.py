@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from ftplug.advising import data, layers, steps
+from ftplug.advising.advice import MIB, Advice
 from ftplug.advising.seen import Seen
 from ftplug.errors import FtplugError, one_line
 from ftplug.quiet import quiet
@@ -16,9 +17,6 @@ from ftplug.quiet import quiet
 if TYPE_CHECKING:
     from transformers import Trainer
 
-    from ftplug.advising.advice import Advice
-
-MIB = 2**20
 CATALOGUE: Mapping[str, Callable[[Seen], Iterator[Advice]]] = {
     "padding": data.padding,
     "dataloader workers": data.workers,

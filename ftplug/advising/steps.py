@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from ftplug import structure
-from ftplug.advising.advice import Advice
+from ftplug.advising.advice import MIB, Advice
 from ftplug.errors import MethodError
 
 if TYPE_CHECKING:
     from ftplug.advising.measuring import Paired
     from ftplug.advising.seen import Seen
 
-MIB = 2**20
 ROOM = 0.85  # of a device's memory: above it is full
 
 

@@ -22,6 +22,7 @@ class FirstBackward:
 
     ``without`` names what had no gradient so far. What trains is asked for when the pass ends: a
     schedule may have switched some off. After it only the tensors that were silent are listened to.
+    Where all that trains lies in layers that are checkpointed reentrantly, nothing is ever said.
     """
 
     def __init__(self, model: nn.Module, names: Collection[str], methods: str) -> None:

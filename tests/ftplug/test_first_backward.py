@@ -81,7 +81,7 @@ def test_experts_that_no_token_reached_are_told_apart(said):
 
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_layers_that_are_computed_again_end_no_pass(reentrant, said):
-    model = ftplug.apply(tiny.bert(), "lora", r=4)
+    model = ftplug.apply(tiny.bert(), "lora", r=4, train_head=False)
     for layer in model.bert.encoder.layer:
         plain = layer.forward
         layer.forward = lambda *args, plain=plain, **kwargs: checkpoint(
@@ -91,7 +91,8 @@ def test_layers_that_are_computed_again_end_no_pass(reentrant, said):
     kept = tiny.inputs(model)
     model.train()(**kept).loss.backward()
     assert said() == []
-    assert hooks(model) == []
+    # Where all that trains lies in such layers, no pass of the loss itself is seen to end.
+    assert bool(hooks(model)) is reentrant
 
 
 def test_a_copy_has_no_hooks_and_a_trainer_looks_for_itself(said, tmp_path):

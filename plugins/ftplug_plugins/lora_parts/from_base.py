@@ -49,7 +49,7 @@ class StartsFromBase(PeftMethod):
         from transformers.pytorch_utils import Conv1D
 
         weight: Any = layer.weight
-        if isinstance(layer, nn.Embedding) or not isinstance(layer, nn.Linear | Conv1D | nn.Conv2d):
+        if not isinstance(layer, nn.Linear | Conv1D | nn.Conv2d):
             raise MethodError(
                 f"{self.name}: decomposes the weights of linear layers, and {name} is of "
                 f"{type(layer).__name__}: leave it out, or use lora"

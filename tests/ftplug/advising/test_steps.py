@@ -80,7 +80,7 @@ def test_checkpointing_is_switched_and_is_afterwards_as_it_was(family, on):
 
 def test_what_a_forward_keeps_is_counted_once():
     layer = torch.nn.Linear(8, 16)
-    x = torch.randn(4, 8)
+    x = torch.randn(4, 8, requires_grad=True)  # so that the weight is kept, too
     # x for the weight's gradient; sigmoid keeps its output; the weight is the model's own.
     kept = Kept(layer, []).bytes(lambda: layer(x).sigmoid())
     assert kept == 4 * (x.numel() + 4 * 16)
