@@ -6,9 +6,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-com
 # A class or a file is not divided: what its tests share is made once. Three workers for two cores:
 # some tests wait for servers and other processes.
 PYTEST := $(BIN)/python -m pytest --numprocesses 3 --dist loadscope
+DIST ?= dist
 MAKEFLAGS += --jobs=2 # the types are checked beside the tests
 
-.PHONY: demo test check tests fast matrix coverage soak bench gpu gpu-kit peers lint style types format clean
+.PHONY: demo test check tests fast matrix sweep coverage soak zero zero-tests fuzz probe bench gpu gpu-kit peers lint style types format audit dist clean
 
 demo: .venv/installed
 	$(BIN)/ftplug demo
@@ -28,14 +29,41 @@ fast: .venv/installed style
 matrix: .venv/installed
 	$(BIN)/python tools/matrix.py
 
+# Twelve settings on every class of transformers that builds small, an hour; a stopped one goes on:
+# renews docs/architectures.md.
+sweep: .venv/installed
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python tools/sweep.py
+
 # Which lines no test reaches. The tests take half as long again.
 coverage: .venv/installed .venv/peers
 	rm -f .coverage .coverage.*
 	$(PYTEST) --cov --cov-report=term
 
-# Kills training runs at random moments and resumes them: minutes; `make test` has a short version.
+# 150 kills of five methods' runs at random moments, in one process and in two, each resumed: 10 minutes.
+# Then 60 of one of two workers, started again, under DDP; and 60 under ZeRO-2 once `make zero` was run.
 soak: .venv/installed
 	$(BIN)/python tests/soak/kill_and_resume.py
+	$(BIN)/python tests/soak/kill_a_worker.py --engines ddp
+	if [ -e .venv/zero/installed ]; then DS_ACCELERATOR=cpu TORCH_EXTENSIONS_DIR=$(CURDIR)/.venv/zero/extensions \
+		.venv/zero/bin/python tests/soak/kill_a_worker.py --engines zero2; fi
+
+# DeepSpeed in two processes on the CPU. The tests have one method a kind, minutes; zero adds the table of
+# all methods in docs/processes.md, half an hour.
+zero: zero-tests
+	$(ZERO) PYTHONPATH=tests/support .venv/zero/bin/python tests/zero/support/zero_table.py
+
+zero-tests: .venv/zero/installed
+	$(ZERO) .venv/zero/bin/python -m pytest -m deepspeed tests/zero tests/test_launching.py
+
+ZERO = HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 DS_ACCELERATOR=cpu TORCH_EXTENSIONS_DIR=$(CURDIR)/.venv/zero/extensions
+
+# Ten thousand malformed artifacts by number, each refused in one line or loaded as it says: 15 minutes.
+fuzz: .venv/installed
+	$(BIN)/python tests/soak/fuzz.py
+
+# A thousand odd requests to an embedded Hub with poisoned lists, beside 300 slow clients: a minute.
+probe: .venv/installed
+	$(BIN)/python tests/soak/probe_server.py
 
 # 40 minutes on a machine that is left alone: writes benchmarks/results.json and the tables of docs/costs.md.
 bench: .venv/installed .venv/adapters/installed
@@ -87,6 +115,34 @@ peers: .venv/peers
 		npm install --loglevel error --no-audit --no-fund --prefix .venv/npm @huggingface/hub@2.17.5; \
 	else echo "npm is not here: the test of its Hub client will be skipped"; fi
 	touch $@
+
+# DeepSpeed in an environment of its own, which finds all else in .venv; none of its GPU code is built.
+.venv/zero/installed: constraints.txt | .venv/installed
+	$(BIN)/python -m venv .venv/zero
+	echo "import site; site.addsitedir('$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
+		> "$$(.venv/zero/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/beside.pth"
+	DS_BUILD_OPS=0 DS_ACCELERATOR=cpu DS_SKIP_CUDA_CHECK=1 .venv/zero/bin/python -m pip \
+		--disable-pip-version-check install --quiet --no-compile --constraint constraints.txt "ftplug[deepspeed]"
+	rm -rf .venv/zero/extensions # a build that was interrupted leaves a lock, for which the next would wait
+	if command -v g++ >/dev/null; then \
+		$(ZERO) .venv/zero/bin/python -c "from deepspeed.comm.torch import build_shm_op; build_shm_op()"; fi
+	touch $@
+
+# Known vulnerabilities of what is pinned (skipped, with the reason, where no network is), and an SBOM.
+audit: .venv/installed .venv/audit/installed
+	$(BIN)/python tools/audit.py
+
+.venv/audit/installed: | .venv/installed
+	$(PYTHON) -m venv .venv/audit
+	.venv/audit/bin/python -m pip --disable-pip-version-check install --quiet \
+		pip-audit==2.10.1 cyclonedx-bom==7.5.0
+	touch $@
+
+# Wheel and sdist of the last commit: what lies in the folder and is not tracked is in neither.
+dist: .venv/installed
+	rm -rf .venv/export && mkdir -p .venv/export
+	git archive HEAD | tar -x -C .venv/export
+	$(BIN)/python -m build --no-isolation --outdir $(DIST) .venv/export
 
 # A library that is measured beside ours, and pins an older transformers.
 .venv/adapters/installed: benchmarks/adapters-constraints.txt | .venv/installed

@@ -32,6 +32,7 @@ NAMES = (
     "startup",
     "transfer",
     "growth",
+    "loading",
     "advice",
 )
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "huggingface-hub", "trl")

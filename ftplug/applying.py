@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ftplug import structure
 from ftplug.artifacts.saving import take_over_saving
-from ftplug.attaching.attachment import prepare, unwrap_model
+from ftplug.attaching.attachment import attachment_of, prepare, unwrap_model
 from ftplug.attaching.first_backward import FirstBackward
 from ftplug.context import Context
 from ftplug.host import MethodLike, resolve
@@ -39,6 +39,15 @@ def apply(
     attached = prepare(inner, configured, context, train_head=train_head)
     if attached.first_backward is None:
         names = attached.plan.may_train
-        attached.first_backward = FirstBackward(inner, names, attached.host.names)
+        attached.first_backward = FirstBackward(inner, names, attached.host.names, _look_at_output)
     take_over_saving(inner)
     return model
+
+
+def _look_at_output(model: nn.Module, _: Any, output: Any) -> None:
+    import torch
+
+    if torch.compiler.is_compiling():
+        return
+    if (attached := attachment_of(model)) and attached.first_backward:
+        attached.first_backward.look_at(model, output)

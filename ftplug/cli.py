@@ -2,41 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import importlib.metadata
 import json
+import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer.core import TyperGroup
 
 from ftplug import __version__
+from ftplug.command_group import CommandGroup
 from ftplug.errors import FtplugError, one_line
+from ftplug.options import (
+    AllowBatchChange,
+    BaseId,
+    DatasetName,
+    DropPeftConfig,
+    Preemptible,
+    Resume,
+    learning_rate,
+    resumes,
+    setting_texts,
+)
 
 if TYPE_CHECKING:
     from ftplug.method import Method
 
-COMMANDS = "ftplug.commands"  # entry points: functions that take the typer app and add commands
-
-
-class WholeSentences(TyperGroup):
-    """Lists the commands with their whole first sentence, where click cuts it off."""
-
-    def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """Write the commands, sentences wrapped."""
-        known = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
-        rows = [(name, c.get_short_help_str(limit=1000)) for name, c in known if c and not c.hidden]
-        with formatter.section("Commands"):
-            formatter.write_dl(rows)
-
-
 app = typer.Typer(
     name="ftplug",
-    cls=WholeSentences,
+    cls=CommandGroup,
     help="Switch the fine-tuning method of any Hugging Face Trainer run, without touching it.",
     no_args_is_help=True,
     add_completion=False,
@@ -86,8 +84,8 @@ def methods(
         compat.check_requirements()
     except FtplugError as error:  # the list is right all the same
         typer.echo(f"warning: {error}", err=True)
-    with warnings.catch_warnings(record=True) as broken:
-        warnings.simplefilter("always")
+    with warnings.catch_warnings(record=True) as broken, contextlib.redirect_stdout(sys.stderr):
+        warnings.simplefilter("always")  # and stdout, which may be read as JSON, is ours alone
         classes = {name: discovery.entry(name).load()} if name else discovery.methods()
         further = {} if name else discovery.further(discovery.entries())
     for warning in broken:
@@ -137,6 +135,12 @@ def run(
     check_finite: Annotated[
         bool, typer.Option(help="Stop at a loss or gradient that is NaN or infinite.")
     ] = True,
+    drop_peft_config: DropPeftConfig = False,
+    resume: Resume = None,
+    preemptible: Preemptible = False,
+    allow_batch_change: AllowBatchChange = False,
+    dataset_name: DatasetName = None,
+    base_id: BaseId = None,
     module: Annotated[bool, typer.Option("-m", "--module", help="Run a module.")] = False,
 ) -> None:
     """Run a Trainer script unmodified, with another fine-tuning method.
@@ -149,13 +153,19 @@ def run(
 
     compat.check_requirements()
     compat.check_transformers()
+    from ftplug.artifacts.author import named_by_author
+    from ftplug.training.restarting.going_on import Restarts
     from ftplug.training.script import Launch, methods_from
 
+    author = named_by_author(dataset_name=dataset_name, base_id=base_id)
     if not method and start_from is None:
         raise FtplugError("run: name a --method (ftplug methods lists them) or an artifact --from")
     chosen = configured(method, settings) if method else methods_from(start_from or "")
     launch = Launch(
-        chosen, train_head, _learning_rate(lr), start_from, dry_run, report, check_finite
+        *(chosen, train_head, learning_rate(lr), start_from, dry_run, report, check_finite),
+        author=author,
+        drop_peft_config=drop_peft_config,
+        restarts=Restarts(resumes(resume), preemptible, allow_batch_change),
     )
     try:
         launch.run(command, module=module)
@@ -186,7 +196,7 @@ def demo(
     """
     from ftplug.demo import run_demo
 
-    rate = _learning_rate(lr)
+    rate = learning_rate(lr)
     result = run_demo(
         method,
         setting_texts(settings),
@@ -224,6 +234,23 @@ def merge(
 
 
 @app.command()
+def finish(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of an artifact.")],
+) -> None:
+    """Finish a save that was killed while its files were being moved into their folder.
+
+    Example: ftplug finish out
+    """
+    from ftplug.files.staged import finish_interrupted, stated_write_errors
+
+    if not os.path.isdir(folder):
+        raise FtplugError(f"{folder}: no such folder")
+    with stated_write_errors(folder):
+        done = finish_interrupted(folder)
+    typer.echo(f"{folder}: {'the save is finished' if done else 'there is nothing to finish'}")
+
+
+@app.command()
 def new(
     name: Annotated[str, typer.Argument(help="Its name: lower-case words joined by dashes.")],
     to: Annotated[
@@ -246,40 +273,9 @@ def configured(names: Sequence[str], settings: Sequence[str]) -> list[Method]:
     return from_texts(names, setting_texts(settings))
 
 
-def setting_texts(settings: Sequence[str]) -> dict[str, str]:
-    """Return ``{"r": "8"}`` for ``["r=8"]``."""
-    texts: dict[str, str] = {}
-    for text in settings:
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            raise FtplugError(f"--set {text!r}: write SETTING=VALUE, e.g. --set r=8")
-        texts[key] = value
-    return texts
-
-
-def _learning_rate(text: str | None) -> float | Literal["suggested"] | None:
-    if text is None:
-        return None
-    if text == "suggested":
-        return "suggested"
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise FtplugError(f"--lr {text!r}: write 'suggested' or a positive number, e.g. 1e-3")
-    return value
-
-
 def printable(text: str) -> str:
     """Return one line that a terminal may be shown, whoever wrote it."""
     return "".join(c if c.isprintable() else "�" for c in one_line(text))
-
-
-def _add_plugin_commands() -> None:
-    for point in importlib.metadata.entry_points(group=COMMANDS):
-        add: Callable[[typer.Typer], None] = point.load()
-        add(app)
 
 
 def main() -> None:
@@ -288,7 +284,6 @@ def main() -> None:
     What a script raises under ``ftplug run`` is raised: Python ends as it does for the script.
     """
     try:
-        _add_plugin_commands()
         app()
         return
     except FtplugError as error:

@@ -5,20 +5,16 @@ The group ``ftplug.method_families`` names modules that know further names (:cla
 
 from __future__ import annotations
 
-import difflib
-import functools
-import importlib.metadata
-import itertools
-import os
-import sys
+import re
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, get_args
 
+from ftplug.entry_points import Advertised, advertised
 from ftplug.errors import PluginError
 from ftplug.hookspecs import HOOK_API
+from ftplug.nearest import either, nearest
 
 if TYPE_CHECKING:
     from ftplug.method import Method
@@ -44,24 +40,15 @@ class Family(Protocol):
         """Return the class of one of the names; this may import the library."""
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(Advertised):
     """One advertised method: where it comes from, and how to load it."""
-
-    name: str
-    value: str
-    distribution: str
-    version: str
 
     def load(self) -> type[Method]:
         """Import the class; whatever goes wrong is a PluginError naming the distribution."""
         from ftplug.method import Method
 
-        where = f"method {self.name!r} ({self.value}, from {self.distribution} {self.version})"
-        try:
-            cls = self._found()
-        except Exception as error:  # a stranger's module may raise anything on import
-            raise PluginError(f"{where} cannot be loaded: {error!r}") from error
+        where = f"method {self}"
+        cls = self._found()
         if not (isinstance(cls, type) and issubclass(cls, Method)):
             raise PluginError(f"{where} is not a subclass of ftplug.Method")
         if "__dataclass_fields__" not in cls.__dict__:
@@ -77,56 +64,47 @@ class Entry:
             raise PluginError(
                 f"{where} calls itself {cls.name!r}; entry point and class must agree"
             )
+        _check_description(cls, where)
         return cls
 
     def _found(self) -> Any:
-        return importlib.metadata.EntryPoint(self.name, self.value, GROUP).load()
+        return self.imported()
 
 
-@dataclass(frozen=True)
 class Offered(Entry):
     """A method that a family builds; ``value`` is the family's module."""
 
     def _found(self) -> Any:
-        return _family(self).build(self.name)
+        return self.calling(lambda family: family.build(self.name))
+
+
+def _check_description(cls: type[Method], where: str) -> None:
+    """Refuse a class that no list can show; PluginError says what it lacks."""
+    from ftplug.method import Kind
+
+    if cls.kind not in get_args(Kind):
+        known = ", ".join(get_args(Kind))
+        raise PluginError(f"{where} is of a kind {cls.kind!r} that there is not: one of {known}")
+    try:
+        cls.summary()
+        cls.describe()
+    except (
+        Exception
+    ) as error:  # names that only type checkers import, and what a stranger overrides
+        raise PluginError(f"{where} cannot be described: {error!r}") from error
 
 
 def no_name(suggested: str = "my-method") -> str:
     """Return what to do about a class that has no name, for messages that begin with the class."""
-    return f'has no name: add the line  name: ClassVar[str] = "{suggested}"  to the class'
+    return f'has no name: add the line name: ClassVar[str] = "{suggested}" to the class'
 
 
 def entries() -> dict[str, list[Entry]]:
     """Return the advertised methods by name, without importing any of them."""
-    return {name: list(advertised) for name, advertised in _installed(_state()).items()}
-
-
-def _state() -> tuple[tuple[str, int | None], ...]:
-    return tuple((path, _changed(path)) for path in sys.path)
-
-
-@functools.lru_cache(maxsize=2)
-def _installed(state: object, group: str = GROUP) -> dict[str, list[Entry]]:
-    """Read the entry points of all distributions, again when one came or went: it takes 10 ms."""
     by_name: dict[str, list[Entry]] = defaultdict(list)
-    origin = functools.cache(_origin)  # each look parses all of the distribution's metadata
-    for point in importlib.metadata.entry_points(group=group):
-        entry = Entry(point.name, point.value, *origin(point.dist))
-        if entry not in by_name[point.name]:  # an editable install may be listed twice
-            by_name[point.name].append(entry)
-    return dict(sorted(by_name.items()))
-
-
-def _changed(path: str) -> int | None:
-    """Return when a folder's content changed last; None where there is none."""
-    try:
-        return os.stat(path or ".").st_mtime_ns
-    except OSError:
-        return None
-
-
-def _origin(distribution: importlib.metadata.Distribution | None) -> tuple[str, str]:
-    return (distribution.name, distribution.version) if distribution else ("unknown", "?")
+    for point in advertised(GROUP):
+        by_name[point.name].append(Entry(**vars(point)))
+    return dict(by_name)
 
 
 def entry(name: str) -> Entry:
@@ -135,6 +113,16 @@ def entry(name: str) -> Entry:
     if name not in known:
         known |= offered(known)
     return _only(name, known)
+
+
+def is_listed(name: str) -> bool:
+    """Whether an installed package lists a method of this name; nothing is imported."""
+    return name in entries()
+
+
+def is_offered(name: str) -> bool:
+    """Whether an installed package lists a method of this name, or a family knows it."""
+    return is_listed(name) or name in offered(entries())
 
 
 def offered(known: Mapping[str, object]) -> dict[str, list[Entry]]:
@@ -155,35 +143,34 @@ def further(known: Mapping[str, object]) -> dict[str, list[str]]:
 
 def _families() -> Iterator[tuple[str, list[Entry]]]:
     """Yield the title and the entries of each family."""
-    for point in itertools.chain.from_iterable(_installed(_state(), FAMILIES).values()):
+    for point in advertised(FAMILIES):
         try:
-            family = _family(point)
-            title, names = family.title(), sorted(family.names())
-        except Exception as error:  # a stranger's module may raise anything
-            warnings.warn(
-                f"ftplug: the family {point.name!r} ({point.value}, from {point.distribution} "
-                f"{point.version}) cannot be asked: {error!r}",
-                stacklevel=2,
-            )
+            title, names = point.calling(lambda family: (family.title(), sorted(family.names())))
+        except PluginError as error:
+            warnings.warn(f"ftplug: the family {error}", stacklevel=2)
             continue
-        origin = (point.value, point.distribution, point.version)
-        yield title, [Offered(name, *origin) for name in names]
-
-
-def _family(point: Entry) -> Family:
-    loaded = importlib.metadata.EntryPoint(point.name, point.value, FAMILIES).load()
-    return cast("Family", loaded)
+        yield title, [Offered(**vars(point) | {"name": name}) for name in names]
 
 
 def _only(name: str, known: Mapping[str, list[Entry]]) -> Entry:
     if name not in known:
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else "."
-        raise PluginError(f"no method named {name!r}{hint} Installed: {', '.join(known)}")
+        raise PluginError(f"no method named {name!r}{_meant(name, known)}")
     if len(known[name]) > 1:
         owners = " and ".join(f"{e.distribution} {e.version}" for e in known[name])
         raise PluginError(f"method {name!r} is provided by {owners}: uninstall one of them")
     return known[name][0]
+
+
+def _meant(name: str, known: Mapping[str, object]) -> str:
+    """Return what to say to a name that no method has."""
+    parts = re.split(r"\s*[+,]\s*", name.strip())
+    if len(parts) > 1 and all(part in known for part in parts):
+        several = ", ".join(map(repr, parts))
+        options = " ".join(f"--method {part}" for part in parts)
+        return f": several methods are given one by one, {several} (or {options})"
+    near = nearest(name, known)
+    hint = f"; did you mean {either(near)}?" if near else ":"
+    return f"{hint} ftplug methods lists the {len(known)} there are"
 
 
 def methods() -> dict[str, type[Method]]:

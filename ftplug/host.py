@@ -12,6 +12,7 @@ from ftplug.context import RunView, logger
 from ftplug.errors import MethodError, PluginError
 from ftplug.hookspecs import HOOK_API, PROJECT, HookSpecs
 from ftplug.method import Method, spelled, spelled_methods
+from ftplug.nearest import nearest
 
 MethodLike = str | Method | Iterable[str | Method]
 
@@ -71,15 +72,22 @@ def split_settings(
         if not dot and len(names) == 1:
             owner, setting = names[0], key
         if owner not in names:
-            raise MethodError(
-                f"setting {key!r} belongs to no method of this run ({', '.join(names)}); "
-                f"with several methods write METHOD.SETTING, e.g. {names[0]}.{setting}"
-            )
+            raise MethodError(_nobodys(key, owner, setting, names))
         index = names.index(owner)
         if isinstance(flat[index], Method):
             raise MethodError(f"{owner} is given as an instance: put {setting!r} into it")
         chosen[index][setting] = value
     return chosen
+
+
+def _nobodys(key: str, owner: str, setting: str, names: Sequence[str]) -> str:
+    """Say whose a setting may be that belongs to no method of a run."""
+    have = [n for n in names if setting in (s.name for s in discovery.entry(n).load().describe())]
+    near = nearest(owner, names) if owner else have
+    return (
+        f"setting {key!r} belongs to no method of this run ({', '.join(names)}); "
+        f"with several methods write METHOD.SETTING, e.g. {(near or have or names)[0]}.{setting}"
+    )
 
 
 class Host:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import functools
 import json
 import re
@@ -16,9 +15,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
 from ftplug.errors import MethodError
 from ftplug.hookspecs import HOOK_API
+from ftplug.nearest import setting_meant
 
 if TYPE_CHECKING:
     import pydantic
+    from torch import nn
 
 __all__ = ["Kind", "LearningRate", "Method", "Migration", "Setting"]
 
@@ -28,6 +29,9 @@ Kind = Literal["selection", "structure", "schedule", "optimizer", "regularizer",
 Migration = Callable[[dict[str, Any]], list[tuple[str, dict[str, Any]]] | None]
 """Of a method's settings as an older version had them (or as a user types them: values may be
 texts), the methods and settings that mean the same now; None where nothing moved."""
+
+
+_FEW = 12  # settings that a message can list
 
 
 class LearningRate(NamedTuple):
@@ -72,12 +76,13 @@ class Method:
     relies_on_internals: ClassVar[bool] = False
     """It reads or changes what passes between the parts of a model (a cache of keys and values, the
     arguments of a layer, what stands before the input), which a release of transformers may rename.
-    On one newer than those tested, binding to a Trainer then first holds the method against the
-    user's own model: once its tensors are moved its answers must change, and generation with a
-    cache must equal generation without."""
+    On one newer than those tested, binding to a Trainer first holds it against the user's model:
+    with its tensors moved answers must change, and be the same with a cache as without."""
     starts_at_base: ClassVar[bool] = False
     """What it adds to the structure changes no answer before training: checked on the same
     occasion, where all methods of the run keep it."""
+    resolves: ClassVar[frozenset[str]] = frozenset()
+    """Settings for whose patterns an artifact may hold names: see :meth:`resolved`."""
     MIGRATIONS: ClassVar[tuple[Migration, ...]] = ()
     """How settings of older versions read now, for artifacts and checkpoints that have them."""
 
@@ -88,6 +93,8 @@ class Method:
             if (moved := migration(dict(settings))) is not None:
                 old = spelled({name: settings[name] for name in settings if name in gone})
                 raise MethodError(f"{cls.name}: {old} moved: it is {spelled_methods(moved)} now")
+        if gone:
+            raise MethodError(cls._lacks(min(gone)))
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
@@ -103,19 +110,22 @@ class Method:
     def configure(cls, settings: Mapping[str, Any]) -> Self:
         """Build the method from settings by name; a setting it lacks is an error that lists all."""
         known = _annotations(cls)
-        for name in settings:
-            if name not in known:
-                close = difflib.get_close_matches(name, known, n=1)
-                hint = f"; did you mean {close[0]!r}?" if close else "."
-                allowed = ", ".join(known) or "none"
-                raise MethodError(
-                    f"{cls.name}: no setting named {name!r}{hint} Its settings: {allowed}"
-                )
+        if unknown := [name for name in settings if name not in known]:
+            raise MethodError(cls._lacks(unknown[0]))
         for field in dataclasses.fields(cls):
             if _required(field) and field.name not in settings:
                 help_text = _help_text(known[field.name])
                 raise MethodError(f"{cls.name}: setting {field.name!r} is required: {help_text}")
         return cls(**settings)
+
+    @classmethod
+    def _lacks(cls, setting: str) -> str:
+        known = list(_annotations(cls))
+        few = f"its settings are {', '.join(known)}" if known else "it has no settings"
+        rest = few if len(known) <= _FEW else f"ftplug methods {cls.name} lists its settings"
+        hint = setting_meant(setting, known)
+        answered = hint.startswith(": ")  # by our name, or by what does it here
+        return f"{cls.name}: no setting named {setting!r}{hint}{'' if answered else f' ({rest})'}"
 
     @classmethod
     def parse(cls, texts: Mapping[str, Any]) -> Self:
@@ -157,6 +167,14 @@ class Method:
         """Say why it cannot train on shards (FSDP), or return nothing where it can."""
         return ""
 
+    def partition_refusal(self) -> str:
+        """Say why it cannot train where DeepSpeed ZeRO-3 empties parameters beside their layers."""
+        return self.sharding_refusal()
+
+    def resolved(self, model: nn.Module) -> Mapping[str, Any]:
+        """Return settings of ``resolves`` with the names of modules that their patterns mean."""
+        return {}
+
     @classmethod
     def defaults(cls) -> dict[str, Any]:
         """Return the default of every setting that has one, as a JSON value."""
@@ -165,7 +183,8 @@ class Method:
 
     def settings(self) -> dict[str, Any]:
         """Return all settings as JSON values: what the manifest and the checkpoint record."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        given = vars(self).get("as_given", self)  # by an artifact that has names for the patterns
+        values = {field.name: getattr(given, field.name) for field in dataclasses.fields(self)}
         return _as_json(values)
 
 

@@ -61,7 +61,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device; none is here"))
+        if item.get_closest_marker("deepspeed") and (reason := _why_no_deepspeed()):
+            item.add_marker(pytest.mark.skip(reason=reason))
         if reason := missing_methods.why_skipped(item):
             item.add_marker(pytest.mark.skip(reason=reason))
         elif reason := known_failures.why_expected(item):
             item.add_marker(pytest.mark.xfail(reason=reason, strict=True))
+
+
+def _why_no_deepspeed() -> str | None:
+    import zero_ranks
+
+    return zero_ranks.why_skipped()

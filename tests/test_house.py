@@ -22,6 +22,8 @@ LAYERS = {
     "ftplug": """
         advising
         cli listing __main__
+        command_group
+        options
         demo scaffold testing
         training
         applying
@@ -31,8 +33,8 @@ LAYERS = {
         discovery
         base method
         files structure hookspecs context inplace
-        frames
-        errors lazy quiet
+        frames entry_points
+        errors lazy quiet nearest
     """,
     "ftplug_plugins": """
         peft_family
@@ -43,18 +45,20 @@ LAYERS = {
     """,
     "ftplug_registry": """
         commands
+        printing
         local_hub searching showing verification
         pushing
         pulling
         card contents
         server
         inspection hub
+        answers
         client credentials
     """,
     "ftplug_registry.server": """
         command
         embedded
-        app
+        app connections
         handlers
         storage
         accounts errors
@@ -265,7 +269,8 @@ def asks_for_versions(tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = [alias.name for alias in node.names]
             module = getattr(node, "module", None) or ""
-            if "packaging" in [name.partition(".")[0] for name in [*names, module]]:
+            parses = module == "packaging.requirements"  # names of packages, and asks for none
+            if not parses and "packaging" in [n.partition(".")[0] for n in [*names, module]]:
                 yield "packaging"
             yield from (name for name in names if re.search(r"is_\w+_version|parse_version", name))
         elif isinstance(node, ast.Compare):

@@ -19,6 +19,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dependencies import BROUGHT
+
 ROOT = Path(__file__).parents[1]
 TABLE = Path(__file__).with_name("matrix.toml")
 OVERLAYS = ROOT / ".venv/matrix"
@@ -53,10 +55,13 @@ class VersionSet:
         return os.environ | {"PYTHONPATH": str(self.folder), "HF_HUB_OFFLINE": "1"}
 
     def constraints(self) -> str:
-        """Return the pinned set with this one's pins in place of its own."""
+        """Return what the pinned set chooses, with this one's pins in place of its own.
+
+        What its libraries bring is left to pip: older ones bring older ones.
+        """
         own = {_project(pin) for pin in self.pins}
-        lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-        kept = [line for line in lines if line and not line.startswith("#")]
+        chosen = (ROOT / "constraints.txt").read_text(encoding="utf-8").partition(BROUGHT)[0]
+        kept = [line for line in chosen.splitlines() if line and not line.startswith("#")]
         if self.newest:
             kept = [line for line in kept if _project(line) == "torch"]
         return "\n".join([*(line for line in kept if _project(line) not in own), *self.pins]) + "\n"

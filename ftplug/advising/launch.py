@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -24,6 +24,8 @@ class Advising(Launch):
 
     seconds: float = 20.0
     found: list[Report] = field(default_factory=list)
+
+    reaches_children: ClassVar[bool] = False  # they would train
 
     def advise(self, command: Sequence[str], *, module: bool = False) -> str:
         """Run the script up to its first ``train()``; return what there is to say.

@@ -31,6 +31,8 @@ class Author(TypedDict, total=False):
     finetuned_from: str
 
 
+_LONGEST_NAME = 120  # characters of a data set's name
+_PATH = re.compile(r"(/|~|\.{1,2}[/\\]|[A-Za-z]:[/\\]|\\\\)")
 _LISTS = {name for name, hint in Author.__annotations__.items() if "list" in str(hint)}
 
 # What Trainer.create_model_card and TRL's call a field that has another name here.
@@ -91,6 +93,58 @@ def author_from_card(said: Mapping[str, Any]) -> Author:
     return checked_author(facts)
 
 
+def named_by_author(*, dataset_name: str | None = None, base_id: str | None = None) -> Author:
+    """Return the names of data and base that an author gives on a command line, where given.
+
+    Raises :class:`ArtifactError` for what can be none: a text of several lines, a path, an id that
+    no repository could have.
+    """
+    named: Author = {}
+    if dataset_name is not None:
+        named["dataset_names"] = [_checked_name(dataset_name)]
+    if base_id is not None:
+        if not is_repo_id(base_id):
+            raise ArtifactError(f"--base-id {_short(base_id)}: a repository's id is like org/name")
+        named["finetuned_from"] = base_id
+    return named
+
+
+def require_base(author: Author, known: str | None) -> None:
+    """Refuse another name for a base whose id a run knows."""
+    named = author.get("finetuned_from")
+    if named and known and named != known:
+        raise ArtifactError(f"--base-id {named}: the base was loaded as {known}: leave it out")
+
+
+def is_repo_id(text: Any) -> bool:
+    """Whether a repository on the Hub could have this id."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    try:
+        validate_repo_id(text)
+    except HFValidationError:
+        return False
+    return isinstance(text, str) and bool(text) and text.isprintable() and text == text.strip()
+
+
+def _checked_name(text: str) -> str:
+    name = text.strip()
+    reason = ""
+    if not name or not name.isprintable():
+        reason = "write a name on one line"
+    elif len(name) > _LONGEST_NAME:
+        reason = f"at most {_LONGEST_NAME} characters"
+    elif _PATH.match(name):
+        reason = "a path means nothing to others: write a name"
+    if reason:
+        raise ArtifactError(f"--dataset-name {_short(text)}: {reason}")
+    return name
+
+
+def _short(text: str) -> str:
+    return ascii(text if len(text) <= 40 else f"{text[:40]}…")
+
+
 def _is_local(text: str) -> bool:
-    looks_like_path = re.match(r"(/|~|\.{1,2}[/\\]|[A-Za-z]:[/\\]|\\\\)", text) is not None
-    return looks_like_path or (os.sep in text and os.path.exists(text))
+    return _PATH.match(text) is not None or (os.sep in text and os.path.exists(text))

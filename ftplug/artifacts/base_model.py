@@ -7,10 +7,16 @@ base and artifact have.
 from __future__ import annotations
 
 import os
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftplug.artifacts.manifest import Manifest
+from ftplug.artifacts.strangers.bounded import Limit, bounded
+from ftplug.artifacts.strangers.harmless import model_config
 from ftplug.base.fingerprint import Fingerprint, fingerprint
 from ftplug.errors import ArtifactError, one_line
 from ftplug.quiet import quiet
@@ -18,17 +24,11 @@ from ftplug.quiet import quiet
 if TYPE_CHECKING:
     from torch import nn
 
-_MOST_LABELS = 10_000  # without names: more make a config slow to build
-_CHOOSES_CODE = {
-    "attn_implementation",
-    "auto_map",
-    "custom_pipelines",
-    "dtype",
-    "experts_implementation",
-    "quantization_config",
-    "torch_dtype",
-    "trust_remote_code",
-}
+
+# Beyond its base, a config may have a head; values of buffers (masks) are no larger than these.
+_MORE_MODULES = 100
+_MORE_VALUES = 2**24
+_SECONDS = 10
 
 
 def base_model(base: str | os.PathLike[str], manifest: Manifest, directory: Path) -> nn.Module:
@@ -45,11 +45,15 @@ def base_model(base: str | os.PathLike[str], manifest: Manifest, directory: Path
     revision = manifest.base.get("revision") if str(base) == manifest.base.get("id") else None
     try:
         config_class: Any = cls.config_class
-        config = config_class.from_dict(_harmless(manifest.model.get("config") or {}, directory))
         own = config_class.from_pretrained(base, revision=revision or "main")
+        given = manifest.model.get("config") or {}
+        config = config_class.from_dict(model_config(given, own, directory))
         _check_size(cls, config, own, manifest, directory)
+        if hasattr(own, "use_cache"):  # older manifests have the Trainer's
+            config.use_cache = own.use_cache
         # A fresh head and resized embeddings do not fit the base's: the artifact brings its own.
-        with quiet(bars=True):  # its report would call the head untrained that comes next
+        # transformers' report would call the head untrained that comes next.
+        with quiet(bars=True), _unwarned():
             model: nn.Module = cls.from_pretrained(
                 base, config=config, revision=revision or "main", ignore_mismatched_sizes=True
             )
@@ -58,26 +62,6 @@ def base_model(base: str | os.PathLike[str], manifest: Manifest, directory: Path
     except Exception as error:  # a stranger's config may raise anything
         raise ArtifactError(f"cannot load the base {str(base)!r}: {one_line(error)}") from error
     return model
-
-
-def _harmless(config: Any, directory: Path) -> Any:
-    """Return a stranger's config without what chooses code or how to load, at any depth.
-
-    A kernel's name makes transformers fetch native code, a count of labels makes as many names.
-    """
-    if isinstance(config, list):
-        return [_harmless(part, directory) for part in config]
-    if not isinstance(config, dict):
-        return config
-    count, names = config.get("num_labels"), config.get("id2label")
-    if names is None and isinstance(count, int) and count > _MOST_LABELS:
-        raise ArtifactError(f"{directory}: its config has {count:,} labels and names none of them")
-    dropped = _CHOOSES_CODE | ({"num_labels"} if names is not None else set())
-    return {
-        name: _harmless(value, directory)
-        for name, value in config.items()
-        if name not in dropped and not str(name).startswith("_")
-    }
 
 
 def _check_size(cls: Any, config: Any, own: Any, manifest: Manifest, directory: Path) -> None:
@@ -90,14 +74,34 @@ def _check_size(cls: Any, config: Any, own: Any, manifest: Manifest, directory: 
     layers, limit = (getattr(c, "num_hidden_layers", None) or 0 for c in (config, own))
     if layers > limit:
         raise ArtifactError(f"{directory}: its config has {layers} layers, the base {limit}")
-    with torch.device("meta"):
-        asked, there = (sum(p.numel() for p in cls(c).parameters()) for c in (config, own))
     held = sum(entry["size"] for entry in manifest.files.values())
+    start = time.monotonic()
+    with torch.device("meta"), bounded(Limit(), directory) as trusted:
+        there = _size(cls(own))
+    limit = Limit(
+        modules=trusted.modules + trusted.modules // 2 + _MORE_MODULES,
+        values=2 * trusted.values + held + _MORE_VALUES,
+        seconds=_SECONDS + 5 * (time.monotonic() - start),
+    )
+    with torch.device("meta"), bounded(limit, f"{directory}: its config"), _unwarned():
+        asked = _size(cls(config))
     if asked - there > held:
         raise ArtifactError(
             f"{directory}: its config describes {asked - there:,} parameters more than the base "
             f"has, and its files of {held:,} bytes do not hold them"
         )
+
+
+@contextmanager
+def _unwarned() -> Iterator[None]:
+    """Keep what torch warns of sizes that a stranger chose from the user's screen."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _size(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def base_fingerprint(model: nn.Module, manifest: Manifest) -> Fingerprint | None:

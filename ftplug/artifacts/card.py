@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import re
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from ftplug.entry_points import the_one
 from ftplug.errors import PluginError
 
 if TYPE_CHECKING:
@@ -24,17 +25,22 @@ _SEALED = re.compile(r"(?s)(.*)" + re.escape(_SEAL).replace(r"\{\}", "([0-9a-f]{
 def card_files(manifest: Manifest, *, repo_id: str | None = None) -> dict[str, bytes]:
     """Return the card's files by name: ``README.md``, and the pictures it shows.
 
-    They come from the first entry point of ``ftplug.cards``, called with the manifest as JSON
-    values; without one the card is a bare title. ``repo_id`` is where the artifact is going, if it
-    is. Raises :class:`PluginError` naming the entry point that failed.
+    They come from the entry point of ``ftplug.cards``, called with the manifest as JSON values;
+    without one the card is a bare title. ``repo_id`` is where the artifact is going, if it is.
+    Raises :class:`PluginError` naming the entry point that failed, or all where there are several.
     """
-    for point in importlib.metadata.entry_points(group=GROUP):
-        try:
-            files: dict[str, bytes] = dict(point.load()(asdict(manifest), repo_id=repo_id))
-            return files | {CARD: _sealed(files[CARD].decode("utf-8"))}
-        except Exception as error:  # a stranger's module may raise anything
-            raise PluginError(f"card {point.value!r} failed: {error!r}") from error
-    return bare_card(manifest)
+    point = the_one(GROUP)
+    if point is None:
+        return bare_card(manifest)
+    try:
+        return point.calling(lambda render: _rendered(render(asdict(manifest), repo_id=repo_id)))
+    except PluginError as error:
+        raise PluginError(f"the card {error}") from error
+
+
+def _rendered(answer: Mapping[str, bytes]) -> dict[str, bytes]:
+    files = dict(answer)
+    return files | {CARD: _sealed(files[CARD].decode("utf-8"))}
 
 
 def bare_card(manifest: Manifest) -> dict[str, bytes]:
@@ -45,10 +51,17 @@ def bare_card(manifest: Manifest) -> dict[str, bytes]:
 
 def is_generated(text: str) -> bool:
     """Whether a card is ftplug's and unedited, or the Trainer's own, and may be written anew."""
-    text = text.replace("\r\n", "\n")  # git may have changed the line ends
-    if (sealed := _SEALED.fullmatch(text)) is None:
-        return "generated_from_trainer" in text
-    return sealed[2] == _digest(sealed[1])
+    return is_sealed(text) or (not _seal(text) and "generated_from_trainer" in text)
+
+
+def is_sealed(text: str) -> bool:
+    """Whether a card is ftplug's, and nobody has edited it."""
+    sealed = _seal(text)
+    return sealed is not None and sealed[2] == _digest(sealed[1])
+
+
+def _seal(text: str) -> re.Match[str] | None:
+    return _SEALED.fullmatch(text.replace("\r\n", "\n"))  # git may have changed the line ends
 
 
 def _sealed(text: str) -> bytes:

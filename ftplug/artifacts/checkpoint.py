@@ -8,12 +8,15 @@ them. Starting anew from a checkpoint's values, as from an artifact's, does not.
 from __future__ import annotations
 
 import json
+import math
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftplug.artifacts.digests import FileEntry, check_files, file_entry
+from ftplug.artifacts.json_values import read_object
 from ftplug.artifacts.manifest import Manifest, make_manifest, read_manifest
 from ftplug.artifacts.method_state import (
     read_method_state,
@@ -23,7 +26,7 @@ from ftplug.artifacts.method_state import (
 from ftplug.artifacts.tensors import check_tensors, copy_tensors, gathered_tensors, write_tensors
 from ftplug.attaching.attachment import require_attachment
 from ftplug.base.fingerprint import Fingerprint
-from ftplug.context import logger, read_tensors
+from ftplug.context import logger
 from ftplug.errors import ArtifactError, MethodError, one_line
 from ftplug.host import transient
 from ftplug.method import settings_to_show, spelled_methods
@@ -37,6 +40,7 @@ STATE = "ftplug_state.json"
 STATE_WEIGHTS = "ftplug_state.safetensors"
 SEAL = "ftplug_files.json"  # size and digest of every file, the Trainer's included
 TRAINER_STATE = "trainer_state.json"
+NOTICE = "config.json"  # what transformers reads first, and prints, where it is given the folder
 
 
 def write_checkpoint(
@@ -51,6 +55,18 @@ def write_checkpoint(
     files = {STATE_WEIGHTS: file_entry(weights)}
     files |= write_method_state(attached, directory)
     make_manifest(model, attached, files=files).write(directory / STATE)
+    _write_notice(directory)
+
+
+def _write_notice(directory: Path) -> None:
+    """Let ``from_pretrained`` of the folder name what reads it: a model's config it cannot be.
+
+    transformers prints the type of a model that it does not know.
+    """
+    way = f"ftplug.load(base, '…/{directory.name}') reads it"
+    if not (directory / NOTICE).exists():  # a Trainer's class may have saved the model's own
+        notice = {"model_type": f"ftplug checkpoint without its base, {way}"}
+        (directory / NOTICE).write_text(json.dumps(notice, ensure_ascii=False) + "\n", "utf-8")
 
 
 def read_checkpoint(model: nn.Module, directory: Path) -> None:
@@ -66,9 +82,10 @@ def read_checkpoint(model: nn.Module, directory: Path) -> None:
         )
     manifest = read_manifest(directory, STATE)
     if not attached.host.same_methods(manifest.methods):
+        then, now = what_differs(manifest.methods, attached.host.spec())
         raise MethodError(
-            f"{directory} was trained with {spelled(manifest.methods)}, but this run is "
-            f"{spelled(attached.host.spec())}: use the same method and settings to resume"
+            f"{directory} was trained with {then}, but this run is {now}: use the same method and "
+            "settings to resume"
         )
     if manifest.train_head != attached.train_head:
         raise MethodError(
@@ -76,10 +93,13 @@ def read_checkpoint(model: nn.Module, directory: Path) -> None:
             f"{attached.train_head}: use the same to resume"
         )
     require_same_base(model, manifest, directory)
-    manifest.verify_files(directory)
-    tensors = read_tensors(directory / STATE_WEIGHTS)
+    contents = manifest.verify_files(directory, tensors_later=True)
+    if STATE_WEIGHTS not in manifest.files:
+        raise ArtifactError(f"{directory}: {STATE} lists no {STATE_WEIGHTS}: incomplete")
+    tensors = contents.tensor_file(STATE_WEIGHTS).tensors
     check_tensors(model, attached.plan, tensors, directory)
-    states = read_method_state(model, directory, manifest.files)
+    states = read_method_state(model, contents, manifest.files)
+    contents.finish()
     copy_tensors(model, attached.plan, tensors)
     restore_method_state(attached, states)
     _say_what_differs(attached.host, manifest, directory)
@@ -106,17 +126,18 @@ def seal(directory: Path) -> None:
 
     All of them: torch reads an optimizer file with a flipped bit without a word, and the Trainer
     starts a new optimizer where the file is gone. Only the Trainer's state, a text that people
-    edit, may change.
+    edit, and the notice, which a model's config may replace, may change.
     """
     paths = sorted(path for path in directory.rglob("*") if path.is_file())
     files = {path.relative_to(directory).as_posix(): file_entry(path) for path in paths}
-    listed = {name: entry for name, entry in files.items() if name not in (SEAL, TRAINER_STATE)}
+    unlisted = (SEAL, TRAINER_STATE, NOTICE)
+    listed = {name: entry for name, entry in files.items() if name not in unlisted}
     (directory / SEAL).write_text(json.dumps(listed, indent=2) + "\n", encoding="utf-8")
 
 
 def check_complete(directory: Path) -> None:
     """Raise an ArtifactError that says what a checkpoint lacks, or which file is damaged."""
-    if not (directory / STATE).is_file():
+    if not os.path.isfile(directory / STATE):
         raise ArtifactError(f"{directory}: no {STATE}: written without ftplug, or incomplete")
     manifest = read_manifest(directory, STATE)
     files: Mapping[str, FileEntry] = manifest.files
@@ -128,14 +149,9 @@ def check_complete(directory: Path) -> None:
 
 def _check_trainer_state(directory: Path) -> None:
     path = directory / TRAINER_STATE
-    try:
-        state = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ArtifactError(f"{directory}: {TRAINER_STATE} is missing: incomplete") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise ArtifactError(f"{path}: not readable as JSON: {one_line(error)}") from None
-    if not isinstance(state, dict):
-        raise ArtifactError(f"{path}: a JSON object is expected")
+    if not path.exists():
+        raise ArtifactError(f"{directory}: {TRAINER_STATE} is missing: incomplete")
+    read_object(path, largest=math.inf)  # the history of a long run
 
 
 def _sealed(path: Path) -> dict[str, FileEntry]:
@@ -168,6 +184,8 @@ def resumable(checkpoint: Path, *, fall_back: bool = False) -> Path:
 
 
 def _last_complete_before(checkpoint: Path) -> Path | None:
+    if not os.path.isdir(checkpoint.parent):
+        return None
     others = {step_of(path): path for path in checkpoint.parent.glob("checkpoint-*")}
     for step in sorted((n for n in others if 0 <= n < step_of(checkpoint)), reverse=True):
         with suppress(ArtifactError):
@@ -204,6 +222,24 @@ def named_base(base: Mapping[str, Any], weights: Fingerprint) -> str:
     name = base.get("id") or "a base without Hub id"
     revision = f"@{base['revision'][:12]}" if base.get("revision") else ""
     return f"{name}{revision} (weights {weights})"
+
+
+def what_differs(
+    then: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]
+) -> tuple[str, str]:
+    """Return both methods on one line, of the same methods with the settings that differ alone."""
+    if [method["name"] for method in then] != [method["name"] for method in now]:
+        return spelled(then), spelled(now)
+    settings = [(a["settings"], b["settings"]) for a, b in zip(then, now, strict=True)]
+    differing = [{k for k in {**a, **b} if a.get(k, ...) != b.get(k, ...)} for a, b in settings]
+    both = [
+        [
+            {**method, "settings": {k: v for k, v in method["settings"].items() if k in names}}
+            for method, names in zip(spec, differing, strict=True)
+        ]
+        for spec in (then, now)
+    ]
+    return spelled(both[0]), spelled(both[1])
 
 
 def spelled(spec: Sequence[Mapping[str, Any]]) -> str:

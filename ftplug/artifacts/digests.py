@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 from annotated_types import Ge, Len
 from typing_extensions import TypedDict  # pydantic needs it before Python 3.12
 
-from ftplug.errors import ArtifactError
+from ftplug.errors import ArtifactError, one_line
+from ftplug.files.hashed import HashedFile
+
+_COPY = "copy or pull it again"
 
 
 def sha256(path: Path) -> str:
@@ -34,14 +38,51 @@ def file_entry(path: Path) -> FileEntry:
 def check_files(directory: Path, files: Mapping[str, FileEntry], *, way_out: str) -> None:
     """Check presence, size and sha256 of the files that a manifest lists."""
     for name, expected in files.items():
-        path = directory / name
-        if not path.is_file():
-            raise ArtifactError(f"{directory}: {name} is missing: {way_out}")
-        size = path.stat().st_size
-        if size != expected["size"]:
+        with checked_file(directory, name, expected, way_out=way_out):
+            pass  # the end of the block reads it
+
+
+@contextmanager
+def checked_file(
+    directory: Path, name: str, expected: FileEntry, *, way_out: str = _COPY
+) -> Iterator[HashedFile]:
+    """Open a listed file: what the block reads are the bytes that were checked, or this raises.
+
+    An ArtifactError of the block waits until it is known whether the file was altered.
+    """
+    with sized_file(directory, name, expected, way_out=way_out) as file:
+        refusal = None
+        try:
+            try:
+                yield file
+            except ArtifactError as error:
+                refusal = error
+            digest = file.sha256()
+        except OSError as error:
+            raise ArtifactError(f"{file.path}: not readable: {one_line(error)}") from error
+        file.require_unchanged()
+        if digest != expected["sha256"]:
+            raise ArtifactError(f"{file.path}: sha256 differs from the manifest's: altered")
+        if refusal:
+            raise refusal
+
+
+@contextmanager
+def sized_file(
+    directory: Path, name: str, expected: FileEntry, *, way_out: str = _COPY
+) -> Iterator[HashedFile]:
+    """Open a listed file and check its size."""
+    path = directory / name
+    try:
+        file = HashedFile(path)
+    except PermissionError as error:
+        raise ArtifactError(f"{path}: not readable: {one_line(error)}") from error
+    except (OSError, ArtifactError):  # none, or something else than a file
+        raise ArtifactError(f"{directory}: {name} is missing: {way_out}") from None
+    with file:
+        if file.size != expected["size"]:
             raise ArtifactError(
-                f"{path}: {size} bytes, but the manifest says {expected['size']}: "
+                f"{path}: {file.size} bytes, but the manifest says {expected['size']}: "
                 "truncated or altered"
             )
-        if sha256(path) != expected["sha256"]:
-            raise ArtifactError(f"{path}: sha256 differs from the manifest's: altered")
+        yield file

@@ -3,33 +3,42 @@
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from os.path import isfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ftplug import discovery, structure
+from ftplug import structure
 from ftplug.artifacts.base_model import base_fingerprint, base_model
-from ftplug.artifacts.checkpoint import STATE, STATE_WEIGHTS, named_base, require_same_base, spelled
+from ftplug.artifacts.checkpoint import (
+    STATE,
+    STATE_WEIGHTS,
+    named_base,
+    require_same_base,
+    what_differs,
+)
+from ftplug.artifacts.contents import Contents
 from ftplug.artifacts.manifest import MANIFEST, Manifest, read_manifest
-from ftplug.artifacts.registries import artifact_folder, registries, registry
+from ftplug.artifacts.methods import check_scales, methods_of
+from ftplug.artifacts.registries import artifact_folder, installed_registry, registry
 from ftplug.artifacts.saving import take_over_saving
-from ftplug.artifacts.tensors import check_tensors, copy_tensors
+from ftplug.artifacts.strangers.bounded import Limit, bounded
+from ftplug.artifacts.strangers.patterns import check_names, check_patterns
+from ftplug.artifacts.tensors import check_finite, check_tensors, copy_tensors
+from ftplug.artifacts.view import view_of
 from ftplug.attaching.attachment import Attachment, attachment_of, prepare, require_attachment
+from ftplug.attaching.holders import no_longer_holds
+from ftplug.attaching.rollback import Snapshot
 from ftplug.base.inspecting import base_identity
 from ftplug.context import WEIGHTS, Context, logger, read_tensors
-from ftplug.errors import (
-    ArtifactError,
-    MethodError,
-    MissingMethodError,
-    PluginError,
-    one_line,
-)
+from ftplug.errors import ArtifactError, FtplugError, MethodError, one_line
 from ftplug.structure import weightless_copy
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from ftplug.attaching.plan import Plan
     from ftplug.method import Method
 
 
@@ -48,12 +57,11 @@ def load(
     commit ``revision`` is pulled and verified. Everything is checked first, on file headers and on
     a weightless copy of the model: where anything is wrong an :class:`ArtifactError` or
     :class:`RegistryError` is raised and the model is untouched. ``force=True`` loads onto a base
-    whose weights differ from those the artifact was trained on.
+    whose weights differ from those the artifact was trained on, and NaN or infinite values.
 
     A PEFT adapter that ftplug did not make has no manifest: that is warned about, and the model is
     wrapped as ``PeftModel.from_pretrained`` does; ``allow_pickle=True`` accepts pickled weights.
     """
-    import torch
     from torch import nn
 
     if not isinstance(base, nn.Module | str | os.PathLike):
@@ -62,7 +70,7 @@ def load(
         raise ArtifactError(f"load: the artifact is a folder or org/name, not {artifact!r}")
     directory = artifact_folder(artifact, revision, allow_pickle=allow_pickle)
     if is_plain(directory):
-        return registry().load_plain(base, directory, allow_pickle=allow_pickle)
+        return registry().load_plain(base, directory, allow_pickle=allow_pickle, force=force)
     manifest, read = _opened(directory)
     methods = methods_of(manifest, directory)  # before a base is read, which takes long
     model = base if isinstance(base, nn.Module) else base_model(base, manifest, directory)
@@ -77,18 +85,39 @@ def load(
         model_class=type(model).__name__,
         loading=True,
     )
+    for entry in manifest.methods:
+        resolved = entry.get("resolved", {})
+        check_names(resolved, model, directory)
+        patterns = {n: v for n, v in entry["settings"].items() if n not in resolved}
+        check_patterns(patterns, model, directory)
     rehearsal = weightless_copy(model)
-    try:
-        with torch.device("meta"):
-            plan = _prepared(rehearsal, methods, context, manifest, directory).plan
-    except (ValueError, TypeError, OverflowError, RuntimeError) as error:  # settings no layer takes
-        raise ArtifactError(f"{directory}: does not fit this base: {one_line(error)}") from error
+    plan = _rehearsed(rehearsal, methods, context, manifest, directory)
     tensors = read(rehearsal)
     check_tensors(rehearsal, plan, tensors, directory)
-    attached = _prepared(model, methods, context, manifest, directory)
-    copy_tensors(model, attached.plan, tensors)
-    model.eval()
-    return model
+    if not force:
+        check_finite(rehearsal, tensors, directory, but=dict(model.named_buffers()).keys())
+        check_scales(manifest, directory)
+    with undone(model, directory):
+        changed = structure.set_pipeline(model, manifest.model.get("pipeline"))
+        attached = _prepared(model, methods, context, manifest, directory)
+        copy_tensors(model, attached.plan, tensors)
+    if changed:
+        logger.warning("%s: the base now has what it was trained with: %s", directory, changed)
+    return model.eval()
+
+
+def _rehearsed(
+    copy: nn.Module, methods: list[Method], context: Context, manifest: Manifest, directory: Path
+) -> Plan:
+    """Prepare a weightless copy as the base will be; raises what the base is then spared."""
+    import torch
+
+    try:
+        structure.set_pipeline(copy, manifest.model.get("pipeline"))
+        with torch.device("meta"), bounded(_limit(copy), directory):
+            return _prepared(copy, methods, context, manifest, directory).plan
+    except (MethodError, ValueError, TypeError, OverflowError, RuntimeError) as error:
+        raise ArtifactError(f"{directory}: does not fit this base: {one_line(error)}") from error
 
 
 def continue_from(model: nn.Module, artifact: str | os.PathLike[str]) -> None:
@@ -97,9 +126,10 @@ def continue_from(model: nn.Module, artifact: str | os.PathLike[str]) -> None:
     manifest, read = _opened(directory)
     attached = require_attachment(model)
     if not attached.host.same_methods(manifest.methods):
+        then, now = what_differs(manifest.methods, attached.host.spec())
         raise MethodError(
-            f"{directory} was made with {spelled(manifest.methods)}, but this run is "
-            f"{spelled(attached.host.spec())}: use the same method and settings to continue"
+            f"{directory} was made with {then}, but this run is {now}: use the same method and "
+            "settings to continue"
         )
     require_same_base(model, manifest, directory)
     tensors = read(model)
@@ -109,42 +139,67 @@ def continue_from(model: nn.Module, artifact: str | os.PathLike[str]) -> None:
 
 def manifest_of(directory: Path) -> Manifest:
     """Return the manifest of an artifact, or the description of a training checkpoint."""
-    is_checkpoint = not (directory / MANIFEST).is_file() and (directory / STATE).is_file()
+    is_checkpoint = not isfile(directory / MANIFEST) and isfile(directory / STATE)
     return read_manifest(directory, STATE if is_checkpoint else MANIFEST)
 
 
 def is_plain(directory: Path) -> bool:
     """Whether a folder is an adapter that ftplug did not make, and the registry can read."""
-    ours = any((directory / name).is_file() for name in (MANIFEST, STATE))
-    return not ours and any(known.is_plain(directory) for known in registries())
+    ours = any(isfile(directory / name) for name in (MANIFEST, STATE))
+    known = None if ours else installed_registry()
+    return known is not None and known.is_plain(directory)
 
 
 def _opened(directory: Path) -> tuple[Manifest, Callable[[nn.Module], dict[str, Tensor]]]:
     """Return manifest and reader of an artifact, or of a training checkpoint."""
     manifest = manifest_of(directory)
-    manifest.verify_files(directory)
-    if STATE_WEIGHTS in manifest.files:
-        return manifest, lambda model: read_tensors(directory / STATE_WEIGHTS)
-    return manifest, lambda model: _artifact_tensors(model, directory, manifest)
+    contents = manifest.verify_files(directory, tensors_later=True)
+
+    def read(model: nn.Module) -> dict[str, Tensor]:
+        if STATE_WEIGHTS in manifest.files:
+            tensors = contents.tensor_file(STATE_WEIGHTS).tensors
+        else:
+            tensors = _artifact_tensors(model, contents, manifest)
+        contents.finish()
+        return tensors
+
+    return manifest, read
 
 
-def _artifact_tensors(model: nn.Module, directory: Path, manifest: Manifest) -> dict[str, Tensor]:
+def _artifact_tensors(
+    model: nn.Module, contents: Contents, manifest: Manifest
+) -> dict[str, Tensor]:
     """Read the tensors from a view of the folder that has the verified files alone."""
-    attached = require_attachment(model)
+    attached, directory = require_attachment(model), contents.directory
     tensors: dict[str, Tensor] = {}
-    with tempfile.TemporaryDirectory(prefix="ftplug-") as folder:
-        view = Path(folder)
-        for name in manifest.files:
-            (view / name).parent.mkdir(parents=True, exist_ok=True)
-            (view / name).symlink_to((directory / name).resolve())
+    with view_of(contents, model) as view:
         try:
-            for _, loaded in attached.host.call_each("load_artifact", model=model, directory=view):
-                tensors |= dict(loaded or {})
-            if WEIGHTS in manifest.files:
-                tensors |= read_tensors(view / WEIGHTS)
+            with contents.given_as(view):
+                for _, loaded in attached.host.calls("load_artifact", model=model, directory=view):
+                    tensors |= dict(loaded or {})
+                if WEIGHTS in manifest.files:
+                    tensors |= read_tensors(view / WEIGHTS)
         except ArtifactError as error:  # name the folder the user knows
-            raise ArtifactError(str(error).replace(folder, str(directory))) from error
+            raise ArtifactError(str(error).replace(str(view), str(directory))) from error
+        except Exception as error:  # of a stranger's file a method's library may raise anything
+            said = one_line(error).replace(str(view), str(directory)) or type(error).__name__
+            raise ArtifactError(f"{directory}: not readable: {said}") from error
     return tensors
+
+
+@contextmanager
+def undone(model: nn.Module, directory: Path) -> Iterator[None]:
+    """Give a model its structure back where the block fails, and say that in one line."""
+    before = Snapshot(model)
+    try:
+        yield
+    except BaseException as error:
+        before.restore()
+        no_longer_holds(model)
+        if isinstance(error, FtplugError) or not isinstance(error, Exception):
+            raise
+        reason = one_line(error) or type(error).__name__
+        raise ArtifactError(f"{directory}: cannot be loaded: {reason}") from error
 
 
 def _check_base(model: nn.Module, manifest: Manifest, directory: Path, *, force: bool) -> None:
@@ -167,27 +222,10 @@ def _check_base(model: nn.Module, manifest: Manifest, directory: Path, *, force:
         logger.warning("%s was trained for the labels %s: this model has others", directory, labels)
 
 
-def methods_of(manifest: Manifest, directory: Path) -> list[Method]:
-    """Return the configured methods of an artifact; a missing plugin is named with its version.
-
-    What trains nothing is left out.
-    """
-    methods: list[Method] = []
-    for entry in manifest.methods:
-        try:
-            if not (cls := discovery.entry(entry["name"]).load()).transient:
-                methods.append(cls.configure(entry["settings"]))
-        except PluginError as error:
-            where = f"{entry.get('distribution')} {entry.get('version')}"
-            raise MissingMethodError(
-                f"{directory} needs method {entry['name']!r} from {where}: pip install "
-                f"{entry.get('distribution')}=={entry.get('version')} ({error})"
-            ) from error
-        except MethodError as error:
-            raise ArtifactError(f"{directory}: {error}") from error
-    if not methods:
-        raise ArtifactError(f"{directory}: {manifest.method_names} trains nothing: no artifact")
-    return methods
+def _limit(model: nn.Module) -> Limit:
+    """Return the most that methods may add to a model: some of peft's have ten modules a layer."""
+    modules = sum(1 for _ in model.modules())
+    return Limit(modules=100 * modules + 10_000, seconds=120)
 
 
 def _prepared(

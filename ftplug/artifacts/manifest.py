@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,14 +16,18 @@ from typing_extensions import TypedDict  # pydantic needs it before Python 3.12
 
 from ftplug import structure
 from ftplug.artifacts.author import Author
-from ftplug.artifacts.digests import FileEntry, check_files
+from ftplug.artifacts.contents import Contents
+from ftplug.artifacts.digests import FileEntry
 from ftplug.artifacts.file_names import check_file_name
 from ftplug.artifacts.json_values import json_values
 from ftplug.artifacts.migrations import SCHEMA, migrated_manifest
+from ftplug.artifacts.strangers.agreement import ADAPTER_CONFIG, check_agreement
+from ftplug.artifacts.strangers.patterns import note_names
 from ftplug.base.fingerprint import Fingerprint
+from ftplug.base.own_config import portable_config
 from ftplug.context import WEIGHTS
 from ftplug.errors import ArtifactError, MethodError
-from ftplug.files.staged import finish_interrupted
+from ftplug.files.staged import require_whole
 
 if TYPE_CHECKING:
     import pydantic
@@ -38,13 +43,14 @@ _LIBRARIES = ("ftplug", "torch", "transformers", "peft", "accelerate", "safetens
 
 
 class MethodEntry(TypedDict):
-    """One method of the run, the distribution it came from, and which files it wrote."""
+    """One method of the run, its distribution, what it wrote, names for its patterns (if any)."""
 
     name: str
     settings: dict[str, Any]
     distribution: str | None
     version: str | None
     files: NotRequired[list[str]]
+    resolved: NotRequired[dict[str, Any]]
 
 
 class Digests(TypedDict):
@@ -79,6 +85,7 @@ ModelEntry = TypedDict(
         "task": str | None,
         "labels": dict[str, str] | None,
         "config": dict[str, Any],
+        "pipeline": NotRequired[dict[str, Any]],  # of sentence-transformers
     },
 )
 
@@ -90,7 +97,8 @@ class Manifest:
     ``model``: class, task, labels and the whole config. ``files``: every weight, config and
     tokenizer file; the card may be edited freely. ``training``: data, metrics, baselines,
     hyperparameters, seed, steps, seconds, hardware, peak memory, history; as ``also`` the methods
-    that ran and are not needed to load it. ``author``: what no run can know.
+    that ran and are not needed to load it. ``author``: what no run can know. ``card``: the sha256
+    of a card that its author wrote and published with it: the next push knows it again.
     """
 
     methods: Annotated[list[MethodEntry], MinLen(1)]
@@ -102,6 +110,7 @@ class Manifest:
     files: dict[str, FileEntry] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     author: Author = field(default_factory=Author)
+    card: str | None = None
     schema: int = SCHEMA
 
     @property
@@ -136,7 +145,8 @@ class Manifest:
 
     def text(self) -> str:
         """Return the manifest as JSON, the content of ``ftplug.json``."""
-        text = json.dumps(asdict(self), indent=2, ensure_ascii=False, default=str)
+        content = {k: v for k, v in asdict(self).items() if k != "card" or v}
+        text = json.dumps(content, indent=2, ensure_ascii=False, default=str)
         # Half a surrogate pair is no UTF-8: written as JSON's own escape it comes back as it was.
         return text.encode("utf-8", "backslashreplace").decode("utf-8") + "\n"
 
@@ -144,9 +154,12 @@ class Manifest:
         """Write the manifest as JSON."""
         path.write_text(self.text(), encoding="utf-8")
 
-    def verify_files(self, directory: Path) -> None:
-        """Check presence, size and sha256 of every listed file."""
-        check_files(directory, self.files, way_out="copy or pull it again")
+    def verify_files(self, directory: Path, *, tensors_later: bool = False) -> Contents:
+        """Check every listed file (there, size, sha256), and that peft's config says the same."""
+        contents = Contents(directory, self.files, tensors_later=tensors_later)
+        written = contents.config(ADAPTER_CONFIG) if ADAPTER_CONFIG in self.files else None
+        check_agreement(self.methods, self.base, written, directory)
+        return contents
 
 
 def make_manifest(
@@ -165,16 +178,19 @@ def make_manifest(
     config = structure.pretrained(model).config
     classifies = "classification" in str(attached.context.task)
     labels = getattr(config, "id2label", None) if classifies else None
+    model_entry: ModelEntry = {
+        "class": attached.context.model_class,
+        "task": attached.context.task,
+        "labels": {str(k): str(v) for k, v in labels.items()} if labels else None,
+        "config": portable_config(config, attached.base.use_cache),
+    }
+    if pipeline := structure.pipeline_of(model):
+        model_entry["pipeline"] = pipeline
     return Manifest(
-        methods=_method_entries(attached, written),
+        methods=_method_entries(model, attached, written),
         train_head=attached.train_head,
         base=_base_entry(attached.base),
-        model={
-            "class": attached.context.model_class,
-            "task": attached.context.task,
-            "labels": {str(k): str(v) for k, v in labels.items()} if labels else None,
-            "config": _portable(config),
-        },
+        model=model_entry,
         parameters={"trained": attached.plan.trained_count(model), "total": attached.base.total},
         versions=dict(_versions()),
         files=dict(files or {}),
@@ -184,13 +200,13 @@ def make_manifest(
 
 
 def _method_entries(
-    attached: Attachment, written: Mapping[str, Sequence[str]] | None
+    model: nn.Module, attached: Attachment, written: Mapping[str, Sequence[str]] | None
 ) -> list[MethodEntry]:
-    entries = cast("list[MethodEntry]", attached.host.spec(transient=False))
-    if written is not None:
-        for entry in entries:
-            entry["files"] = sorted(written.get(entry["name"], ()))
-    return entries
+    spec = attached.host.spec(transient=False)
+    note_names(spec, attached.host.methods, model)
+    for entry in spec if written is not None else ():
+        entry["files"] = sorted((written or {}).get(entry["name"], ()))
+    return cast("list[MethodEntry]", spec)
 
 
 def _logged(attached: Attachment) -> dict[str, Any]:
@@ -230,21 +246,15 @@ def _digests(fingerprint: Fingerprint | None) -> Digests | None:
     return {"bf16": fingerprint.bf16, "fp16": fingerprint.fp16} if fingerprint else None
 
 
-def _portable(config: Any) -> dict[str, Any]:
-    """Return the config as JSON values, without the base's path and what loading decides."""
-    values = json.loads(config.to_json_string(use_diff=True))
-    for name in ("_name_or_path", "dtype", "transformers_version", "quantization_config"):
-        values.pop(name, None)
-    return dict(values)
+def read_manifest(directory: Path, name: str = MANIFEST, *, plugins: bool = True) -> Manifest:
+    """Read and check a manifest, every failure is an ArtifactError.
 
-
-def read_manifest(directory: Path, name: str = MANIFEST) -> Manifest:
-    """Read and check a manifest, every failure is an ArtifactError."""
+    ``plugins=False`` imports none: methods of an older schema stay as they were recorded.
+    """
     path = directory / name
-    if not directory.is_dir():
+    if not os.path.isdir(directory):
         raise ArtifactError(f"{directory}: no such folder")
-    if not path.is_file():
-        finish_interrupted(directory)
+    require_whole(directory)
     if not path.is_file():
         raise ArtifactError(f"{directory}: no {name}: not an ftplug artifact, or an incomplete one")
     if (size := path.stat().st_size) > LARGEST:
@@ -253,14 +263,14 @@ def read_manifest(directory: Path, name: str = MANIFEST) -> Manifest:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError, RecursionError) as error:
         raise ArtifactError(f"{path}: not readable as JSON: {error}") from error
-    return _checked(path, content)
+    return _checked(path, content, plugins=plugins)
 
 
-def _checked(path: Path, content: Any) -> Manifest:
+def _checked(path: Path, content: Any, *, plugins: bool) -> Manifest:
     if not isinstance(content, dict):
         raise ArtifactError(f"{path}: not a manifest: a JSON object is expected")
     try:
-        content = migrated_manifest(content)
+        content = migrated_manifest(content, plugins=plugins)
     except MethodError as error:  # a setting that moved, with a value that means nothing
         raise ArtifactError(f"{path}: {error}") from error
     if (schema := content.get("schema")) != SCHEMA:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
+from ftplug.artifacts.digests import checked_file
 from ftplug.artifacts.loading import load, manifest_of
 from ftplug.artifacts.registries import artifact_folder
 from ftplug.attaching.merging import merge
@@ -29,7 +29,7 @@ def merge_artifact(
     method cannot be folded, :class:`ArtifactError` where artifact or base are not sound.
     """
     target = Path(to)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+    if os.path.exists(target) and (not target.is_dir() or any(target.iterdir())):
         raise ArtifactError(f"{target} exists already: choose another folder")
     directory = artifact_folder(artifact, revision)
     manifest = manifest_of(directory)
@@ -42,5 +42,6 @@ def merge_artifact(
         for name in sorted(set(manifest.files) - manifest.weight_files()):
             if not (stage / name).exists():
                 (stage / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(directory / name, stage / name)
+                with checked_file(directory, name, manifest.files[name]) as file:
+                    (stage / name).write_bytes(file.read(file.size))
     return target

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ftplug.artifacts.contents import Contents
 from ftplug.artifacts.digests import FileEntry, file_entry
-from ftplug.attaching.sharding import is_shard
-from ftplug.context import read_tensors
 from ftplug.errors import MethodError, one_line
+from ftplug.structure.shards import is_shard
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -46,21 +46,16 @@ def write_method_state(attached: Attachment, directory: Path) -> dict[str, FileE
 
 
 def read_method_state(
-    model: nn.Module, directory: Path, files: Mapping[str, FileEntry]
+    model: nn.Module, contents: Contents, files: Mapping[str, FileEntry]
 ) -> dict[str, Tensor]:
     """Read the states that a checkpoint's manifest lists, each tensor on its device."""
-    from safetensors import safe_open
-
     if METHOD_STATE not in files:
         return {}
-    path = directory / METHOD_STATE
-    tensors = read_tensors(path)
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata() or {}
+    read = contents.tensor_file(METHOD_STATE)
     device = next(model.parameters()).device
     return {
-        name: value.to(device) if metadata.get(name) == _ON_DEVICE else value
-        for name, value in tensors.items()
+        name: value.to(device) if read.metadata.get(name) == _ON_DEVICE else value
+        for name, value in read.tensors.items()
     }
 
 

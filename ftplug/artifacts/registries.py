@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from ftplug.entry_points import the_one
 from ftplug.errors import ArtifactError, RegistryError
-from ftplug.files.staged import finish_interrupted
+from ftplug.files.staged import require_whole
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,25 +32,33 @@ class Registry(Protocol):
         """Whether a folder is an adapter that ftplug did not make."""
 
     def load_plain(
-        self, base: nn.Module | str | os.PathLike[str], directory: Path, *, allow_pickle: bool
+        self,
+        base: nn.Module | str | os.PathLike[str],
+        directory: Path,
+        *,
+        allow_pickle: bool,
+        force: bool,
     ) -> nn.Module:
-        """Put an adapter that ftplug did not make on its base."""
+        """Put an adapter that ftplug did not make on its base; NaN only with ``force``."""
 
     def round_trip(self, directory: Path, name: str) -> AbstractContextManager[Any]:
         """Publish to an embedded Hub, pull back, verify: yields ``path`` and figures."""
 
 
-def registries() -> Iterator[Registry]:
-    """Yield the installed registries."""
-    for point in importlib.metadata.entry_points(group=GROUP):
-        yield cast("Registry", point.load())
+def installed_registry() -> Registry | None:
+    """Return the installed registry, if there is one; PluginError where there are several."""
+    point = the_one(GROUP)
+    return None if point is None else cast("Registry", point.imported())
 
 
 def registry() -> Registry:
     """Return the installed registry, or say that there is none."""
-    for installed in registries():
-        return installed
-    raise RegistryError("no registry is installed (entry points ftplug.registries): pip install")
+    installed = installed_registry()
+    if installed is None:
+        raise RegistryError(
+            "no registry is installed (entry point ftplug.registries): install ftplug anew"
+        )
+    return installed
 
 
 def artifact_folder(
@@ -61,7 +68,7 @@ def artifact_folder(
     if is_published(artifact, revision):
         return registry().pull(str(artifact), revision, allow_pickle=allow_pickle)
     folder = Path(artifact)
-    finish_interrupted(folder)
+    require_whole(folder)  # half of another artifact may look like an adapter of peft's
     return folder
 
 

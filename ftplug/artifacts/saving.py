@@ -15,7 +15,7 @@ from ftplug.artifacts.card import CARD, CURVE, bare_card, card_files, is_generat
 from ftplug.artifacts.digests import FileEntry, file_entry
 from ftplug.artifacts.json_values import json_values
 from ftplug.artifacts.manifest import MANIFEST, Manifest, make_manifest, read_manifest
-from ftplug.artifacts.tensors import gathered_tensors, write_tensors
+from ftplug.artifacts.tensors import gathered_tensors, refuse_empty_in, write_tensors
 from ftplug.attaching.attachment import (
     ADAPTERS,
     Attachment,
@@ -23,6 +23,7 @@ from ftplug.attaching.attachment import (
     unwrap_model,
 )
 from ftplug.attaching.sharding import is_sharded
+from ftplug.base.own_config import with_own_use_cache
 from ftplug.context import WEIGHTS, logger
 from ftplug.errors import ArtifactError, MethodError, PluginError
 from ftplug.files.staged import finish_interrupted, replace_file, staged, stated_write_errors
@@ -54,19 +55,21 @@ def save(
     attached = require_attachment(model)
     inner = unwrap_model(model)
     target = Path(directory)
-    said = checked_author(author or {})
+    said = merged_author(checked_author(attached.author), checked_author(author or {}))
     tensors = gathered_tensors(inner, attached.plan, state_dict)
     if not state_dict and is_sharded(inner) and torch.distributed.get_rank() != 0:
         return target
     if attached.first_backward:
         attached.first_backward.say_what_never_trained()
-    finish_interrupted(target)
+    with stated_write_errors(target):
+        finish_interrupted(target)
     earlier = _earlier(target)
     obsolete = earlier.weight_files() if earlier else set()
     if _has_generated_card(target):
         obsolete.add(CURVE)
     with stated_write_errors(target), staged(target, last=MANIFEST, obsolete=obsolete) as stage:
-        written = _write_weights(inner, attached, tensors, stage)
+        with with_own_use_cache(inner, attached.base.use_cache):
+            written = _write_weights(inner, attached, tensors, stage)
         if processing_class is not None:
             processing_class.save_pretrained(str(stage))
         files = {
@@ -102,6 +105,7 @@ def _write_weights(
         held |= set(names or ())
         files = {p.relative_to(stage).as_posix() for p in stage.rglob("*") if p.is_file()}
         written[method.name] = sorted(files.difference(*written.values()))
+    refuse_empty_in(stage)
     rest = {name: tensor for name, tensor in tensors.items() if name not in held}
     if rest:
         write_tensors(rest, stage / WEIGHTS)
@@ -113,9 +117,11 @@ def take_over_saving(model: nn.Module) -> None:
 
     ``save_pretrained``, and ``save`` of sentence-transformers, by which it pushes to the Hub as
     well. A part of it that holds something of the method refuses: read back, a file of its own
-    would be a plain model without what was trained.
+    would be a plain model without what was trained. So does ``load_state_dict`` of a plain base's
+    values: what the methods added would stay as trained.
     """
     attached = require_attachment(model)
+    model.__dict__["load_state_dict"] = types.MethodType(_load_state_dict, model)
     for name in ("save_pretrained", "save"):
         if hasattr(model, "save_pretrained") and callable(getattr(type(model), name, None)):
             model.__dict__[name] = types.MethodType(_save_pretrained, model)
@@ -144,6 +150,19 @@ def _refuse_adapter(name: str, methods: str, *args: Any, **kwargs: Any) -> None:
         f"{name}: the model carries {methods} by ftplug, which another adapter beside it would "
         "not be saved, merged or switched off with: load that one onto a base of its own"
     )
+
+
+def _load_state_dict(self: nn.Module, state_dict: Mapping[str, Any], *args: Any, **kw: Any) -> Any:
+    """Load what the model itself gave; refuse what it gave before it carried the methods."""
+    attached = require_attachment(self)
+    added = attached.plan.added
+    if added and attached.names <= state_dict.keys() and not state_dict.keys() & set(added):
+        raise MethodError(
+            f"load_state_dict: these values are of the plain base, and what {attached.host.names} "
+            f"added ({added[0]} …) would stay as it is: take them once the first Trainer is built "
+            "(initial = copy.deepcopy(model.state_dict())), or load a fresh base for each fold"
+        )
+    return type(self).load_state_dict(self, state_dict, *args, **kw)
 
 
 def _save_pretrained(self: nn.Module, *args: Any, **kwargs: Any) -> None:
@@ -175,6 +194,8 @@ def annotate(
     are written anew, each complete or not at all; a card that somebody edited stays as it is.
     """
     target = Path(directory)
+    with stated_write_errors(target):
+        finish_interrupted(target)
     manifest = read_manifest(target)
     manifest = replace(
         manifest,
@@ -202,13 +223,14 @@ def list_anew(directory: Path) -> None:
     files = manifest.files | {name: file_entry(path) for name, path in later.items()}
     if files != manifest.files:
         text = replace(manifest, files=files).text()
-        replace_file(directory / MANIFEST, text.encode("utf-8"))
+        with stated_write_errors(directory):
+            replace_file(directory / MANIFEST, text.encode("utf-8"))
 
 
 def _earlier(target: Path) -> Manifest | None:
     """Return the manifest of the artifact that a save replaces, if there is a readable one."""
-    if not (target / MANIFEST).is_file():
-        for path in sorted(target.glob("*.safetensors")):
+    if not os.path.isfile(target / MANIFEST):
+        for path in sorted(target.glob("*.safetensors")) if os.path.isdir(target) else ():
             logger.warning("%s holds a %s of another run: it stays there", target, path.name)
         return None
     try:
@@ -243,4 +265,4 @@ def _card(manifest: Manifest, target: Path) -> dict[str, bytes]:
 
 def _has_generated_card(target: Path) -> bool:
     card = target / CARD
-    return card.is_file() and is_generated(card.read_text(encoding="utf-8", errors="replace"))
+    return os.path.isfile(card) and is_generated(card.read_text(encoding="utf-8", errors="replace"))

@@ -8,28 +8,37 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ftplug.attaching.first_backward import FirstBackward
+from ftplug.attaching.holders import (
+    ATTRIBUTE,
+    holds,
+    is_ours,
+    no_longer_holds,
+    refuse_held,
+    refuse_trained_elsewhere,
+)
 from ftplug.attaching.original_values import OriginalValues
 from ftplug.attaching.plan import Plan, set_trainable
-from ftplug.attaching.reach import say_what_is_out_of_reach
+from ftplug.attaching.reach import say_what_is_reached, say_what_was_frozen
 from ftplug.attaching.rehearsal import Accept, Change
 from ftplug.attaching.rollback import Snapshot
 from ftplug.attaching.run_view import NoTrainer, RunFacts, Surroundings
-from ftplug.attaching.sharding import is_sharded
+from ftplug.attaching.sharding import is_sharded, refuse_divided
 from ftplug.base.inspecting import Base, inspect_base
 from ftplug.base.quantization import keep_unpacked, refuse_repacked
 from ftplug.context import Context
 from ftplug.errors import MethodError
 from ftplug.host import Host
-from ftplug.inplace import forwards_disabled, is_wrapped
+from ftplug.inplace import forwards_disabled
+from ftplug.structure.shards import numel_of
 
 if TYPE_CHECKING:
     from torch import nn
 
     from ftplug.method import Method
 
-_ATTRIBUTE = "_ftplug"
 ADAPTERS = ("load_adapter", "add_adapter", "set_adapter", "delete_adapter")  # transformers' own
-TAKEN_OVER = ("save_pretrained", "save", *ADAPTERS)  # on the instance, while it carries a method
+# On the instance, while it carries a method.
+TAKEN_OVER = ("save_pretrained", "save", "load_state_dict", *ADAPTERS)
 
 
 @dataclass(eq=False)
@@ -41,7 +50,10 @@ class Attachment:
     train_head: bool
     original_values: OriginalValues = field(repr=False)
     facts: RunFacts = field(repr=False)  # the same for the methods, by way of their ``run``
+    names: frozenset[str] = frozenset()  # of the base's parameters, before the methods came
+    frozen: frozenset[str] = frozenset()  # those of them that did not train
     training: dict[str, Any] = field(default_factory=dict)  # facts of the last train()
+    author: dict[str, Any] = field(default_factory=dict)  # what was said of the model until then
     first_backward: FirstBackward | None = field(default=None, repr=False)  # of a loop by hand
 
     @property
@@ -66,7 +78,7 @@ def unwrap_model(model: nn.Module) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise MethodError(f"a model is expected, not {model!r}")
     # Asked several times a step, and accelerate walks through all modules for compiled ones.
-    if _ATTRIBUTE in model.__dict__ and "_orig_mod" not in model.__dict__:
+    if ATTRIBUTE in model.__dict__ and "_orig_mod" not in model.__dict__:
         return model
     inner: nn.Module = extract_model_from_parallel(model, keep_torch_compile=False)
     return inner
@@ -74,7 +86,7 @@ def unwrap_model(model: nn.Module) -> nn.Module:
 
 def attachment_of(model: nn.Module) -> Attachment | None:
     """Return what is attached to a model, seen through DDP, DataParallel and torch.compile."""
-    return unwrap_model(model).__dict__.get(_ATTRIBUTE)
+    return unwrap_model(model).__dict__.get(ATTRIBUTE)
 
 
 def require_attachment(model: nn.Module) -> Attachment:
@@ -105,24 +117,27 @@ def prepare(
     What is refused leaves the model as it was: all is rehearsed on a weightless copy first, and
     what still fails is taken back.
     """
-    _refuse_strangers(model)
     host = Host(methods)
     if (present := attachment_of(model)) is not None:
         return _adopted(model, present, host, context, train_head)
-    if is_sharded(model):
-        raise MethodError(
-            f"{host.names}: the model is sharded over processes already: apply methods first, and "
-            "let the Trainer shard it (fsdp=True)"
-        )
+    refuse_held(model)
+    model.__dict__.pop("peft_config", None)  # some versions of peft leave it where they unloaded
+    refuse_divided(model, host.names)
     refuse_repacked(model)
-    facts = RunFacts(context, inspect_base(model, fresh), surroundings or NoTrainer())
+    surroundings = surroundings or NoTrainer()
+    base = inspect_base(model, fresh, trainer_is_built=surroundings.is_built)
+    facts = RunFacts(context, base, surroundings)
+    names = frozenset(name for name, _ in model.named_parameters())
+    frozen = {n: numel_of(p) for n, p in model.named_parameters() if not p.requires_grad}
     change = Change(host, facts, train_head)
+    accept = _unless_trained_elsewhere(model, accept)
     rehearsed = change.rehearsed_on(model, accept)
     before = Snapshot(model)
     try:
         keep_unpacked(model)
-        plan = change.to(model)
-        if not rehearsed:
+        in_parts = is_sharded(model)
+        plan = change.to_parts(model, rehearsed) if in_parts else change.to(model)
+        if rehearsed is None:
             accept(host, plan)
     except BaseException:
         before.restore()
@@ -135,26 +150,63 @@ def prepare(
         train_head=train_head,
         original_values=facts.original_values,
         facts=facts,
+        names=names,
+        frozen=frozenset(frozen),
     )
-    model.__dict__[_ATTRIBUTE] = attachment
+    model.__dict__[ATTRIBUTE] = attachment
+    holds(model)
     if not context.loading:
-        say_what_is_out_of_reach(model, host, plan, facts.base.total)
+        say_what_is_reached(model, host, plan, facts.base.total)
+        say_what_was_frozen(host, plan, frozen, facts.base.head)
     return attachment
+
+
+def _unless_trained_elsewhere(model: nn.Module, accept: Accept) -> Accept:
+    original = dict(model.named_parameters())
+
+    def accept_both(host: Host, plan: Plan) -> None:
+        trained = {id(original[name]) for name in plan.existing.values()}
+        refuse_trained_elsewhere(model, host, trained)
+        accept(host, plan)
+
+    return accept_both
 
 
 def _adopted(
     model: nn.Module, present: Attachment, host: Host, context: Context, train_head: bool
 ) -> Attachment:
     if not host.same_methods(present.host.spec()) or present.train_head != train_head:
-        raise MethodError(
-            f"the model already carries {present.host.names} with other settings or methods than "
-            f"{host.names}: merge it, or load a fresh base"
-        )
+        raise MethodError(_other_methods(present, host, train_head))
     before = [method for method in present.host.methods if method.transient]
     now = [method for method in host.methods if method.transient]
     if before or now:
         present = _exchanged(unwrap_model(model), present, before, now, context)
     return present
+
+
+def _other_methods(present: Attachment, host: Host, train_head: bool) -> str:
+    """Say what a model carries that is not what it is to get, and what its user can do."""
+    mine, other = present.host, host
+    if mine.names != other.names:
+        both = ", ".join(repr(method.name) for method in (*mine.methods, *other.methods))
+        return (
+            f"the model already carries {mine.names}: to train {other.names} instead load a fresh "
+            f"base (or ftplug.merge this one first, where that can be); to train both give them at "
+            f"once, to a fresh base: {both}"
+        )
+    then, now = ([m.settings() for m in h.methods] for h in (mine, other))
+    differing = [
+        f"{name}={a[name]} there, {b[name]} asked for"
+        for a, b in zip(then, now, strict=True)
+        for name in a
+        if a[name] != b[name]
+    ]
+    if present.train_head != train_head:
+        differing.append(f"train_head={present.train_head} there, {train_head} asked for")
+    return (
+        f"the model already carries {mine.names} with other settings ({'; '.join(differing)}): "
+        "load a fresh base for these, or ftplug.merge it first"
+    )
 
 
 def _exchanged(
@@ -176,41 +228,24 @@ def _exchanged(
     applied.call("finish_model", model=model, may_train=may_train, context=context)
     gone.call("merge_model", model=model)
     attachment = replace(present, host=host)  # a copy of the model shares the old one
-    model.__dict__[_ATTRIBUTE] = attachment
+    model.__dict__[ATTRIBUTE] = attachment
     return attachment
 
 
 def forget(model: nn.Module) -> None:
-    """Forget the methods of a model that is plain again: ``save_pretrained`` means what it did."""
-    model.__dict__.pop(_ATTRIBUTE, None)
+    """Forget the methods of a model that is plain again: ``save_pretrained`` means what it did.
+
+    What trained before they came does again.
+    """
+    attached: Attachment | None = model.__dict__.pop(ATTRIBUTE, None)
+    if attached is not None:
+        floating = {name for name, p in model.named_parameters() if p.is_floating_point()}
+        set_trainable(model, floating - attached.frozen)
+    no_longer_holds(model)
     for module in model.modules():
         for name in TAKEN_OVER:
-            if _is_ours(module.__dict__.get(name)):
+            if is_ours(module.__dict__.get(name)):
                 del module.__dict__[name]
-
-
-def _is_ours(value: Any) -> bool:
-    """Whether an attribute is what ftplug put there: a bound method or a partial of a function."""
-    function = getattr(value, "__func__", getattr(value, "func", None))
-    return str(getattr(function, "__module__", "")).startswith("ftplug.")
-
-
-def _refuse_strangers(model: nn.Module) -> None:
-    """Refuse a model that carries peft adapters which ftplug did not put there."""
-    if attachment_of(model) is not None:
-        return
-    for name, module in model.named_modules():
-        if (name and _ATTRIBUTE in module.__dict__) or is_wrapped(module):
-            raise MethodError(
-                f"{name or type(model).__name__} already carries a method: apply all methods at "
-                "once, to the outermost model"
-            )
-    adapted = any(type(module).__module__.startswith("peft.") for module in model.modules())
-    if adapted or hasattr(model, "peft_config") or getattr(model, "_hf_peft_config_loaded", False):
-        raise MethodError(
-            f"{type(model).__name__} already carries a peft adapter: give ftplug the base model "
-            "(model.unload(), or merge_and_unload() to keep what it learned)"
-        )
 
 
 @contextmanager
@@ -224,6 +259,8 @@ def disabled(model: nn.Module) -> Iterator[None]:
     inner = unwrap_model(model)
     training = {name for name, p in inner.named_parameters() if p.requires_grad}
     with ExitStack() as stack:
+        if attached.first_backward:
+            stack.enter_context(attached.first_backward.paused())
         stack.callback(set_trainable, inner, training)  # last: libraries toggle it on their way out
         stack.enter_context(attached.original_values.put_back(inner))
         stack.enter_context(forwards_disabled(inner))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ftplug.attaching.attachment import forget, require_attachment, unwrap_model
 from ftplug.attaching.sharding import is_sharded
+from ftplug.base.own_config import give_back_use_cache
 from ftplug.errors import MethodError
 from ftplug.host import Host
 
@@ -39,4 +40,5 @@ def merge(model: nn.Module) -> nn.Module:
     folding.views = attached.facts.views(attached.host)
     folding.call("merge_model", model=inner)
     forget(inner)
+    give_back_use_cache(inner, attached.base.use_cache)
     return inner

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 from ftplug import structure
 from ftplug.attaching.plan import Plan
-from ftplug.attaching.sharding import replace_values, reshard, shard_as
+from ftplug.attaching.sharding import reshard
 from ftplug.base.fingerprint import fingerprint
 from ftplug.base.inspecting import Base
 from ftplug.errors import MethodError, one_line
 from ftplug.structure import named_tensors, persistent_buffers
+from ftplug.structure.shards import is_partitioned, replace_values, shard_as, whole
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -44,7 +45,7 @@ class OriginalValues:
         kept = {name: live[name] for name in plan.existing if name not in elsewhere}
         kept |= dict(persistent_buffers(model))
         copies = {
-            name: tensor.detach().to("cpu", copy=True)
+            name: whole(tensor) if is_partitioned(tensor) else tensor.detach().to("cpu", copy=True)
             for name, tensor in kept.items()
             if not tensor.is_meta
         }
@@ -74,11 +75,18 @@ class OriginalValues:
         self.elsewhere = {}
 
     def on_device_of(self, model: nn.Module) -> dict[str, Tensor]:
-        """Return the values, kept from now on where the tensors of ``model`` are: read often."""
+        """Return the values, kept from now on where the tensors of ``model`` are: read often.
+
+        Of what DeepSpeed ZeRO-3 partitions they are whole.
+        """
         self._complete(model)
         reshard(model)
         live: dict[str, Tensor] = named_tensors(model)
-        self.kept = {name: shard_as(value, live[name]) for name, value in self.kept.items()}
+        for name, value in self.kept.items():
+            if is_partitioned(live[name]):
+                self.kept[name] = whole(value).to(live[name].device)
+            else:
+                self.kept[name] = shard_as(value, live[name])
         return self.kept
 
     def _complete(self, model: nn.Module) -> None:
@@ -105,7 +113,11 @@ class OriginalValues:
             raise MethodError(f"cannot read the base again: {one_line(error)}") from error
         prefix = next(name for name, module in model.named_modules() if module is inner)
         prefix = f"{prefix}." if prefix else ""
-        values = {f"{prefix}{name}": p.detach() for name, p in again.named_parameters()}
+        # Under ZeRO-3 transformers partitions this one too: detached, a part knows not of what.
+        values = {
+            f"{prefix}{name}": p if is_partitioned(p) else p.detach()
+            for name, p in again.named_parameters()
+        }
         base = {name: p for name, p in values.items() if name not in self.base.fresh}
         now, then = fingerprint(base), self.base.fingerprint
         if now is None or then is None or not now.matches(then):

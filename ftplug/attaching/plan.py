@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ftplug.attaching.sharding import reshard
 from ftplug.errors import MethodError
 from ftplug.structure import named_tensors, persistent_buffers
+from ftplug.structure.shards import is_partitioned, numel_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -40,7 +41,7 @@ class Plan:
     def trained_count(self, model: nn.Module) -> int:
         """Return how many scalar parameters may train."""
         names = set(self.may_train)
-        return sum(p.numel() for name, p in model.named_parameters() if name in names)
+        return sum(numel_of(p) for name, p in model.named_parameters() if name in names)
 
 
 def make_plan(
@@ -87,7 +88,7 @@ def make_plan(
         may_train=tuple(name for name in current if name in may_train),
         by_method=by_method,
         saved=(*kept, *(name for name, _ in persistent_buffers(model))),
-        existing={name: old for name in may_train if (old := was[name]) is not None},
+        existing={n: old for n in current if n in may_train and (old := was[n]) is not None},
         added=tuple(name for name in current if name in new),
         fresh=tuple(name for name in current if was[name] in base.fresh),
     )
@@ -111,7 +112,8 @@ def saved_tensors(model: nn.Module, plan: Plan) -> dict[str, Tensor]:
     """Return the live tensors of ``plan.saved``, without building a full state dict."""
     reshard(model)
     live: dict[str, Tensor] = named_tensors(model)
-    return {name: live[name].detach() for name in plan.saved}
+    # Detached, a part would no longer know of what.
+    return {n: t if is_partitioned(t := live[n]) else t.detach() for n in plan.saved}
 
 
 def set_trainable(model: nn.Module, names: frozenset[str] | set[str]) -> None:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from ftplug.attaching.plan import Plan, make_plan
 from ftplug.attaching.run_view import NoTrainer, RunFacts
 from ftplug.context import logger
-from ftplug.errors import FtplugError
-from ftplug.structure import weightless_copy
+from ftplug.errors import FtplugError, MethodError, one_line
+from ftplug.structure import named_tensors, weightless_copy
+from ftplug.structure.shards import shape_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -43,11 +44,46 @@ class Change:
         )
         return plan
 
-    def rehearsed_on(self, model: nn.Module, accept: Accept) -> bool:
+    def to_parts(self, model: nn.Module, rehearsed: nn.Module | None) -> Plan:
+        """Change a model that ``zero.Init`` partitioned; refuse what needs more than its parts.
+
+        A method may take an empty tensor for a weight: then it fails, or what it adds has not the
+        names and shapes that it had when it was rehearsed.
+        """
+        way_out = (
+            "load the base before the TrainingArguments with DeepSpeed's config are made, so that "
+            "it is whole until training begins, or use ZeRO-2"
+        )
+        names = self.host.names
+        try:
+            plan = self.to(model)
+        except Exception as error:  # whatever a library says of an empty tensor
+            raise MethodError(
+                f"{names}: cannot be put on a base in parts (zero.Init): {one_line(error)}: "
+                f"{way_out}"
+            ) from error
+        if rehearsed is None:
+            raise MethodError(
+                f"{names}: needs values of the base, which is in parts (zero.Init): {way_out}"
+            )
+        needed, found = (
+            {name: tuple(shape_of(tensor)) for name, tensor in named_tensors(each).items()}
+            for each in (rehearsed, model)
+        )
+        for name in sorted(needed.keys() | found.keys()):  # the same first one in every process
+            if needed.get(name) != found.get(name):
+                raise MethodError(
+                    f"{names}: {name} is {found.get(name, 'missing')} on a base in parts "
+                    f"(zero.Init), not {needed.get(name, 'missing')}: {way_out}"
+                )
+        return plan
+
+    def rehearsed_on(self, model: nn.Module, accept: Accept) -> nn.Module | None:
         """Go through it on a copy without weights, so that a refusal comes before any change.
 
-        Returns whether that could be done. What is not a refusal (a model that cannot be copied, an
-        initialisation that computes with the weights) is left to the real thing.
+        Returns that copy, or None where that could not be done. What is not a refusal (a model that
+        cannot be copied, an initialisation that computes with the weights) is left to the real
+        thing.
         """
         import torch
 
@@ -62,9 +98,9 @@ class Change:
             raise
         except Exception as error:  # whatever a stranger's module does when copied
             logger.debug("not rehearsed: %r", error)
-            return False
+            return None
         accept(self.host, plan)
-        return True
+        return copied
 
 
 @contextmanager

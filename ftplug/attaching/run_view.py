@@ -31,6 +31,10 @@ class Surroundings(Protocol):
     def total_steps(self) -> int | None:
         """The optimizer steps of the run."""
 
+    @property
+    def is_built(self) -> bool:
+        """Whether a Trainer was there before the methods, and has set what it sets in a config."""
+
     def log(self, scalars: Mapping[str, float]) -> None:
         """Keep numbers for the next log entry."""
 
@@ -44,6 +48,7 @@ class NoTrainer:
 
     args: TrainingArguments | None = None
     total_steps: int | None = None
+    is_built: bool = False
     scalars: list[dict[str, float]] = field(default_factory=list)
 
     def log(self, scalars: Mapping[str, float]) -> None:

@@ -1,27 +1,53 @@
-"""Parameters that processes share: FSDP2 leaves each process a shard of every one, a DTensor.
+"""Models whose parameters processes share, under FSDP2 or DeepSpeed ZeRO-3, and their optimizers.
 
-What is called "whole" here takes all processes: each must call, or the others wait for it.
+:mod:`ftplug.structure.shards` knows what a single tensor is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from ftplug.errors import FtplugError, MethodError, one_line
+from ftplug.structure.shards import (
+    is_partitioned,
+    is_shard,
+    own_part,
+    put_to_rest,
+    shard_as,
+    whole,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-def is_shard(tensor: Any) -> bool:
-    """Whether this process holds a part of the tensor."""
+# How gloo and the store say that nobody is there any more; nccl ends the process itself.
+_GONE = re.compile(
+    r"connection (was )?(closed|reset|refused)|broken pipe|timed? ?out|socket (closed|error)", re.I
+)
+
+
+@contextmanager
+def partners_awaited() -> Iterator[None]:
+    """Say in one line that another process has gone, or has not answered in the run's time."""
     import torch
 
-    if not torch.distributed.is_available():
-        return False
-    from torch.distributed.tensor import DTensor
-
-    return isinstance(tensor, DTensor)
+    try:
+        yield
+    except RuntimeError as error:
+        group = torch.distributed
+        several = group.is_available() and group.is_initialized() and group.get_world_size() > 1
+        if not (several and _GONE.search(str(error))):
+            raise
+        reason = one_line(str(error).partition("\n")[0])[:200]
+        raise FtplugError(
+            f"process {group.get_rank()} waited for another process of this run, which has ended "
+            f"or has not answered within the run's timeout ({reason}): see what that one said, "
+            "then start all again, from the last checkpoint (resume_from_checkpoint=True)"
+        ) from error
 
 
 def is_sharded(model: nn.Module) -> bool:
@@ -30,12 +56,41 @@ def is_sharded(model: nn.Module) -> bool:
     return any(is_shard(parameter) for parameter in model.parameters())
 
 
+def refuse_divided(model: nn.Module, names: str) -> None:
+    """Refuse to put methods on a model of which this process holds a part, for good.
+
+    What ``from_pretrained`` divides are plain tensors in transformers 5.8 and older. What
+    DeepSpeed's ``zero.Init`` alone partitioned takes up modules that are added now: the engine
+    comes later.
+    """
+    mesh = getattr(model, "_device_mesh", None)
+    if mesh is not None and mesh.size() > 1:
+        raise MethodError(
+            f"{names}: from_pretrained divided this model among {mesh.size()} processes (tp_plan=, "
+            "tp_size= or distributed_config=), where neither the base's fingerprint nor the values "
+            "that a method starts from are those of one process: load it without, and train with "
+            "DDP, FSDP2 (fsdp=True) or DeepSpeed"
+        )
+    if is_sharded(model) and not _takes_up_more(model):
+        raise MethodError(
+            f"{names}: the model is sharded over processes already: apply methods first, and "
+            "let the Trainer shard it (fsdp=True, deepspeed=)"
+        )
+
+
+def _takes_up_more(model: nn.Module) -> bool:
+    has_engine = hasattr(model, "ds_inflight_param_registry")
+    return not has_engine and any(is_partitioned(parameter) for parameter in model.parameters())
+
+
 def reshard(model: nn.Module) -> None:
-    """Let the model hold its shards: after a forward FSDP2 may leave whole parameters in place.
+    """Let the model hold its shards: a forward may leave whole parameters in place.
 
     Those are copies: what is written into them is lost.
     """
     import torch
+
+    put_to_rest(model)
 
     if not torch.distributed.is_available():
         return
@@ -46,47 +101,10 @@ def reshard(model: nn.Module) -> None:
             module.reshard()
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """Return the whole tensor, on the CPU if it was gathered; one that is no shard as it is."""
-    return cast("Any", tensor).full_tensor().cpu() if is_shard(tensor) else tensor
-
-
 def local_parameters(model: nn.Module) -> dict[str, Tensor]:
     """Return what this process holds of each parameter, at rest."""
     reshard(model)
-    return {name: _own(parameter) for name, parameter in model.named_parameters()}
-
-
-def _own(tensor: Tensor) -> Tensor:
-    """Return the part of a tensor that this process holds, in the memory where it is."""
-    return cast("Any", tensor).detach().to_local() if is_shard(tensor) else tensor
-
-
-def replace_values(tensor: Tensor, value: Tensor) -> Callable[[], Any]:
-    """Give a tensor of a model other values (whole or shards); call the result to undo it."""
-    if not is_shard(tensor):
-        before = tensor.data
-        tensor.data = value.to(tensor.device, tensor.dtype)
-        return partial(setattr, tensor, "data", before)
-    own = _own(tensor)  # FSDP reads this memory: it must stay
-    before = own.clone()
-    own.copy_(_own(shard_as(value, tensor)))
-    return partial(own.copy_, before)
-
-
-def shard_as(value: Tensor, like: Tensor) -> Tensor:
-    """Return a whole value on the device of ``like``, and as shards if ``like`` is."""
-    if is_shard(value):
-        return value
-    if not is_shard(like):
-        return value.to(like.device)
-    from torch.distributed.tensor import distribute_tensor
-
-    where: Any = like
-    # Every process has the value: each takes its own part, and nothing is sent.
-    return distribute_tensor(
-        value.to(like.device), where.device_mesh, where.placements, src_data_rank=None
-    )
+    return {name: own_part(parameter) for name, parameter in model.named_parameters()}
 
 
 def optimizer_state(optimizer: Any) -> dict[str, Any]:

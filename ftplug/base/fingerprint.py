@@ -12,7 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ftplug.structure.shards import is_partitioned, shape_of, whole
+
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 SAMPLE = 32
@@ -33,28 +36,53 @@ class Fingerprint:
         return f"{self.bf16}/{self.fp16}"
 
 
+@dataclass(frozen=True)
+class Sampled:
+    """The shape and type of a tensor, and what :func:`sample` takes of it."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    values: Tensor
+
+
 def fingerprint(tensors: Mapping[str, Tensor]) -> Fingerprint | None:
     """Return the fingerprint of named tensors, or None where their values are not at hand.
 
-    Quantized, sharded and meta tensors have none: such bases are pinned by id and sha alone.
+    Quantized, sharded and meta tensors have none: such bases are pinned by id and sha alone. What
+    DeepSpeed's ``zero.Init`` partitioned is gathered, for which all processes must call.
     """
+    samples = sampled(tensors)
+    return None if samples is None else fingerprint_of(samples)
+
+
+def sampled(tensors: Mapping[str, Tensor]) -> dict[str, Sampled] | None:
+    """Return what a fingerprint is made of, in the order of names, or None as that does."""
     import torch
 
-    samples = []
-    header = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach()
+    samples: dict[str, Sampled] = {}
+    for name in sorted(tensors):  # the same in every process: it may gather
+        tensor = tensors[name]
         if (
             not tensor.is_floating_point()
             or tensor.is_meta
             or type(tensor.data) is not torch.Tensor
         ):
             return None
-        header.update(f"{name}{tuple(tensor.shape)};".encode())
-        samples.append(sample(tensor))
+        values = whole(tensor) if is_partitioned(tensor) else tensor
+        samples[name] = Sampled(tuple(shape_of(tensor)), tensor.dtype, sample(values))
+    return samples
+
+
+def fingerprint_of(samples: Mapping[str, Sampled]) -> Fingerprint | None:
+    """Return the fingerprint of tensors that were sampled, in the order of names."""
+    import torch
+
     if not samples:
         return None
-    values = torch.cat(samples)
+    header = hashlib.sha256()
+    for name, tensor in samples.items():
+        header.update(f"{name}{tensor.shape};".encode())
+    values = torch.cat([tensor.values for tensor in samples.values()])
 
     def digest(dtype: torch.dtype) -> str:
         rounded = values.to(dtype).view(torch.int16).numpy().tobytes()

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ftplug import structure
-from ftplug.base.fingerprint import Fingerprint, fingerprint
+from ftplug.base.fingerprint import Fingerprint, fingerprint_of, sampled
 from ftplug.base.license import cached_license
+from ftplug.base.own_config import own_use_cache
 from ftplug.base.revision import cached_revision
 from ftplug.errors import FtplugError
+from ftplug.structure.shards import numel_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,7 +27,8 @@ _CACHE = re.compile(r"models--(?P<id>.+?)[/\\]snapshots[/\\](?P<sha>[0-9a-f]{40}
 class Base:
     """The base model as given: ``fresh`` names the parameters that are in no checkpoint, ``head``
     those and the task head. ``path`` (where it was loaded from) is never written to a file.
-    ``license`` is the one its own card names, where that card is on this machine.
+    ``license`` is the one its own card names, where that card is on this machine. ``use_cache`` is
+    what its own config says, not the Trainer's.
     """
 
     id: str | None
@@ -37,12 +40,16 @@ class Base:
     head: tuple[str, ...]
     total: int
     fingerprint: Fingerprint | None
+    use_cache: bool | None = None
 
 
-def inspect_base(model: nn.Module, fresh: Sequence[str] | None = None) -> Base:
+def inspect_base(
+    model: nn.Module, fresh: Sequence[str] | None = None, *, trainer_is_built: bool = False
+) -> Base:
     """Describe an untouched model; reads a fixed sample of its values, in seconds at any size.
 
-    ``fresh`` names the parameters that are in no checkpoint, where a manifest knows them.
+    ``fresh`` names the parameters that are in no checkpoint, where a manifest knows them;
+    ``trainer_is_built`` says that a Trainer has set what it sets in a config.
     """
     parameters = dict(model.named_parameters())
     loaded = _loaded_by_transformers(model)
@@ -56,9 +63,10 @@ def inspect_base(model: nn.Module, fresh: Sequence[str] | None = None) -> Base:
     inner = structure.pretrained(model)
     identity, revision = _identity(model)
     own = {n: p for n, p in parameters.items() if n not in fresh}
-    digests = fingerprint(own)
-    if identity and loaded and digests and not revision:
-        revision = cached_revision(identity, own)
+    samples = sampled(own)
+    digests = fingerprint_of(samples) if samples else None
+    if identity and loaded and samples and not revision:
+        revision = cached_revision(identity, samples)
     return Base(
         id=identity,
         revision=revision,
@@ -67,8 +75,9 @@ def inspect_base(model: nn.Module, fresh: Sequence[str] | None = None) -> Base:
         cls=type(inner),
         fresh=tuple(name for name in parameters if name in fresh),
         head=tuple(name for name in parameters if name in fresh or name in head),
-        total=sum(p.numel() for p in parameters.values()),
+        total=sum(numel_of(p) for p in parameters.values()),
         fingerprint=digests,
+        use_cache=own_use_cache(model, trainer_is_built=trainer_is_built),
     )
 
 

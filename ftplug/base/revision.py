@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from torch import Tensor
+from ftplug.base.fingerprint import Sampled, sample
 
 _COMPARED = 4  # tensors, spread over the model: as many as tell two trainings apart
 
 
-def cached_revision(repo_id: str, tensors: Mapping[str, Tensor]) -> str | None:
+def cached_revision(repo_id: str, tensors: Mapping[str, Sampled]) -> str | None:
     """Return the commit sha of the cached snapshot that holds these base tensors, or None.
 
     Where several do, their weights are the same and the newest is as good as any.
@@ -30,11 +28,9 @@ def cached_revision(repo_id: str, tensors: Mapping[str, Tensor]) -> str | None:
     return max(matching, key=lambda path: path.stat().st_mtime).name if matching else None
 
 
-def _holds(snapshot: Path, tensors: Mapping[str, Tensor]) -> bool:
+def _holds(snapshot: Path, tensors: Mapping[str, Sampled]) -> bool:
     """Whether the snapshot's safetensors have some of the tensors, and all of these are equal."""
     from safetensors import SafetensorError, safe_open
-
-    from ftplug.base.fingerprint import sample
 
     compared = 0
     for path in sorted(snapshot.glob("*.safetensors")):
@@ -48,7 +44,7 @@ def _holds(snapshot: Path, tensors: Mapping[str, Tensor]) -> bool:
                     if mine is None or list(mine.shape) != file.get_slice(name).get_shape():
                         continue
                     theirs = file.get_tensor(name).to(mine.dtype)
-                    if not sample(theirs).equal(sample(mine)):
+                    if not sample(theirs).equal(mine.values):
                         return False
                     compared += 1
         except (OSError, SafetensorError):

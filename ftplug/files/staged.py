@@ -14,15 +14,21 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from typing_extensions import TypedDict  # pydantic needs it before Python 3.12
+
 from ftplug.errors import ArtifactError
 from ftplug.files.flush import flush, flush_directory
 
 STAGE = "_ftplug_staging-"  # the Trainer's uploads skip names that start with an underscore
 COMMITTED = "_ftplug_committed-"  # complete: to be moved into the folder around it
 JOURNAL = "_ftplug_journal.json"  # how a committed folder is moved
+OURS = "_ftplug"  # how the names begin of what is never a file of an artifact
 _OPEN: set[Path] = set()  # stages that threads of this process are writing
 _NUMBERS = itertools.count()
 _MOVE_SECONDS = 60.0
+_LARGEST = 2**20  # bytes of a journal
+_SHUT = (errno.EROFS, errno.EACCES, errno.EPERM)
+_NO_PLACE = (errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ENOENT, errno.ELOOP)
 _MACHINE = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 
 
@@ -33,21 +39,21 @@ def staged(target: Path, last: str, obsolete: Collection[str] = ()) -> Iterator[
     On an error ``target`` stays as it was. Where it exists already (a Trainer's output folder, a
     mount) the stage lies inside it. Its file ``last`` goes first and comes last: as long as that
     file is there, everything that belongs to it is. Files named in ``obsolete`` go with it. What a
-    crash leaves half moved is finished by the next reader or writer (:func:`finish_interrupted`).
+    crash leaves half moved is finished by the next writer (:func:`finish_interrupted`).
     """
     exists = target.exists()
     around = target if exists else target.parent
     around.mkdir(parents=True, exist_ok=True)
     finish_interrupted(around)
     stage = open_stage(around, STAGE)
-    committed = stage.with_name(stage.name.replace(STAGE, COMMITTED, 1))
-    _OPEN.add(committed.resolve())
+    committed = stage
     try:
         yield stage
         _give_usual_permissions(stage)
         if exists:
             _check_places(stage, target)
-            _write_journal(stage, last, obsolete)
+            committed = _write_journal(stage, last, obsolete)
+            _OPEN.add(committed.resolve())
             flush(stage)
             stage.rename(committed)  # from here on it is the new one
             flush_directory(around)
@@ -61,45 +67,98 @@ def staged(target: Path, last: str, obsolete: Collection[str] = ()) -> Iterator[
         _OPEN.discard(committed.resolve())
 
 
-def finish_interrupted(target: Path) -> None:
-    """Move in what a killed process had written completely, but not yet moved, into a folder."""
+def finish_interrupted(target: Path) -> bool:
+    """Move in what a killed process had written completely, but not yet moved, into a folder.
+
+    Only where this is the very folder that it was written in: files that came from elsewhere are
+    moved by nobody, and are an ArtifactError. Returns whether anything was moved.
+    """
+    moved = False
     for committed in _abandoned(target, COMMITTED):
         with stated_write_errors(target):
+            if not any(path.is_file() for path in committed.rglob("*")):
+                shutil.rmtree(committed)  # all was moved: only its removal was interrupted
+                continue
+            if _journal(committed) is None:
+                raise ArtifactError(
+                    f"{committed}: no save into this folder left it (it was copied, or made by "
+                    "somebody else): remove it"
+                )
             _check_inside(committed, target)
             _move_out(committed)
+            moved = True
+    return moved
+
+
+def require_whole(target: Path) -> None:
+    """Refuse to read a folder that a save left half moved: that is for a writer to finish."""
+    for committed in _abandoned(target, COMMITTED):
+        if (journal := _journal(committed)) and (committed / journal["last"]).exists():
+            raise ArtifactError(
+                f"{target}: a save into it was interrupted while its files were being moved: "
+                f"ftplug finish {target}, or save into it again"
+            )
+
+
+class _Journal(TypedDict):
+    """How a committed folder is moved, and the folder that this is: a copy has another inode."""
+
+    last: str
+    obsolete: list[str]
+    inode: int
+    owner: int
+
+
+def _journal(committed: Path) -> _Journal | None:
+    """Return the journal of a committed folder if that was written here, by its own user.
+
+    The time at which the journal's file was changed last is in the folder's name. Nobody can set
+    it, so that neither a copy nor an archive nor a download has it.
+    """
+    import pydantic
+
+    path, written = committed / JOURNAL, committed.name.rpartition("-")[2]
+    try:
+        found = committed.lstat()
+        if path.stat().st_size > _LARGEST or written != str(path.lstat().st_ctime_ns):
+            return None
+        said = pydantic.TypeAdapter(_Journal).validate_json(path.read_bytes(), strict=True)
+    except (OSError, ValueError):
+        return None
+    same = (found.st_ino, found.st_uid) == (said["inode"], said["owner"])
+    return said if same else None
 
 
 def _check_inside(committed: Path, target: Path) -> None:
-    """Refuse a folder from elsewhere that would have files outside it removed or written."""
+    """Refuse to have files outside of a folder removed or written, as a link in it may do."""
+    said = _journal(committed)
     names = [path.relative_to(committed).as_posix() for path in committed.rglob("*")]
-    if (committed / JOURNAL).is_file():
-        try:
-            said = json.loads((committed / JOURNAL).read_text(encoding="utf-8"))
-            names += [said["last"], *said["obsolete"]]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ArtifactError(
-                f"{committed}: not a save that was interrupted: remove it"
-            ) from error
-    for name in names:
-        if not (target / str(name)).parent.resolve().is_relative_to(target.resolve()):
+    for name in [*names, *([said["last"], *said["obsolete"]] if said else [])]:
+        if not (target / name).parent.resolve().is_relative_to(target.resolve()):
             raise ArtifactError(f"{committed}: {name!r} leads out of {target}: remove it")
 
 
-def _write_journal(stage: Path, last: str, obsolete: Collection[str]) -> None:
+def _write_journal(stage: Path, last: str, obsolete: Collection[str]) -> Path:
+    """Write the journal into a stage; return the name that the committed folder gets."""
     gone = [name for name in (last, *obsolete) if not (stage / name).exists()]
-    (stage / JOURNAL).write_text(json.dumps({"last": last, "obsolete": gone}), encoding="utf-8")
+    found, path = stage.lstat(), stage / JOURNAL
+    journal: _Journal = {
+        "last": last, "obsolete": gone, "inode": found.st_ino, "owner": found.st_uid,
+    }  # fmt: skip
+    path.write_text(json.dumps(journal), encoding="utf-8")
+    changed = path.lstat().st_ctime_ns
+    return stage.with_name(f"{stage.name.replace(STAGE, COMMITTED, 1)}-{changed}")
 
 
 def _move_out(committed: Path) -> None:
     """Move a committed folder's files into the folder around it; safe to begin anew."""
-    target, journal = committed.parent, committed / JOURNAL
-    if journal.is_file():  # otherwise all was moved, and only its removal was interrupted
-        said = json.loads(journal.read_text(encoding="utf-8"))
-        if (committed / said["last"]).exists():
-            (target / said["last"]).unlink(missing_ok=True)
-        for name in said["obsolete"]:
-            (target / name).unlink(missing_ok=True)
-        _move_into(committed, target, said["last"])
+    target = committed.parent
+    said: _Journal = json.loads((committed / JOURNAL).read_text(encoding="utf-8"))
+    if (committed / said["last"]).exists():
+        (target / said["last"]).unlink(missing_ok=True)
+    for name in said["obsolete"]:
+        (target / name).unlink(missing_ok=True)
+    _move_into(committed, target, said["last"])
     shutil.rmtree(committed)
 
 
@@ -127,6 +186,10 @@ def stated_write_errors(target: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         raise ArtifactError(f"cannot write {target}: {error}: {_way_out(error)}") from error
+    except ValueError as error:
+        if "null byte" not in str(error) and "null character" not in str(error):
+            raise
+        raise ArtifactError(f"cannot write {str(target)!r}: {error}: choose another") from error
     except RuntimeError as error:
         if "PytorchStreamWriter" not in str(error) and "inline_container" not in str(error):
             raise
@@ -135,10 +198,12 @@ def stated_write_errors(target: Path) -> Iterator[None]:
 
 
 def _way_out(error: Exception) -> str:
-    if isinstance(error, FileExistsError):
+    number = getattr(error, "errno", None)
+    if isinstance(error, FileExistsError) and number is None:
         return "then save again"
-    shut = getattr(error, "errno", None) in (errno.EROFS, errno.EACCES, errno.EPERM)
-    cure = "make it writable" if shut else "make room there"
+    if number in _NO_PLACE:
+        return "choose another folder"
+    cure = "make it writable" if number in _SHUT else "make room there"
     return f"{cure} or choose another folder; what was complete there still is"
 
 
@@ -150,9 +215,13 @@ def remove_abandoned(around: Path, prefix: str) -> None:
 
 def _abandoned(around: Path, prefix: str) -> Iterator[Path]:
     """Yield what killed processes left in a folder; one may have had this process's number."""
+    if not os.path.isdir(around):  # in a glob some names of what is none raise
+        return
     for stage in around.glob(f"{prefix}*"):
         _, _, machine_and_pid = stage.name.removeprefix(prefix).partition("-")
         machine, _, pid = machine_and_pid.partition("-")
+        if prefix == COMMITTED:
+            pid = pid.partition("-")[0]
         if machine != _MACHINE:
             # One that shares the folder: its processes cannot be seen here, but moves take no time.
             if prefix == COMMITTED and time.time() - stage.stat().st_mtime > _MOVE_SECONDS:

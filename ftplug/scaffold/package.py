@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import keyword
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +56,7 @@ def write_package(name: str, to: Path | None = None) -> Path:
     """
     names = Names(_free(name))
     folder = to if to is not None else Path(names.distribution)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if os.path.exists(folder) and (not folder.is_dir() or any(folder.iterdir())):
         raise FtplugError(f"{folder} exists already: name another folder with --to")
     contents = _render(names)
     try:

@@ -1,7 +1,14 @@
-"""What a method may ask of a transformers model: its parts, and names that versions differ in."""
+"""What a method may ask of a model: its parts, tensors in shards, names that versions differ in."""
 
 from __future__ import annotations
 
+from ftplug.structure.experts import expert_parameters, stacked_experts
+from ftplug.structure.own_layers import (
+    embeds_tokens,
+    maps_features,
+    read_past,
+    reads_packed_rows,
+)
 from ftplug.structure.parts import (
     TASKS,
     LayerStack,
@@ -19,8 +26,9 @@ from ftplug.structure.parts import (
     require_output_projections,
     task_head,
     task_of,
-    weightless_copy,
 )
+from ftplug.structure.pipeline import pipeline_of, set_pipeline
+from ftplug.structure.shards import gathered, numel_of, remember_values, shape_of
 from ftplug.structure.versions import (
     CACHE_ARGUMENTS,
     activation_checkpointing,
@@ -31,6 +39,7 @@ from ftplug.structure.versions import (
     switched_activation_checkpointing,
     without_cache,
 )
+from ftplug.structure.weightless import weightless_copy
 
 __all__ = [
     "CACHE_ARGUMENTS",
@@ -42,17 +51,29 @@ __all__ = [
     "backbone_prefix",
     "bias_has_mask",
     "cache_argument",
+    "embeds_tokens",
+    "expert_parameters",
+    "gathered",
     "given_cache",
     "is_language_model",
     "layer_stacks",
     "linear_layers",
+    "maps_features",
     "named_tensors",
+    "numel_of",
     "persistent_buffers",
+    "pipeline_of",
     "pooler",
     "pretrained",
+    "read_past",
+    "reads_packed_rows",
+    "remember_values",
     "require_layer_stacks",
     "require_output_projections",
     "set_cache",
+    "set_pipeline",
+    "shape_of",
+    "stacked_experts",
     "switched_activation_checkpointing",
     "task_head",
     "task_of",

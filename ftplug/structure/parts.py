@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import inspect
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from ftplug.errors import MethodError
+from ftplug.structure.own_layers import maps_features, read_past
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -189,6 +189,10 @@ def require_output_projections(layer: nn.Module, method: str) -> OutputProjectio
     linears = linear_layers(layer)
     hidden_size = next((read for read, _ in linears.values()), 0)
     outputs = [name for name, (_, written) in linears.items() if written == hidden_size]
+    past = read_past(layer)
+    for name in outputs:
+        if name in past or not maps_features(layer.get_submodule(name), *linears[name]):
+            raise MethodError(f"{method}: {name} of {kind} is no plain linear layer: use freeze")
     blocks = {name: re.match(r".*?att(n|ention)[^.]*", name, re.IGNORECASE) for name in outputs}
     attention = {block[0]: name for name, block in blocks.items() if block}
     feed_forward = [name for name, block in blocks.items() if not block]
@@ -226,12 +230,12 @@ def task_head(model: nn.Module) -> list[str]:
 
 
 def _outside_of_models(model: nn.Module, names: list[str]) -> list[str]:
-    """Return what lies outside of the transformers models in a module, and the first one's head."""
+    """Return what lies outside of the transformers models in a module, and the heads of these."""
     from transformers import PreTrainedModel
 
     inside = {n: m for n, m in model.named_modules() if n and isinstance(m, PreTrainedModel)}
-    first, of_first = next(iter(inside.items()))
-    head = {f"{first}.{name}" for name in task_head(of_first)}
+    outermost = [n for n in inside if not any(n.startswith(f"{other}.") for other in inside)]
+    head = {f"{n}.{name}" for n in outermost for name in task_head(inside[n])}
     roots = tuple(f"{name}." for name in inside)
     return [name for name in names if name in head or not name.startswith(roots)]
 
@@ -268,17 +272,3 @@ def persistent_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Return the live parameters and persistent buffers by name."""
     return dict(model.named_parameters()) | dict(persistent_buffers(model))
-
-
-def weightless_copy(model: nn.Module) -> nn.Module:
-    """Return a deep copy whose parameters and buffers live on the meta device."""
-    import torch
-    from torch import nn
-
-    memo: dict[int, Any] = {}
-    for parameter in model.parameters():
-        meta = torch.empty_like(parameter, device="meta")
-        memo[id(parameter)] = nn.Parameter(meta, requires_grad=parameter.requires_grad)
-    for buffer in model.buffers():
-        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
-    return copy.deepcopy(model, memo)

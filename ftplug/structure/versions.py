@@ -107,3 +107,15 @@ def bias_has_mask(attention: nn.Module) -> bool:
     them: after transformers 5.8, by 5.16. May go when 5.16 is the floor.
     """
     return "output_attentions" in inspect.signature(attention.forward).parameters
+
+
+def sentence_modules() -> tuple[Any, ...]:
+    """Return the modules of sentence-transformers that hold no weights.
+
+    5.4 moved them; the older place may go when 5.4 is the floor.
+    """
+    try:
+        from sentence_transformers.sentence_transformer import modules
+    except ImportError:
+        from sentence_transformers import models as modules  # type: ignore
+    return modules.Pooling, modules.Normalize, modules.Dropout

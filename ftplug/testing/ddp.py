@@ -52,6 +52,7 @@ class Processes:
 
     def __init__(self) -> None:
         self.workers: list[tuple[Any, Connection]] = []
+        self._meeting: tempfile.TemporaryDirectory[str] | None = None
 
     def train(self, case: Case, **options: Any) -> list[Outcome]:
         """Train the case on both processes and return what each ended with."""
@@ -77,18 +78,21 @@ class Processes:
             process.kill()
             process.join()
         self.workers = []
+        if self._meeting is not None:
+            self._meeting.cleanup()
 
     def _start(self) -> None:
         context = _context()
-        with tempfile.TemporaryDirectory(prefix="ftplug-ddp-") as folder:
-            for rank in range(RANKS):
-                ours, theirs = context.Pipe()
-                arguments = (rank, RANKS, Path(folder) / "meeting", theirs)
-                process = context.Process(target=work, args=arguments, daemon=True)
-                process.start()
-                theirs.close()  # so that a death shows as the end of the pipe
-                self.workers.append((process, ours))
-            self._answers(START_SECONDS, "starting two DDP processes")
+        # It stays as long as they do: groups that are made later meet there too.
+        self._meeting = tempfile.TemporaryDirectory(prefix="ftplug-ddp-")
+        for rank in range(RANKS):
+            ours, theirs = context.Pipe()
+            arguments = (rank, RANKS, Path(self._meeting.name) / "meeting", theirs)
+            process = context.Process(target=work, args=arguments, daemon=True)
+            process.start()
+            theirs.close()  # so that a death shows as the end of the pipe
+            self.workers.append((process, ours))
+        self._answers(START_SECONDS, "starting two DDP processes")
 
     def _answers(self, seconds: float, what: str) -> list[Any]:
         """Wait for one answer of each process; the first failure ends the waiting."""

@@ -66,6 +66,13 @@ def qwen2(head: str = "CausalLM", *, dropout: float = 0.0, **config: Any) -> Any
     return _build("Qwen2", head, _TEXT | more | config)
 
 
+def qwen3_moe(head: str = "CausalLM", *, dropout: float = 0.0, **config: Any) -> Any:
+    """Return a tiny Qwen3-MoE: two of four experts for a token, all in one tensor a matrix."""
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+    more = {"num_key_value_heads": 2, "head_dim": 8, "attention_dropout": dropout}
+    return _build("Qwen3Moe", head, _TEXT | experts | more | config)
+
+
 def t5(head: str = "ConditionalGeneration", *, dropout: float = 0.0, **config: Any) -> Any:
     """Return a tiny T5."""
     sizes = {"d_model": HIDDEN, "d_kv": 8, "d_ff": INTERMEDIATE, "num_heads": HEADS}
@@ -126,4 +133,5 @@ FAMILIES: Mapping[str, Callable[..., Any]] = {
     "distilbert": distilbert,
     "gpt2": gpt2,
     "qwen2": qwen2,
+    "qwen3-moe": qwen3_moe,
 }

@@ -17,6 +17,7 @@ from ftplug.training.compat import check_transformers
 from ftplug.training.learning_rate import set_learning_rate
 from ftplug.training.resuming import save_between_steps
 from ftplug.training.run import LearningRateChoice, Run
+from ftplug.training.running.alone import warn_if_alone
 from ftplug.training.trainer_names import check_trainer, overrides
 
 
@@ -26,17 +27,25 @@ def attach(
     train_head: bool = True,
     lr: LearningRateChoice = None,
     check_finite: bool = True,
+    allow_batch_change: bool = False,
     **settings: Any,
 ) -> Trainer:
     """Switch the method of a Trainer that exists already, before its first ``train()``.
 
     ``attach(trainer, "lora", r=8)``. ``lr="suggested"`` sets the method's own learning rate, a
     number sets that one; otherwise the Trainer's stays. A loss or gradient that is NaN or infinite
-    stops the run, unless ``check_finite=False``. Returns the same Trainer.
+    stops the run, unless ``check_finite=False``. A checkpoint of another global batch is resumed
+    with ``allow_batch_change=True`` alone. Returns the same Trainer.
     """
     callback = FTPlugCallback(
-        *methods, train_head=train_head, lr=lr, check_finite=check_finite, **settings
+        *methods,
+        train_head=train_head,
+        lr=lr,
+        check_finite=check_finite,
+        allow_batch_change=allow_batch_change,
+        **settings,
     )
+    callback.run.is_built = True
     bind(trainer, callback)
     trainer.add_callback(callback)
     return trainer
@@ -56,6 +65,7 @@ class FTPlugCallback(TrainerCallback):
         lr: LearningRateChoice = None,
         start_from: str | os.PathLike[str] | None = None,
         check_finite: bool = True,
+        allow_batch_change: bool = False,
         **settings: Any,
     ) -> None:
         number = isinstance(lr, int | float) and 0 < lr < float("inf")
@@ -67,13 +77,18 @@ class FTPlugCallback(TrainerCallback):
             lr=lr,
             start_from=start_from,
             check_finite=check_finite,
+            allow_batch_change=allow_batch_change,
         )
 
     def on_init_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Change the model: the only event at which no optimizer exists yet."""
-        bind(trainer_in_construction(self), self)
+        self.bind(trainer_in_construction(self))
+
+    def bind(self, trainer: Trainer) -> None:
+        """Apply the methods to a Trainer's model."""
+        bind(trainer, self)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -133,15 +148,13 @@ def bind(trainer: Trainer, callback: FTPlugCallback) -> None:
     check_transformers()
     check_trainer(trainer, overrides(TrainerMixin, SavingTrainer))
     if isinstance(trainer, TrainerMixin):
-        raise MethodError(
-            f"this {type(trainer).__name__} already has {trainer.ftplug.attached.host.names}: give "
-            "all methods to one FTPlugCallback or attach, e.g. attach(trainer, 'lora', 'bitfit')"
-        )
+        raise MethodError(_already_bound(trainer, run))
     if trainer.optimizer is not None and run.lr is not None:
         raise MethodError(
             "lr= has no effect: this Trainer has an optimizer already (optimizers=, or a train() "
             "before): set the rate there"
         )
+    warn_if_alone(trainer.args.world_size)
     model = cast("Any", trainer.model)
     trained_before = attachment_of(model) is not None or run.start_from is not None
     holds_base = trl.holds_base(trainer)
@@ -156,12 +169,26 @@ def bind(trainer: Trainer, callback: FTPlugCallback) -> None:
     save_between_steps(trainer)
 
 
+def _already_bound(trainer: TrainerMixin, run: Run) -> str:
+    """Say which methods a Trainer has, and what to do for those it is given now."""
+    has = [method.name for method in trainer.ftplug.methods]
+    new = [method.name for method in run.methods if method.name not in has]
+    both = "".join(f", {name!r}" for name in (*has, *new))
+    together = f"; to train both give them at once: attach(trainer{both})" if new else ""
+    other = " + ".join(new) or "with other settings"
+    return (
+        f"this {type(trainer).__name__} already has {' + '.join(has)}, and keeps it: to train "
+        f"{other} build a new Trainer with a fresh base{together}"
+    )
+
+
 def bind_at_train(trainer: Trainer, callback: FTPlugCallback) -> None:
     """Bind when ``train()`` is first called: the Trainer may get its data until then, or never."""
 
     def train(*args: Any, **kwargs: Any) -> Any:
         del trainer.__dict__["train"]
-        bind(trainer, callback)
+        callback.run.is_built = True
+        callback.bind(trainer)
         return trainer.train(*args, **kwargs)
 
     trainer.__dict__["train"] = train

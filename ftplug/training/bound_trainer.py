@@ -22,20 +22,23 @@ from ftplug.artifacts.checkpoint import read_checkpoint, write_checkpoint
 from ftplug.artifacts.manifest import MANIFEST
 from ftplug.artifacts.saving import annotate, list_anew, save
 from ftplug.artifacts.tensors import gathered_tensors
-from ftplug.attaching.attachment import require_attachment, unwrap_model
+from ftplug.attaching.attachment import attachment_of, require_attachment, unwrap_model
 from ftplug.attaching.plan import set_trainable
 from ftplug.attaching.sharding import is_sharded, load_optimizer_state, optimizer_state
 from ftplug.errors import ArtifactError
 from ftplug.training import record
 from ftplug.training.checkpoint_folder import (
+    base_not_missed,
     give_final_name,
     lacks_state,
     move_old_checkpoints,
     staging,
+    without_base,
 )
 from ftplug.training.optimizers import check_optimizer, method_optimizer
 from ftplug.training.processes import check_shardable, together
-from ftplug.training.resuming import ResumeMixin, has_own_format
+from ftplug.training.restarting.another_number import Division
+from ftplug.training.resuming import ResumeMixin
 from ftplug.training.run import Run
 from ftplug.training.stepping import StepMixin, SteppingTrainer
 from ftplug.training.uploading import UploadMixin
@@ -55,6 +58,16 @@ class TrainerMixin(StepMixin, ResumeMixin, UploadMixin):
     state: TrainerState
     optimizer: torch.optim.Optimizer | None
     processing_class: Any
+
+    def __repr__(self) -> str:
+        """Say what trains, as a notebook shows it: of a class that says something itself, after."""
+        if attachment_of(unwrap_model(self.model)) is None:  # it was merged
+            return super().__repr__()
+        what = record.in_short(self)
+        others = (cls for cls in type(self).__mro__ if cls is not TrainerMixin)
+        if next(cls for cls in others if "__repr__" in vars(cls)) is object:
+            return f"<{type(self).__name__}: {what}>"
+        return f"{super().__repr__()} ({what})"
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """Build the method's optimizer, or the Trainer's over everything that may train."""
@@ -99,7 +112,7 @@ class TrainerMixin(StepMixin, ResumeMixin, UploadMixin):
             return
         own = inspect.signature(super().create_model_card)  # type: ignore[misc]
         said = author_from_card({**own.bind_partial(*args).arguments, **kwargs})
-        self.ftplug.author = merged_author(self.ftplug.author, said)
+        self.ftplug.words = merged_author(self.ftplug.words, said)
         if self.ftplug.stage is not None:
             return
         directory, training = Path(self.args.output_dir or "."), None
@@ -122,9 +135,6 @@ class TrainerMixin(StepMixin, ResumeMixin, UploadMixin):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Write the checkpoint aside and rename it: it exists complete or not at all."""
-        if has_own_format(self):
-            super()._save_checkpoint(model, trial)  # type: ignore[misc]
-            return
         run_dir = Path(self._get_output_dir(trial))
         name = f"checkpoint-{self.state.global_step}"
         with staging(self, run_dir) as stage:
@@ -137,12 +147,15 @@ class TrainerMixin(StepMixin, ResumeMixin, UploadMixin):
                     if self.args.should_save:
                         (stage / name).mkdir(exist_ok=True)
                         write_checkpoint(unwrap_model(self.model), stage / name, tensors)
+                if self.args.should_save:
+                    Division.of(self).write(stage / name)
                 self._name_best_checkpoint(stage / name, run_dir / name)
             give_final_name(self, stage / name, run_dir / name)
             with together("removing old checkpoints"):
                 if self.args.should_save:
                     limit, best = self.args.save_total_limit, self.state.best_model_checkpoint
                     move_old_checkpoints(run_dir, stage, limit, best, run_dir / name)
+        self.ftplug.preemption.saved = self.state.global_step
         if self.args.push_to_hub:
             self._push_from_checkpoint(str(run_dir / name))
 
@@ -169,23 +182,21 @@ class TrainerMixin(StepMixin, ResumeMixin, UploadMixin):
         self, resume_from_checkpoint: str, model: nn.Module | None = None
     ) -> None:
         """Resume: the same method and settings, or a refusal."""
-        if has_own_format(self):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
-            return
         with together("resuming"):
             read_checkpoint(unwrap_model(model or self.model), Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
         """Load the best checkpoint's tensors."""
-        if has_own_format(self):
-            super()._load_best_model()  # type: ignore[misc]
-        elif self.state.best_model_checkpoint is None:
+        if self.state.best_model_checkpoint is None:
             raise ArtifactError("no best checkpoint was recorded in this run")
-        else:
-            with together("loading the best model"):
-                read_checkpoint(unwrap_model(self.model), Path(self.state.best_model_checkpoint))
-            best = self.state.best_global_step or 0
-            self.ftplug.measured.restored = (best, len(self.state.log_history))
+        model = unwrap_model(self.model)
+        with together("loading the best model"):
+            read_checkpoint(model, Path(self.state.best_model_checkpoint))
+        if self.is_deepspeed_enabled:  # type: ignore[attr-defined]
+            with base_not_missed(model):  # what its optimizer keeps of the weights must be theirs
+                super()._load_best_model()  # type: ignore[misc]
+        best = self.state.best_global_step or 0
+        self.ftplug.measured.restored = (best, len(self.state.log_history))
 
 
 class SavingTrainer(SteppingTrainer):
@@ -197,6 +208,16 @@ class SavingTrainer(SteppingTrainer):
     ftplug: Run
     lr_scheduler: Any
 
+    def create_scheduler(self, *args: Any, **kwargs: Any) -> Any:
+        """Refuse what may not be resumed: DeepSpeed's engine exists now, and loads it next."""
+        scheduler = super().create_scheduler(*args, **kwargs)
+        if self.is_deepspeed_enabled and self.ftplug.resumes is not None:
+            model = unwrap_model(cast("nn.Module", self.model))
+            with together("resuming"):
+                read_checkpoint(model, self.ftplug.resumes)
+            self.ftplug.loading.enter_context(base_not_missed(model))
+        return scheduler
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Gather what is saved where it is sharded: the Trainer gathers the base too, or nothing.
 
@@ -204,7 +225,7 @@ class SavingTrainer(SteppingTrainer):
         """
         # A script may call this on the main process alone; while a checkpoint is saved all do.
         with nullcontext() if self.ftplug.stage is None else together("saving a checkpoint"):
-            if not self.is_fsdp_enabled:
+            if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
                 super().save_model(output_dir, _internal_call)
                 return
             run = self.ftplug
@@ -216,7 +237,8 @@ class SavingTrainer(SteppingTrainer):
         """Write whole tensors: any number of processes, and a schedule, can go on from them."""
         with together("saving the optimizer's state"):
             if not self.is_fsdp_enabled:
-                super()._save_optimizer_and_scheduler(output_dir)
+                with without_base(self):
+                    super()._save_optimizer_and_scheduler(output_dir)
                 return
             state = optimizer_state(self.optimizer)
             if self.args.should_save:
@@ -225,6 +247,7 @@ class SavingTrainer(SteppingTrainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Read them back."""
+        self.ftplug.loading.close()
         if not self.is_fsdp_enabled or checkpoint is None:
             super()._load_optimizer_and_scheduler(checkpoint)
             return

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from ftplug.errors import MethodError
 
@@ -38,7 +39,7 @@ def check_optimizer(
     model: nn.Module, attached: Attachment, optimizer: torch.optim.Optimizer
 ) -> None:
     """Every may-train tensor must be in the optimizer, or it would silently keep its value."""
-    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    held = {id(p) for p in _parameters(optimizer)}
     held |= {id(p) for p in getattr(optimizer, "optimizer_dict", {})}
     live = dict(model.named_parameters())
     lost = [name for name in attached.plan.may_train if id(live[name]) not in held]
@@ -47,3 +48,9 @@ def check_optimizer(
             f"the optimizer does not hold {lost[0]} ({len(lost)} of {len(attached.plan.may_train)} "
             f"tensors of {attached.host.names} missing): it would never train"
         )
+
+
+def _parameters(optimizer: Any) -> Iterator[Any]:
+    """Yield what an optimizer holds; of one in DeepSpeed's config accelerate holds the place."""
+    for group in getattr(optimizer, "param_groups", None) or optimizer.params:
+        yield from group["params"] if isinstance(group, dict) else [group]

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from accelerate.utils import gather_object
 
-from ftplug.context import logger
-from ftplug.errors import ArtifactError, MethodError, one_line
+from ftplug.attaching.sharding import partners_awaited
+from ftplug.errors import ArtifactError, FtplugError, MethodError, one_line
 
 if TYPE_CHECKING:
     from torch import nn
+    from transformers import TrainingArguments
 
     from ftplug.attaching.plan import Plan
     from ftplug.host import Host
@@ -31,11 +33,33 @@ def together(doing: str) -> Iterator[None]:
     except Exception as error:  # whatever it is, the others must not wait
         failure = error
     said = None if failure is None else f"{type(failure).__name__}: {one_line(failure)}"
-    for rank, other in enumerate(gather_object([said])):
+    try:
+        with partners_awaited():
+            heard = gather_object([said])
+    except FtplugError:
+        if failure is not None:  # this process's own failure says more
+            raise failure from None
+        raise
+    for rank, other in enumerate(heard):
         if other is not None and failure is None:
             raise ArtifactError(f"process {rank} failed at {doing}: {other}")
     if failure is not None:
         raise failure
+
+
+def keep_timeout(args: TrainingArguments) -> None:
+    """Let processes wait for each other as long as ``ddp_timeout`` says, where it was set.
+
+    transformers gives it to the group of processes, but not on CPUs (``use_cpu``).
+    """
+    import torch
+
+    usual = next(f.default for f in fields(args) if f.name == "ddp_timeout")
+    several = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if not several or args.ddp_timeout == usual:  # else whoever made the group has chosen it
+        return
+    if change := getattr(torch.distributed.distributed_c10d, "_set_pg_timeout", None):
+        change(args.ddp_timeout_delta)
 
 
 def check_launch(trainer: Any, host: Host) -> None:
@@ -48,12 +72,13 @@ def check_launch(trainer: Any, host: Host) -> None:
         _check_fsdp(trainer.accelerator.state.fsdp_plugin, host)
 
 
+# Of DeepSpeed's "zero_optimization": what lets a parameter's parts hold other values than it has.
+_ROUNDING = ("zero_quantized_weights", "zero_quantized_nontrainable_weights")
+
+
 def _check_deepspeed(plugin: Any, host: Host) -> None:
     if plugin.zero_stage == 3:
-        raise MethodError(
-            f"{host.names}: DeepSpeed ZeRO-3 leaves each process empty parameters, which no method "
-            "can be put on: use FSDP2 (fsdp=True) or ZeRO-2"
-        )
+        _check_zero3(plugin.deepspeed_config.get("zero_optimization", {}), host)
     if "optimizer" in plugin.deepspeed_config and host.implements("build_optimizer"):
         raise MethodError(
             f"{host.names}: DeepSpeed's config names an optimizer, which would replace the "
@@ -65,7 +90,38 @@ def _check_deepspeed(plugin: Any, host: Host) -> None:
                 f"{host.names}: DeepSpeed keeps the gradients to itself, and this method changes "
                 "them or chooses among them: use DDP or FSDP2 (fsdp=True)"
             )
-    logger.warning("ftplug was never run under DeepSpeed: check that what may train moves")
+    for method in host.methods:
+        builds = host.implements_for(method, "build_optimizer")
+        if builds and (reason := method.sharding_refusal()):
+            raise MethodError(
+                f"{method.name}: {reason}, and DeepSpeed's optimizer holds all of them in one flat "
+                "tensor: use DDP, or another method"
+            )
+
+
+def _check_zero3(config: Mapping[str, Any], host: Host) -> None:
+    for method in host.methods:
+        if reason := method.partition_refusal():
+            raise MethodError(
+                f"{method.name}: {reason}, and DeepSpeed ZeRO-3 leaves each process a part of "
+                "every tensor: use ZeRO-2, DDP, or another method"
+            )
+    if (config.get("offload_param") or {}).get("device") == "nvme":
+        raise MethodError(
+            f"{host.names}: offload_param to nvme leaves the parameters on a disk, where their "
+            "values are not at hand to be saved: use the device cpu"
+        )
+    for name in _ROUNDING:
+        if config.get(name):
+            raise MethodError(
+                f"{host.names}: {name} rounds what a process holds of the base, of which the "
+                "artifact then knows nothing: take it out of zero_optimization"
+            )
+    if config.get("zero_hpz_partition_size", 1) > 1 or config.get("mics_shard_size", -1) > 0:
+        raise MethodError(
+            f"{host.names}: zero_hpz_partition_size and mics_shard_size keep a second copy of "
+            "every part, which ftplug does not write: take them out of zero_optimization"
+        )
 
 
 def _check_fsdp(plugin: Any, host: Host) -> None:

@@ -126,6 +126,26 @@ def hardware() -> str:
     return f"{platform.machine()} CPU, {os.cpu_count()} cores"
 
 
+def in_short(trainer: Any) -> str:
+    """Return what trains, of how much and at which rate: ``lora: 74,498 of 22.7 M …, lr 1e-3``."""
+    attached, model = trainer.ftplug.attached, trainer.ftplug.model
+    trained, total = attached.plan.trained_count(model), _rounded(attached.base.total)
+    rate = f"{_learning_rate(trainer):.3g}"
+    if "e" not in rate and float(rate) < 0.01:
+        digits, _, power = f"{float(rate):.2e}".partition("e")
+        rate = f"{digits.rstrip('0').rstrip('.')}e{int(power)}"
+    rate = rate.replace("e-0", "e-")
+    return f"{attached.host.names}: {trained:,} of {total} parameters, lr {rate}"
+
+
+def _rounded(count: int) -> str:
+    """Return a count as people say it: 22.7 M."""
+    for size, unit in ((10**9, "B"), (10**6, "M")):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count:,}"
+
+
 def training_facts(trainer: Any, measured: Measurements) -> dict[str, Any]:
     """Return a Trainer's data, hyperparameters, metrics, steps, time and memory as JSON values."""
     args, state = trainer.args, trainer.state

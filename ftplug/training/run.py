@@ -9,13 +9,14 @@ import math
 import os
 import weakref
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from accelerate.utils import reduce
 
 from ftplug import structure
-from ftplug.artifacts.author import Author
+from ftplug.artifacts.author import Author, merged_author, require_base
 from ftplug.artifacts.loading import continue_from
 from ftplug.artifacts.saving import take_over_saving
 from ftplug.attaching.attachment import (
@@ -25,18 +26,18 @@ from ftplug.attaching.attachment import (
     require_attachment,
     unwrap_model,
 )
+from ftplug.attaching.holders import LEAVE_OUT, refuse_held
 from ftplug.attaching.plan import Plan, drop_gradients, scheduled, set_trainable
 from ftplug.attaching.self_check import Untested, self_check
+from ftplug.base.inspecting import base_identity
 from ftplug.context import Context
 from ftplug.errors import MethodError
-from ftplug.training import compat, history, record, trl
+from ftplug.training import compat, history, processes, record, trl
 from ftplug.training.activation_checkpointing import keep_gradients
+from ftplug.training.batches import Batches
 from ftplug.training.numerics import PATIENCE, WATCHED_STEPS, Losses, Movement
-from ftplug.training.processes import (
-    check_launch,
-    gradients_in_parts,
-    waits_for_every_gradient,
-)
+from ftplug.training.restarting.going_on import Restarts
+from ftplug.training.restarting.preemption import Preemption
 
 if TYPE_CHECKING:
     import torch
@@ -57,7 +58,7 @@ class Run:
     ``stage`` is the folder aside that a checkpoint is being written into, since ``staged_at`` by
     the file system's clock (the writer knows); None while none is. ``masked`` names what trains in
     this step, where every parameter must get a gradient. ``saved`` says where the last artifact
-    went, and at which step. ``reference`` is what a preference trainer compares with.
+    went, and the step; ``resumes`` is the checkpoint it began with. ``reference`` is DPO's own.
     """
 
     def __init__(
@@ -68,20 +69,29 @@ class Run:
         lr: LearningRateChoice = None,
         start_from: str | os.PathLike[str] | None = None,
         check_finite: bool = True,
+        allow_batch_change: bool = False,
     ) -> None:
         self.methods = methods
         self.train_head = train_head
         self.lr = lr
         self.start_from = start_from
         self.check_finite = check_finite
+        self.is_built = False  # the Trainer, before it was bound
+        self.without_adapters = LEAVE_OUT  # what a script with peft adapters of its own can do
+        self.batches = Batches()
         self.losses = Losses()  # of the optimizer step under way
         self.movement = Movement(())
         self.masked: set[str] | None = None
         self.measured = record.Measurements()
-        self.author: Author = {}  # what the script told create_model_card
+        self.words: Author = {}  # what the script told create_model_card
+        self.told: Author = {}  # what the command line says, which counts more
         self.reference: trl.Reference | None = None
         self.saved: tuple[Path, int] | None = None
         self.stage: Path | None = None
+        self.restarts = Restarts(allow_batch_change=allow_batch_change)
+        self.preemption = Preemption()
+        self.resumes: Path | None = None
+        self.loading = ExitStack()  # open while DeepSpeed's engine reads a checkpoint
         self.staged_at = math.inf
         self._trainer: weakref.ref[Trainer] | None = None
         self._scalars: dict[str, float] = {}  # what methods logged since the last log entry
@@ -94,6 +104,11 @@ class Run:
     def belongs_to(self, trainer: Trainer) -> None:
         """Note the Trainer that was bound."""
         self._trainer = weakref.ref(trainer)
+
+    @property
+    def author(self) -> Author:
+        """What is known of the author's words."""
+        return merged_author(self.words, self.told)
 
     @property
     def model(self) -> nn.Module:
@@ -150,7 +165,10 @@ class Run:
             args=args,
             total_steps=args.max_steps if args.max_steps > 0 else None,
         )
+        require_base(self.told, base_identity(model)["id"])
         adopted = attachment_of(model) is not None
+        if not adopted:
+            refuse_held(model, self.without_adapters)
         attached = prepare(
             model,
             self.methods,
@@ -203,7 +221,7 @@ class Run:
         keep_gradients(self.model)
         self.losses = Losses()
         self.movement = Movement(
-            () if gradients_in_parts(self.trainer) else self.attached.plan.may_train
+            () if processes.gradients_in_parts(self.trainer) else self.attached.plan.may_train
         )
 
     def begin_step(self, step: int, total_steps: int) -> None:
@@ -212,7 +230,7 @@ class Run:
         if not attached.host.implements("schedule_trainable"):
             return
         active = scheduled(self.model, attached.host, attached.plan, step, total_steps)
-        if waits_for_every_gradient(getattr(self.trainer, "model_wrapped", None)):
+        if processes.waits_for_every_gradient(getattr(self.trainer, "model_wrapped", None)):
             self.masked = active
         else:
             set_trainable(self.model, active)
@@ -269,6 +287,7 @@ class Run:
         self._warn_of_still()
         set_trainable(self.model, set(self.attached.plan.may_train))
         self.attached.training = record.training_facts(self.trainer, self.measured)
+        self.attached.author = dict(self.author)
 
     def _warn_of_still(self) -> None:
         if self.movement.still:
@@ -277,5 +296,5 @@ class Run:
 
 
 def _require_fit(trainer: Trainer, model: nn.Module, host: Host, plan: Plan) -> None:
-    check_launch(trainer, host)
+    processes.check_launch(trainer, host)
     trl.refuse_bypassed_head(trainer, model, plan)

@@ -5,31 +5,39 @@ from __future__ import annotations
 import functools
 import json
 import os
-import runpy
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from multiprocessing.util import Finalize
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import Any, ClassVar
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import CallbackHandler
 
-from ftplug.artifacts.loading import manifest_of, methods_of
+from ftplug import __version__
+from ftplug.artifacts.author import Author
+from ftplug.artifacts.loading import manifest_of
+from ftplug.artifacts.methods import methods_of
 from ftplug.artifacts.registries import artifact_folder
-from ftplug.attaching.reach import towers
+from ftplug.attaching import script_adapters
 from ftplug.attaching.sharding import local_parameters
 from ftplug.base.fingerprint import sample
 from ftplug.errors import FtplugError, MethodError
 from ftplug.files.staged import replace_file, stated_write_errors
-from ftplug.frames import trainer_in_construction
+from ftplug.frames import calling_object, trainer_in_construction
+from ftplug.host import Host
 from ftplug.method import Method
 from ftplug.training import record
 from ftplug.training.binding import FTPlugCallback, bind_at_train
+from ftplug.training.checkpoint_folder import make_output_dir
 from ftplug.training.launchers import watched_processes
-from ftplug.training.run import LearningRateChoice, Run
+from ftplug.training.restarting.going_on import Restarts
+from ftplug.training.run import LearningRateChoice
+from ftplug.training.running.as_main import print_from_script, run_as_main
+from ftplug.training.running.dry_run import dry_run_text
+from ftplug.training.running.telling import Records, told, wait_for_children
 
 
 @dataclass
@@ -43,42 +51,91 @@ class Launch:
     dry_run: bool = False
     report: Path | None = None
     check_finite: bool = True
+    author: Author = field(default_factory=Author)
+    drop_peft_config: bool = False
+    restarts: Restarts = field(default_factory=Restarts)
     callbacks: list[LaunchedCallback] = field(default_factory=list)
     trainers: int = 0
+    records: Records = field(default_factory=Records)
+    process: int = field(default_factory=os.getpid)
+
+    reaches_children: ClassVar[bool] = True
 
     def run(self, command: Sequence[str], *, module: bool = False) -> None:
-        """Run ``SCRIPT ARGS…`` (or ``MODULE ARGS…``) as ``__main__``; its exit is passed on."""
+        """Run ``SCRIPT ARGS…`` (or ``MODULE ARGS…``) as ``__main__``; its exit is passed on.
+
+        Trainers of the processes that it starts get the methods too, and count.
+        """
         # The script may change the working directory: what is relative now is relative to this one.
         report = self.report.resolve() if self.report else None
         if self.start_from:
             self.start_from = str(artifact_folder(self.start_from).resolve())
 
-        sys.excepthook = _print_from_script
-        watched = watched_processes(command[0], lambda: self.trainers > 0)
-        try:
-            with watched as started, _in_every_trainer(self):
-                _run_as_main(command, module=module)
-            self._require_a_trainer(command[0], started)
-        except SystemExit as done:
-            if not done.code:
-                self._require_a_trainer(command[0], started)
-            raise
-        finally:
-            if report is not None and int(os.environ.get("RANK", "0")) == 0:
-                runs = [summary for callback in self.callbacks if (summary := callback.summary())]
-                with stated_write_errors(report):
-                    write_report(report, {"command": list(command), "runs": runs})
+        sys.excepthook = print_from_script
+        with ExitStack() as within:
+            if self.reaches_children:
+                self.records = within.enter_context(told(self._for_children()))
+            try:
+                self._run_script(command, module=module)
+            finally:
+                if report is not None and int(os.environ.get("RANK", "0")) == 0:
+                    self._report(report, command)
+
+    def _run_script(self, command: Sequence[str], *, module: bool) -> None:
+        with ExitStack() as within:
+            watched = watched_processes(command[0], reached=self.reaches_children)
+            started = within.enter_context(watched)
+            within.enter_context(_in_every_trainer(self))
+            if self.drop_peft_config:
+                within.enter_context(script_adapters.left_out())
+            try:
+                run_as_main(command, module=module)
+            except SystemExit as done:
+                self._end_of_script(command[0], started, done.code)
+                raise
+            self._end_of_script(command[0], started, None)
 
     def callbacks_of_a_trainer(self) -> list[TrainerCallback]:
         """Return what a Trainer that the script builds is given."""
         return [LaunchedCallback(self)]
 
-    def _require_a_trainer(self, name: str, started: Sequence[str]) -> None:
-        if not self.trainers:
+    @property
+    def is_in_child(self) -> bool:
+        """Whether this is another process than the script's own: one that it started or forked."""
+        return os.getpid() != self.process
+
+    def _for_children(self) -> dict[str, Any]:
+        names = ("train_head", "lr", "start_from", "dry_run", "check_finite", "author")
+        options = {name: getattr(self, name) for name in (*names, "drop_peft_config")}
+        options["restarts"] = self.restarts.options()
+        return {"version": __version__, "methods": Host(self.methods).spec(), "options": options}
+
+    def _end_of_script(self, name: str, started: Sequence[str], code: str | int | None) -> None:
+        """Refuse a run that trained nowhere, or not in a child; a code of the script's own stays.
+
+        ``sys.exit()`` and ``sys.exit(None)`` give none: that is how a script ends that is done.
+        """
+        if self.is_in_child:
+            return
+        wait_for_children(self.records)
+        records = self.records.read()
+        if code:
+            return
+        if reason := next((r["refused"] for r in records if r["refused"]), None):
+            raise MethodError(f"{name}: a process that it started was refused: {reason}")
+        if code is None and not self.trainers and not records:
             others = f"; it started another Python: {started[0]}" if started else ""
             raise MethodError(
                 f"{name} built no transformers Trainer: no method was applied{others}"
             )
+
+    def _report(self, path: Path, command: Sequence[str]) -> None:
+        if self.is_in_child:
+            return
+        runs = [callback.summary() for callback in self.callbacks]
+        runs += [record["summary"] for record in self.records.read()]
+        with stated_write_errors(path):
+            write_report(path, {"command": list(command), "runs": [run for run in runs if run]})
 
 
 class LaunchedCallback(FTPlugCallback):
@@ -92,11 +149,37 @@ class LaunchedCallback(FTPlugCallback):
             start_from=launch.start_from,
             check_finite=launch.check_finite,
         )
+        self.run.without_adapters = script_adapters.way_out(launch.drop_peft_config)
+        self.run.told = launch.author
+        self.run.restarts = launch.restarts
+        self.launch = launch
         self.dry_run = launch.dry_run
         self.before: dict[str, Any] = {}
         self.last: dict[str, Any] = {}
+        self.refused: str | None = None
+        self.is_noted = False
         launch.callbacks.append(self)
         launch.trainers += 1
+        self.note(ended=False)
+        if launch.is_in_child:
+            Finalize(None, self.note, kwargs={"ended": True}, exitpriority=0)
+
+    def note(self, *, ended: bool) -> None:
+        """Leave a record for the run, in a process that its script started, until it is ended."""
+        if self.launch.is_in_child and not self.is_noted:
+            self.launch.records.write(
+                id(self), ended=ended, refused=self.refused, summary=self.last
+            )
+            self.is_noted = ended
+
+    def bind(self, trainer: Trainer) -> None:
+        """Note what is refused, too."""
+        try:
+            super().bind(trainer)
+        except FtplugError as error:
+            self.refused = str(error)
+            self.note(ended=True)
+            raise
 
     def on_init_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -106,6 +189,7 @@ class LaunchedCallback(FTPlugCallback):
         One without training data may still make its own, or be given it later.
         """
         trainer = trainer_in_construction(self)
+        script_adapters.forget(trainer.model)
         if trainer.train_dataset is not None:
             super().on_init_end(args, state, control, **kwargs)
         else:
@@ -128,7 +212,8 @@ class LaunchedCallback(FTPlugCallback):
     ) -> None:
         """Keep what there is to report, for when the script drops its Trainer."""
         super().on_train_end(args, state, control, **kwargs)
-        self.last = self.summary()
+        self.last = self.summary() if state.is_world_process_zero else {}
+        self.note(ended=True)
 
     def summary(self) -> dict[str, Any]:
         """Return what this Trainer trained and measured, as JSON values; nothing if unused."""
@@ -164,85 +249,26 @@ def methods_from(start_from: str) -> list[Method]:
     return methods_of(manifest_of(directory), directory)
 
 
-def _run_as_main(command: Sequence[str], *, module: bool) -> None:
-    """Do what ``python SCRIPT`` or ``python -m MODULE`` does, in this process."""
-    name, path, argv = command[0], sys.path[0], sys.argv
-    sys.argv = list(command)
-    try:
-        if module:
-            sys.path[0] = os.getcwd()
-            runpy.run_module(name, run_name="__main__", alter_sys=True)
-            return
-        script = Path(name)
-        if not script.is_file():
-            raise FtplugError(f"no script at {name}: ftplug run … -- SCRIPT ARGS (or -m MODULE)")
-        sys.path[0] = str(script.resolve().parent)
-        runpy.run_path(os.path.abspath(name), run_name="__main__")  # as __file__ is to python
-    except ImportError as error:
-        if module and name.partition(".")[0] in str(error) and "No module named" in str(error):
-            raise FtplugError(f"no module named {name}: {error}") from error
-        raise
-    finally:
-        sys.path[0], sys.argv = path, argv
-
-
 @contextmanager
 def _in_every_trainer(launch: Launch) -> Iterator[None]:
     """Give every Trainer that is built a callback, whatever a package makes the default ones."""
-    init = CallbackHandler.__init__
+    before = CallbackHandler.__init__
+    init = getattr(before, "ftplug_init", before)  # of a run whose script started this one
 
     @functools.wraps(init)
     def init_with_ours(self: Any, callbacks: Any, *args: Any, **kwargs: Any) -> None:
+        make_output_dir(calling_object())
         ours = launch.callbacks_of_a_trainer()
-        init(self, [*ours, *callbacks], *args, **kwargs)  # type: ignore[no-untyped-call]
+        init(self, [*ours, *callbacks], *args, **kwargs)
 
     CallbackHandler.__init__ = init_with_ours  # type: ignore[method-assign]
     try:
         yield
     finally:
-        CallbackHandler.__init__ = init  # type: ignore[method-assign]
-
-
-def _print_from_script(
-    kind: type[BaseException], error: BaseException, trace: TracebackType | None
-) -> None:
-    """Print a script's traceback as ``python SCRIPT`` would, without the launcher's frames."""
-    start, frame = trace, trace
-    while frame is not None and frame.tb_frame.f_code is not _run_as_main.__code__:
-        frame = frame.tb_next
-    while frame is not None and frame.tb_frame.f_globals.get("__name__") in (__name__, "runpy"):
-        start = frame = frame.tb_next
-    sys.__excepthook__(kind, error.with_traceback(start), start)
+        CallbackHandler.__init__ = before  # type: ignore[method-assign]
 
 
 def write_report(path: Path, content: dict[str, Any]) -> None:
     """Write the report; it appears complete or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, (json.dumps(content, indent=2, default=str) + "\n").encode("utf-8"))
-
-
-def dry_run_text(run: Run, args: TrainingArguments) -> str:
-    """Return the plan of a run: targets, trained parameters, memory without activations."""
-    attached, model = run.attached, run.model
-    live = dict(model.named_parameters())
-    trained = {name: live[name] for name in attached.plan.may_train}
-    count, total = sum(p.numel() for p in trained.values()), attached.base.total
-    weights = sum(p.numel() * p.element_size() for p in live.values())
-    gradients = sum(p.numel() * p.element_size() for p in trained.values())
-    mib = 2**20
-    lines = [
-        f"ftplug dry run: {attached.host.names} on {attached.context.model_class}",
-        f"  trains {count:,} of {total:,} parameters ({count / total:.2%}) "
-        f"in {len(trained)} tensors",
-        *(f"    {name} {tuple(p.shape)}" for name, p in list(trained.items())[:8]),
-    ]
-    if len(trained) > 8:
-        lines.append(f"    … and {len(trained) - 8} more")
-    lines += [f"  in {part}: {n} tensors" for part, n in towers(model, attached.plan).items()]
-    lines += [
-        f"  learning rate {args.learning_rate:g}, optimizer {getattr(args.optim, 'value', '')}",
-        f"  memory without activations: weights {weights / mib:,.1f} MiB, gradients "
-        f"{gradients / mib:,.1f} MiB, two optimizer moments {2 * gradients / mib:,.1f} MiB",
-        "  stopped before the first step",
-    ]
-    return "\n".join(lines)

@@ -6,16 +6,17 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from transformers import Trainer
 
 from ftplug.attaching.attachment import require_attachment, unwrap_model
+from ftplug.attaching.first_backward import require_reached
 from ftplug.training.compat import has_mixed_mesh_grads
 from ftplug.training.numerics import require_finite_gradients
 from ftplug.training.run import Run
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
 
@@ -23,6 +24,7 @@ class StepMixin:
     """In front of the Trainer's own class: what holds however that takes its steps."""
 
     ftplug: Run
+    model: nn.Module
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Keep the loss, and take back gradients that were computed for other processes alone."""
@@ -31,6 +33,15 @@ class StepMixin:
         if self.ftplug.check_finite:
             self.ftplug.losses.add(loss)
         return loss
+
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+        """Refuse a loss that depends on nothing that trains."""
+        answer = super().compute_loss(*args, **kwargs)  # type: ignore[misc]
+        loss = answer[0] if isinstance(answer, tuple) else answer
+        if torch.is_grad_enabled() and isinstance(loss, torch.Tensor):
+            model = unwrap_model(self.model)
+            require_reached(loss, model, require_attachment(model).host.names)
+        return answer
 
     def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
         """Stop a run whose loss or gradients are not finite, before the optimizer takes them."""

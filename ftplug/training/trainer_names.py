@@ -21,10 +21,21 @@ PARAMETERS = {
     "_clip_grad_norm": ("model",),
     "_load_from_checkpoint": ("resume_from_checkpoint", "model"),
     "_load_optimizer_and_scheduler": ("checkpoint",),
+    "_load_rng_state": ("checkpoint",),
+    "_maybe_log_save_evaluate": ("model", "trial"),
     "_push_from_checkpoint": ("checkpoint_folder",),
     "_save": ("output_dir", "state_dict"),
+    "_run_epoch": (
+        "train_dataloader",
+        "epoch",
+        "epochs_trained",
+        "resume_from_checkpoint",
+        "steps_trained_in_current_epoch",
+    ),
     "_save_checkpoint": ("model", "trial"),
     "_save_optimizer_and_scheduler": ("output_dir",),
+    "_save_rng_state": ("output_dir",),
+    "get_batch_samples": ("epoch_iterator",),
     "push_to_hub": ("commit_message", "blocking", "token", "revision"),
     "save_model": ("output_dir", "_internal_call"),
     "train": ("resume_from_checkpoint", "trial"),
@@ -36,8 +47,8 @@ PARAMETERS = {
 }
 # What stands in our classes and is no override.
 OWN = {
-    "_claim", "_name_best_checkpoint", "_upload_checkpoint", "_upload_frozen",
-    "upload_from_checkpoint",
+    "_batches_file", "_chosen", "_claim", "_may_go_on", "_name_best_checkpoint", "_preempted",
+    "_upload_checkpoint", "_upload_frozen", "upload_from_checkpoint",
 }  # fmt: skip
 # What users call; all other overridden names must be called by the Trainer itself.
 ENTRIES = {"evaluate", "train", "save_model", "push_to_hub"}
@@ -52,7 +63,7 @@ def overrides(*classes: type) -> list[str]:
     """Return the names of the Trainer's methods that these classes of ours replace."""
     ours = {c: None for cls in classes for c in cls.__mro__ if c not in Trainer.__mro__}
     names = (name for c in ours for name, value in vars(c).items() if inspect.isfunction(value))
-    return [name for name in dict.fromkeys(names) if name not in OWN]
+    return [name for name in dict.fromkeys(names) if name not in OWN and name != "__repr__"]
 
 
 def missing_names(cls: type, overridden: Collection[str]) -> list[str]:

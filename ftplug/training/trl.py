@@ -23,6 +23,7 @@ from ftplug.attaching.plan import saved_tensors
 from ftplug.errors import MethodError
 from ftplug.frames import calling_object, constructor_argument
 from ftplug.inplace import in_eval_mode
+from ftplug.structure.shards import is_shard, shape_of
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
     from ftplug.attaching.plan import Plan
 
 _COMPARING = ("DPOTrainer", "KTOTrainer", "GRPOTrainer", "RLOOTrainer")
-_LOAD = "create_model_from_path"  # a name in their modules: what they load a reference with
+# Names in their modules: what they load a reference with, and make an engine of it under DeepSpeed.
+_LOAD, _PREPARE = "create_model_from_path", "prepare_deepspeed"
 
 
 class Reference(nn.Module):
@@ -106,11 +108,11 @@ def give_reference(
         )
     if (given is not None and not holds_base) or (built and precomputes):
         return None
-    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+    model = unwrap_model(cast("nn.Module", trainer.model))
+    if not _answers_for_itself(trainer, model, trained_before, precomputes):
         if trained_before or precomputes:
             raise MethodError(f"{name}: a sharded model is no reference of itself: pass ref_model=")
         return None  # TRL loads the base
-    model = unwrap_model(cast("nn.Module", trainer.model))
     if getattr(args, "sync_ref_model", False):
         if trained_before or require_attachment(model).plan.added:
             raise MethodError(
@@ -126,6 +128,28 @@ def give_reference(
     else:
         _instead_of_loading(module, trainer, reference)
     return reference
+
+
+def _answers_for_itself(
+    trainer: Trainer, model: nn.Module, trained_before: bool, precomputes: bool
+) -> bool:
+    """Whether the processes share the model in a way in which it can be its own reference.
+
+    Under ZeRO-3 that costs each process a whole copy of what a method changes of the base: then
+    the base that TRL loads, in parts, is the smaller one.
+    """
+    if trainer.is_fsdp_enabled:
+        return False
+    if not trainer.is_deepspeed_enabled:
+        return True
+    if precomputes or any(map(is_shard, model.parameters())):
+        return False
+    changes_base = bool(require_attachment(model).plan.existing)
+    return trained_before or not changes_base or _zero_stage(trainer) < 3
+
+
+def _zero_stage(trainer: Trainer) -> int:
+    return int(trainer.accelerator.state.deepspeed_plugin.zero_stage)
 
 
 def require_reference(trainer: Trainer, reference: Reference) -> None:
@@ -144,13 +168,13 @@ def refuse_follower(trainer: Trainer, model: nn.Module) -> None:
     TRL moves one along by a callback: a reference (``sync_ref_model``), or the teacher of SDPO and
     SDFT (``teacher_model_kind="ema"``).
     """
-    shapes = [parameter.shape for parameter in model.parameters()]
+    shapes = [shape_of(parameter) for parameter in model.parameters()]
     for callback in trainer.callback_handler.callbacks:
         kinds = {cls.__name__ for cls in type(callback).__mro__}
         follower = getattr(callback, "ref_model", None)
         if "SyncRefModelCallback" not in kinds or not isinstance(follower, nn.Module):
             continue
-        if [parameter.shape for parameter in follower.parameters()] != shapes:
+        if [shape_of(parameter) for parameter in follower.parameters()] != shapes:
             raise MethodError(
                 f"{type(callback).__name__} moves a second model along, which lacks what "
                 f"{require_attachment(model).host.names} added: leave it out (SDPO, SDFT: "
@@ -162,6 +186,8 @@ def holds_base(trainer: Trainer) -> bool:
     """Whether the Trainer's reference has the very weights its model has now."""
     reference = getattr(trainer, "ref_model", None)
     if not isinstance(reference, nn.Module) or trainer.model is None:
+        return False
+    if any(map(is_shard, reference.parameters())):  # each process would compare what it holds
         return False
     theirs, ours = reference.state_dict(), trainer.model.state_dict()
     return theirs.keys() == ours.keys() and all(
@@ -193,20 +219,29 @@ def _comparing_module(trainer: Trainer) -> ModuleType | None:
 
 
 def _instead_of_loading(module: ModuleType, trainer: Trainer, reference: Reference) -> None:
-    """Hand the reference to the constructor that is running when it would load the base again."""
-    load = getattr(module, _LOAD, None)
-    if load is None:
-        return
+    """Hand the reference to the constructor that is running when it would load the base again.
+
+    It is no model that DeepSpeed would have to prepare: the policy will be.
+    """
     waiting = weakref.ref(trainer)
 
-    def load_or_reference(*args: Any, **kwargs: Any) -> Any:
-        asking = calling_object()
-        if asking is None or asking is not waiting():
-            return load(*args, **kwargs)
-        setattr(module, _LOAD, load)
-        return reference
+    def answer(name: str) -> None:
+        own = getattr(module, name, None)
+        if own is None:
+            return
 
-    setattr(module, _LOAD, load_or_reference)
+        def own_or_reference(*args: Any, **kwargs: Any) -> Any:
+            asking, other = calling_object(), name == _PREPARE and args[:1] != (reference,)
+            if asking is None or asking is not waiting() or other:
+                return own(*args, **kwargs)
+            setattr(module, name, own)
+            return reference
+
+        setattr(module, name, own_or_reference)
+
+    answer(_LOAD)
+    if trainer.is_deepspeed_enabled:
+        answer(_PREPARE)
 
 
 def _precompute_with(trainer: Any, reference: Reference) -> None:

@@ -5,6 +5,7 @@ Feature extraction and partial fine-tuning as compared in https://arxiv.org/abs/
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -87,10 +88,17 @@ class Freeze(Method):
 def _matching(names: list[str], patterns: tuple[str, ...]) -> list[str]:
     for pattern in patterns:
         if not fnmatch.filter(names, pattern):
-            raise MethodError(
-                f"freeze: no parameter matches train={pattern!r}; names look like {names[0]!r}"
-            )
+            there_are = _there_are(names, pattern)
+            raise MethodError(f"freeze: no parameter matches train={pattern!r}: {there_are}")
     return [name for name in names if any(fnmatch.fnmatchcase(name, p) for p in patterns)]
+
+
+def _there_are(names: list[str], pattern: str) -> str:
+    """Say which patterns are most like one, and which there are."""
+    ends = sorted({f"*.{'.'.join(name.split('.')[-2:])}" for name in names})
+    near = difflib.get_close_matches(pattern, ends, n=3)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    return f"{hint}(there are {', '.join(ends[:8])}{' …' if len(ends) > 8 else ''})"
 
 
 def _frozen_parts(model: nn.Module, selected: frozenset[str]) -> Iterator[nn.Module]:

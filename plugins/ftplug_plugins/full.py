@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-from ftplug import LearningRate, Method, MethodError, hookimpl
-from ftplug.structure import named_tensors
+from ftplug import ArtifactError, LearningRate, Method, MethodError, hookimpl
+from ftplug.context import quiet, read_tensors
+from ftplug.structure import named_tensors, pretrained
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
-    from transformers import PreTrainedModel
 
     from ftplug.context import RunView
 
@@ -75,9 +76,39 @@ class Full(Method):
 
     @hookimpl
     def load_artifact(self, model: nn.Module, directory: Path) -> Mapping[str, torch.Tensor]:
-        """Read the checkpoint through transformers, which knows its renamed weights."""
-        if not (directory / "config.json").is_file():
+        """Read the checkpoint's weights; transformers knows how they are renamed.
+
+        Only the weights: the model at hand says what they are of, no config that lies beside them.
+        """
+        import torch
+
+        stored = _stored(directory)
+        if not stored:
             return {}
-        cls = cast("type[PreTrainedModel]", type(model))
-        loaded = cls.from_pretrained(directory, dtype="auto")
-        return named_tensors(loaded)
+        cls, config = cast("Any", type(model)), pretrained(model).config
+        widest = functools.reduce(torch.promote_types, {t.dtype for t in stored.values()})
+        with quiet(bars=True):  # what does not fit is said below and by the host
+            loaded, report = cls.from_pretrained(
+                None, config=config, state_dict=stored, dtype=widest, output_loading_info=True
+            )
+        if unknown := sorted(report["unexpected_keys"]):
+            raise ArtifactError(
+                f"{directory}: tensor {unknown[0]} belongs to nothing in this model "
+                f"({len(unknown)} in all)"
+            )
+        # What the file lacks was drawn at random: the host names what is missing.
+        absent = set(report["missing_keys"])
+        return {name: t for name, t in named_tensors(loaded).items() if name not in absent}
+
+
+def _stored(directory: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors of a checkpoint as ``save_pretrained`` names its files: one or shards."""
+    whole = directory / "model.safetensors"
+    files = [whole] if whole.is_file() else sorted(directory.glob("model-*-of-*.safetensors"))
+    stored: dict[str, torch.Tensor] = {}
+    for file in files:
+        tensors = read_tensors(file)
+        if twice := sorted(stored.keys() & tensors.keys()):
+            raise ArtifactError(f"{file}: tensor {twice[0]} is in another file of it, too")
+        stored |= tensors
+    return stored

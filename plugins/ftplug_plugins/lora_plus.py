@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from annotated_types import Ge, Gt
 
 from ftplug import Method, MethodError, hookimpl
+from ftplug.structure import gathered
 from ftplug_plugins.peft_bridge import versions
 from ftplug_plugins.shared.optimizer_groups import trainer_optimizer
 
@@ -60,13 +61,15 @@ class LoraPlus(Method):
 
         cls, options = trainer_optimizer(self.name, model, args)
         peft_model: Any = model  # it reads names and modules alone: any model will do
-        optimizer: torch.optim.Optimizer = create_loraplus_optimizer(
-            peft_model,
-            cls,
-            loraplus_lr_ratio=self.loraplus_lr_ratio,
-            loraplus_lr_embedding=self.loraplus_lr_embedding,
-            loraplus_weight_decay=args.weight_decay,
-            **options,
-        )
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        with gathered(*trained):  # it goes by their number of dimensions
+            optimizer: torch.optim.Optimizer = create_loraplus_optimizer(
+                peft_model,
+                cls,
+                loraplus_lr_ratio=self.loraplus_lr_ratio,
+                loraplus_lr_embedding=self.loraplus_lr_embedding,
+                loraplus_weight_decay=args.weight_decay,
+                **options,
+            )
         versions.group_embeddings(optimizer, model)
         return optimizer

@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from annotated_types import Ge
 
 from ftplug import LearningRate, MethodError, hookimpl, structure
+from ftplug.context import one_line
 from ftplug.inplace import wrap_forward
+from ftplug.structure import gathered, shape_of
 from ftplug_plugins.peft_bridge import versions
 from ftplug_plugins.virtual.placement import placement_of
 from ftplug_plugins.virtual.positions import (
+    accepts,
     changed_output,
     check_length,
     continues,
@@ -76,19 +79,34 @@ class InCache(Prompted, ABC):
 
     def _cached_shapes(self, model: nn.Module, stack: Any) -> set[tuple[int, int]]:
         """Return heads and head_dim of what the layers cache, if a prefix fits there."""
-        several = stack.config.get_text_config() is not stack.config
-        shapes: set[tuple[int, int]] = set()
+        kind, shapes = type(stack).__name__, set[tuple[int, int]]()
+        config = getattr(stack, "config", None)
+        several = config is not None and config.get_text_config() is not config
         if structure.cache_argument(stack) is None:
-            reason = f"{type(stack).__name__} takes no cache, where the prefix goes"
+            reason = f"{kind} takes no cache, where the prefix goes"
+        elif config is None:
+            reason = f"{kind} is no model by itself, of which its cache could be asked"
+        elif not accepts(stack, "input_ids"):
+            reason = f"{kind} reads no tokens"
         elif several and not is_encoder_decoder(model):
             reason = "it reads more than text"
         elif not only_attention(new_cache(stack)):
             reason = "not all of its layers attend to a cache of keys and values"
-        elif len(shapes := cached_shapes(stack)) > 1:
+        elif len(shapes := self._asked_for_shapes(stack)) > 1:
             reason = "its layers' keys and values differ in shape"
         else:
             return shapes
         raise MethodError(f"{self.name}: {type(model).__name__}: {reason}: use lora")
+
+    def _asked_for_shapes(self, stack: Any) -> set[tuple[int, int]]:
+        """Return what the layers cache; a stack that cannot be asked is refused."""
+        try:
+            return cached_shapes(stack)
+        except Exception as error:  # whatever a forward may raise
+            raise MethodError(
+                f"{self.name}: {type(stack).__name__} does not go on from its cache "
+                f"({one_line(error)[:200]}): use lora"
+            ) from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,9 +174,9 @@ class PrefixTuning(InCache, VirtualTokens):
                     f"{self.name}: init={self.init!r}: two layers of an encoder-decoder share a "
                     "prefix, which cannot hold the activations of both: use init=random"
                 )
-            vocabulary = stack.get_input_embeddings().weight.shape[0]
+            vocabulary = shape_of(stack.get_input_embeddings().weight)[0]
             tokens = self.initial_tokens(model, vocabulary, self.num_virtual_tokens)
-            with torch.no_grad():
+            with torch.no_grad(), gathered(*stack.parameters()):
                 encoder.embedding.weight.copy_(activations(stack, tokens.to(stack.device)))
         return encoder
 

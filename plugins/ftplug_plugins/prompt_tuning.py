@@ -9,7 +9,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ftplug import LearningRate, MethodError, hookimpl, structure
+from ftplug.context import one_line
 from ftplug.inplace import wrap_forward
+from ftplug.structure import embeds_tokens, gathered, shape_of
 from ftplug_plugins.peft_bridge import versions
 from ftplug_plugins.virtual.placement import in_output, placement_of
 from ftplug_plugins.virtual.positions import (
@@ -24,6 +26,7 @@ from ftplug_plugins.virtual.positions import (
     refuse_packing,
 )
 from ftplug_plugins.virtual.tokens import Prompted, VirtualTokens
+from ftplug_plugins.virtual.trying import refuses_embeddings
 
 if TYPE_CHECKING:
     from torch import nn
@@ -43,8 +46,9 @@ class BeforeInput(Prompted, ABC):
         self.refuse_second(model)
         stack = self._input_stack(model)
         config = self.prompt_config()
-        config.token_dim = stack.get_input_embeddings().weight.shape[1]  # may differ from the
-        config.num_transformer_submodules = self.submodules(model)  # hidden size
+        words = stack.get_input_embeddings().weight
+        config.token_dim = shape_of(words)[1]  # may differ from the hidden size
+        config.num_transformer_submodules = self.submodules(model)
         self.complete(config, model, run)
         self.place(self.build_encoder(config, model, stack, run), config, stack)
         wrap_forward(stack, prepend if _reads_whole(model) else prepend_and_cut)
@@ -73,12 +77,8 @@ class BeforeInput(Prompted, ABC):
         """Return the encoder of an encoder-decoder, else the backbone."""
         trunk = structure.backbone(model)
         stack = trunk.get_encoder() if is_encoder_decoder(model) else trunk.get_decoder()
-        try:
-            weight = getattr(stack.get_input_embeddings(), "weight", None)
-        except NotImplementedError:
-            weight = None
         several = trunk.config.get_text_config() is not trunk.config
-        if weight is None or weight.dim() != 2 or not accepts(stack, "input_ids", "inputs_embeds"):
+        if not _embeds(stack) or not accepts(stack, "input_ids", "inputs_embeds"):
             reason = "it reads no token embeddings, before which the prompt would stand"
         elif several and not is_encoder_decoder(model):
             reason = "it reads more than text"
@@ -86,9 +86,23 @@ class BeforeInput(Prompted, ABC):
             reason = f"it reads {further} of each token, which virtual tokens do not have"
         elif getattr(trunk.config, "output_router_logits", False):
             reason = "its loss over experts cannot mask virtual tokens (output_router_logits)"
+        elif error := refuses_embeddings(stack):
+            reason = f"it does not read embeddings token by token ({one_line(error)[:200]})"
         else:
             return stack
         raise MethodError(f"{self.name}: {type(model).__name__}: {reason}: use lora")
+
+
+def _embeds(stack: Any) -> bool:
+    """Whether a stack has an embedding of tokens, (vocabulary, token_dim), and looks them up."""
+    try:
+        embedding = stack.get_input_embeddings()
+    except (NotImplementedError, AttributeError):
+        return False
+    weight = getattr(embedding, "weight", None)
+    if weight is None or len(shape_of(weight)) != 2:
+        return False
+    return embeds_tokens(embedding, shape_of(weight)[1])
 
 
 def _further_inputs(stack: Any) -> str | None:
@@ -147,8 +161,8 @@ class PromptTuning(BeforeInput, VirtualTokens):
         encoder = peft.PromptEmbedding(config, words)  # type: ignore[no-untyped-call]
         if self.init != "random" and not run.loading:
             rows = encoder.embedding.num_embeddings
-            tokens = self.initial_tokens(model, words.weight.shape[0], rows)
-            with torch.no_grad():
+            tokens = self.initial_tokens(model, shape_of(words.weight)[0], rows)
+            with torch.no_grad(), gathered(words.weight):
                 encoder.embedding.weight.copy_(words(tokens.to(words.weight.device)))
         return encoder
 
@@ -246,6 +260,7 @@ def _reads_whole(model: nn.Module) -> bool:
 
     A decoder does, by cross-attention; so does a classification head that takes the first position.
     """
-    averages = getattr(structure.backbone(model).config, "classifier_pooling", "cls") == "mean"
+    pooling = getattr(structure.backbone(model).config, "classifier_pooling", "cls")
+    averages = pooling in ("mean", "late")  # late: EuroBERT averages logits
     takes_first = _classifies(model) and not is_causal(model) and not averages
     return is_encoder_decoder(model) or takes_first

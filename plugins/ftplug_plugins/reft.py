@@ -16,7 +16,13 @@ from annotated_types import Ge
 
 from ftplug import LearningRate, Method, MethodError, hookimpl
 from ftplug.inplace import wrap_forward
-from ftplug.structure import LayerStack, linear_layers, pretrained, require_layer_stacks, task_of
+from ftplug.structure import (
+    LayerStack,
+    pretrained,
+    require_layer_stacks,
+    task_of,
+)
+from ftplug_plugins.shared.hidden_states import are_stages, width_of, with_rows
 from ftplug_plugins.shared.token_positions import arguments, first_and_last
 
 if TYPE_CHECKING:
@@ -86,8 +92,7 @@ class Reft(Method):
         for stack in self._stacks(model):
             for index in self.layers or range(len(stack.layers)):
                 layer = stack.layers[index]
-                width = next(read for read, _ in linear_layers(layer).values())
-                reft = self._edit(width, beside=layer)
+                reft = self._edit(width_of(model, layer), beside=layer)
                 reft.index = index
                 layer.add_module("reft", reft)
                 wrap_forward(layer, around)
@@ -108,7 +113,14 @@ class Reft(Method):
         """Return the stacks to edit, all chosen layers checked."""
         stacks = require_layer_stacks(model, self.name)
         stacks = stacks[:1] if pretrained(model).config.is_encoder_decoder else stacks
+        if self.first_and_last():
+            stacks = with_rows(stacks, model)
         for stack in stacks:
+            if are_stages(model, stack):
+                raise MethodError(
+                    f"reft: {stack.name} of {type(model).__name__} are stages, each with layers "
+                    "and a width of its own: use lora"
+                )
             if wrong := [index for index in self.layers if index >= len(stack.layers)]:
                 raise MethodError(
                     f"reft: there is no layer {wrong[0]} in {stack.name}: it has "
@@ -177,12 +189,27 @@ def _around(
 ) -> Any:
     """Run the layer and edit the hidden states it gives, alone or first in a tuple."""
     if counts:  # before the layer adds to the cache
-        places, there = first_and_last(arguments(layer, args, kwargs), layer.reft.index, *counts)
+        given = arguments(layer, args, kwargs)
+        _require_tokens(layer, next(iter(given.values())), counts)
+        places, there = first_and_last(given, layer.reft.index, *counts)
     output = forward(*args, **kwargs)
-    h = output[0] if isinstance(output, tuple) else output  # (batch, length, width)
+    alone = not isinstance(output, tuple | list)
+    h = output if alone else output[0]  # (batch, length, width)
+    _require_tokens(layer, h, counts)
     if counts:
         at = places[..., None].expand(-1, -1, h.shape[-1])
         h = h.scatter_add(1, at, edit(layer.reft, h.gather(1, at)) * there[..., None])
     else:
         h = h + edit(layer.reft, h)
-    return (h, *output[1:]) if isinstance(output, tuple) else h
+    return h if alone else type(output)((h, *output[1:]))
+
+
+def _require_tokens(layer: Any, h: Tensor, counts: tuple[int, int] | None) -> None:
+    """Refuse hidden states that are no (batch, length, width); (…, width) where all are edited."""
+    width = layer.reft.rotation.shape[1]
+    if h.shape[-1] != width or (counts and h.ndim != 3):
+        form = "(batch, length, width)" if counts else "(…, width)"
+        raise MethodError(
+            f"reft: the hidden states of {type(layer).__name__} are {tuple(h.shape)}, not {form} "
+            f"of width {width}: use lora"
+        )

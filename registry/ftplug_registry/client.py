@@ -3,11 +3,32 @@
 from __future__ import annotations
 
 import sys
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
+from weakref import WeakValueDictionary
+
+from ftplug.errors import RegistryError
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
+
+_HEADER = "x-ftplug-watcher"  # names who watches a request; it is never sent
+_WATCHER = "ftplug.watcher"  # the watcher among a request's extensions, which redirects keep
+
+
+class Watcher(Protocol):
+    """Sees every request of one client before it is sent, and every answer before it is read."""
+
+    def request(self, request: Any) -> None:
+        """Check a request of httpx; raise to refuse it."""
+
+    def response(self, response: Any) -> None:
+        """Check an answer of httpx, whose body is unread; raise to refuse it."""
+
+
+_WATCHERS: WeakValueDictionary[str, Watcher] = WeakValueDictionary()
 
 
 def transport() -> Any:
@@ -19,6 +40,69 @@ def transport() -> Any:
 
     base = next(cls for cls in HfHubHTTPError.__mro__ if cls.__name__ == "HTTPError")
     return sys.modules[base.__module__.partition(".")[0]]
+
+
+def headers_of(watcher: Watcher) -> dict[str, str]:
+    """Return the headers for ``HfApi`` by which its requests, and no others, are watched."""
+    key = uuid.uuid4().hex
+    _WATCHERS[key] = watcher
+    return {_HEADER: key}
+
+
+def let_watch() -> None:
+    """Let the client's sessions, also later ones, show their requests to the watchers.
+
+    A factory of sessions that the user has set goes on to make them.
+    """
+    from huggingface_hub import set_client_factory
+    from huggingface_hub.utils import _http
+
+    factory = getattr(_http, "_GLOBAL_CLIENT_FACTORY", _http.default_client_factory)
+    if not isinstance(factory, _Watched):
+        set_client_factory(_Watched(factory))
+
+
+class _Watched:
+    """A factory of sessions with our hooks behind those they have."""
+
+    def __init__(self, factory: Callable[[], Any]) -> None:
+        self._factory = factory
+
+    def __call__(self) -> Any:
+        session = self._factory()
+        hooks: dict[str, list[Any]] = {"request": [_on_request], "response": [_on_response]}
+        for kind, own in session.event_hooks.items():
+            hooks[kind] = [*(hook for hook in own if hook not in hooks[kind]), *hooks[kind]]
+        session.event_hooks = hooks
+        return session
+
+
+def _on_request(request: Any) -> None:
+    if (key := request.headers.pop(_HEADER, None)) is not None:
+        if (watcher := _WATCHERS.get(key)) is None:
+            raise RegistryError("the Hub that this client belongs to is gone: keep it")
+        request.extensions[_WATCHER] = watcher
+    if (watcher := request.extensions.get(_WATCHER)) is not None:
+        watcher.request(request)
+
+
+def _on_response(response: Any) -> None:
+    if (watcher := response.request.extensions.get(_WATCHER)) is not None:
+        watcher.response(response)
+
+
+def read_through(response: Any, read: Callable[[Iterator[bytes]], Iterator[bytes]]) -> None:
+    """Let the body of an answer that is still unread come through ``read``."""
+    stream = response.stream
+
+    class Through(transport().SyncByteStream):  # type: ignore[misc]  # of either library
+        def __iter__(self) -> Iterator[bytes]:
+            yield from read(iter(stream))
+
+        def close(self) -> None:
+            stream.close()
+
+    response.stream = Through()
 
 
 def not_cached() -> tuple[type[Exception], ...]:

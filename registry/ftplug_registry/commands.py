@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from ftplug.cli import printable
+from ftplug.options import BaseId, DatasetName
+from ftplug_registry.printing import (
+    print_files,
+    print_missing,
+    print_published,
+    print_table,
+    shown,
+)
 from ftplug_registry.server.command import serve
-
-if TYPE_CHECKING:
-    from ftplug_registry.pushing.publishing import Published
-
-_WIDEST = 400  # characters of a cell
 
 Revision = Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit sha.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -48,7 +51,12 @@ def push(
     license: Annotated[
         str | None, typer.Option("--license", help="Licence of the adapter, if not its base's.")
     ] = None,
+    dataset_name: DatasetName = None,
+    base_id: BaseId = None,
     message: Annotated[str | None, typer.Option("--message", help="Commit message.")] = None,
+    overwrite_card: Annotated[
+        bool, typer.Option("--overwrite-card", help="Replace a card that was edited on the Hub.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check and print what would be sent; send nothing.")
     ] = False,
@@ -61,15 +69,18 @@ def push(
 
     Example: ftplug push artifact org/my-adapter --tag v1 --notes notes.md
     """
+    from ftplug.artifacts.author import named_by_author
     from ftplug_registry.contents import contents, size_of
     from ftplug_registry.hub import Hub
     from ftplug_registry.pushing.publishing import push
 
-    author = {k: v for k, v in {"notes": _text(notes), "license": license}.items() if v}
+    named = named_by_author(dataset_name=dataset_name, base_id=base_id)
+    said = {"notes": _text(notes), "license": license, **named}
+    author = {name: value for name, value in said.items() if value}
 
     def announce(sizes: Mapping[str, int], url: str) -> None:
         if not as_json:
-            _print_files(sizes, f"to {url}, branch {revision or 'main'}")
+            print_files(sizes, f"to {url}, branch {revision or 'main'}")
 
     if dry_run:
         files = contents(directory, repo_id, author)
@@ -85,13 +96,14 @@ def push(
         tag=tag,
         author=author,
         message=message,
+        overwrite_card=overwrite_card,
         announce=announce,
     )
     if as_json:
         content = {k: v for k, v in vars(done).items() if k != "commit"} | {"tag": tag}
         typer.echo(json.dumps(content, indent=2))
     else:
-        _print_published(done, tag)
+        print_published(done, tag)
 
 
 def pull(
@@ -114,31 +126,39 @@ def pull(
 ) -> None:
     """Fetch an artifact through the Hub's cache and verify it; a second time works offline.
 
+    The plugin of its method need not be installed.
+
     Example: ftplug pull org/my-adapter --revision v1 --to adapter
     """
+    from ftplug.artifacts.methods import not_installed
     from ftplug_registry.pulling.fetching import snapshot
 
     fetched = snapshot(
         repo_id, revision, to=to, force=force, overwrite=overwrite, allow_pickle=allow_pickle
     )
     verified = fetched.manifest is not None
+    missing = list(not_installed(fetched.manifest)) if fetched.manifest is not None else []
     if as_json:
         content = {"repo_id": repo_id, "sha": fetched.sha, "path": str(fetched.path)}
-        typer.echo(json.dumps(content | {"verified": verified, "files": fetched.files}, indent=2))
+        more = {"verified": verified, "files": fetched.files, "missing": missing}
+        typer.echo(json.dumps(content | more, indent=2))
         return
     if fetched.manifest is not None:
-        names = fetched.manifest.method_names
+        names = shown(fetched.manifest.method_names)
         typer.echo(
             f"{repo_id} at {fetched.sha}: {names}, {len(fetched.manifest.files)} files verified"
         )
     else:
         typer.echo(f"{repo_id} at {fetched.sha}: a plain PEFT repository, nothing to verify it by")
+    print_missing(missing)
     typer.echo(str(fetched.path))
 
 
 def search(
     text: Annotated[str | None, typer.Argument(help="Text in the repository's name.")] = None,
-    base: Annotated[str | None, typer.Option("--base", help="Base model id.")] = None,
+    base: Annotated[
+        str | None, typer.Option("--base", help="Base: its id, fingerprint or architecture.")
+    ] = None,
     method: Annotated[str | None, typer.Option("--method", "-M", help="Method name.")] = None,
     task: Annotated[
         str | None, typer.Option("--task", help="Pipeline tag, e.g. text-classification.")
@@ -185,14 +205,14 @@ def search(
         (
             one.repo_id + (" (private)" if one.private else ""),
             " + ".join(one.methods),
-            one.base or "",
+            one.base or " ".join(one.base_known_by),
             one.task or "",
             ", ".join(f"{name} {value:.3f}" for name, value in one.metrics.items()),
             f"{one.modified:%Y-%m-%d}" if one.modified else "",
         )
         for one in matches.results
     ]
-    _print_table(heads, lines)
+    print_table(heads, lines)
     if matches.more:
         typer.echo(f"more with --page {page + 1}")
 
@@ -208,7 +228,7 @@ def show(artifact: Target, revision: Revision = None, as_json: AsJson = False) -
     if as_json:
         typer.echo(json.dumps(content, indent=2))
     else:
-        _print_table(None, rows(content))
+        print_table(None, rows(content))
 
 
 def verify(
@@ -218,11 +238,14 @@ def verify(
         str | None, typer.Option("--base", help="Id or folder of the base, if not as recorded.")
     ] = None,
     files_only: Annotated[
-        bool, typer.Option("--files-only", help="Leave the base's weights unchecked.")
+        bool,
+        typer.Option("--files-only", help="Leave the base's weights unchecked; needs no plugin."),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Recompute every file's sha256 and the fingerprint of the base's weights.
+
+    With --files-only the plugin of its method need not be installed.
 
     Example: ftplug verify org/my-adapter --revision v1
     """
@@ -239,6 +262,7 @@ def verify(
     else:
         why = "--files-only" if files_only else "made on a base without a fingerprint"
         typer.echo(f"base {name}: not checked ({why})")
+    print_missing(done.missing)
 
 
 def _text(path: Path | None) -> str | None:
@@ -251,39 +275,3 @@ def _text(path: Path | None) -> str | None:
         return path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise RegistryError(f"--notes {path}: cannot be read: {error}") from error
-
-
-def _print_files(sizes: Mapping[str, int], where: str) -> None:
-    for name, size in sizes.items():
-        typer.echo(f"  {size:>13,}  {name}")
-    typer.echo(f"{len(sizes)} files, {sum(sizes.values()):,} bytes {where}")
-
-
-def _print_published(done: Published, tag: str | None) -> None:
-    for name in done.removed:
-        typer.echo(f"  removed {name}: it belonged to the artifact published before")
-    state = "published" if done.changed else "unchanged: all of it was there already,"
-    typer.echo(f"{state} {done.url} at {done.sha}" + (f", tagged {tag}" if tag else ""))
-
-
-def _shown(text: str) -> str:
-    """Return what a stranger wrote without what would drive the terminal, and not too much."""
-    return printable(text if len(text) <= _WIDEST else f"{text[:_WIDEST]}…")
-
-
-def _print_table(heads: tuple[str, ...] | None, lines: Iterable[tuple[Any, ...]]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console()
-    cells = [[_shown(str(cell)) for cell in line] for line in lines]
-    if not console.is_terminal:  # whole lines, for grep and cut
-        for row in [list(heads), *cells] if heads else cells:
-            typer.echo("\t".join(row))
-        return
-    table = Table(*(heads or ()), show_header=heads is not None, box=box.SIMPLE_HEAD)
-    for row in cells:
-        table.add_row(*map(Text, row))
-    console.print(table)

@@ -6,12 +6,13 @@ Nothing is changed in the folder: the card that names the repository is composed
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ftplug.artifacts.author import checked_author, merged_author
+from ftplug.artifacts.author import checked_author, merged_author, require_base
 from ftplug.artifacts.card import CARD, CURVE, card_files, is_generated
 from ftplug.artifacts.file_names import is_pickle
 from ftplug.artifacts.manifest import MANIFEST, Manifest, read_manifest
@@ -34,19 +35,28 @@ def contents(
     ``author`` is what the author says (``notes``, ``license`` …); it goes into manifest and card.
     ``strays=True`` leaves files of other kinds where they are, as a Trainer's output folder has
     them; otherwise they are refused. Raises :class:`ArtifactError` for an altered artifact,
-    :class:`RegistryError` for what must not be published.
+    :class:`RegistryError` for what must not be published. The card is a path where somebody edited
+    it, and bytes where it is ftplug's.
     """
     manifest = read_manifest(directory)
     manifest.verify_files(directory)
     manifest = _completed(manifest, author, base_license)
+    manifest = dataclasses.replace(manifest, card=None)
     listed = {name: directory / name for name in manifest.files}
     card = _card(directory, manifest, repo_id, told=bool(author))
+    if isinstance(written := card[CARD], Path):
+        manifest = dataclasses.replace(manifest, card=card_digest(written.read_bytes()))
     files: dict[str, Content] = {**listed, MANIFEST: manifest.text().encode(), **card}
     if not strays:
         _refuse_strays(directory, files)
     for name, content in sorted(files.items()):
         inspect(directory, name, content)
     return files
+
+
+def card_digest(content: bytes) -> str:
+    """Return the sha256 by which a manifest knows an author's card."""
+    return hashlib.sha256(content).hexdigest()
 
 
 def size_of(content: Content) -> int:
@@ -74,7 +84,9 @@ def _completed(
     base = manifest.base
     if base_license and not base.get("license"):
         base = {**base, "license": base_license}
-    told = merged_author(manifest.author, checked_author(author or {}))
+    said = checked_author(author or {})
+    require_base(said, base["id"])
+    told = merged_author(manifest.author, said)
     return dataclasses.replace(manifest, base=base, author=told)
 
 

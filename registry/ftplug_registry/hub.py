@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from ftplug import __version__
 from ftplug.errors import FtplugError, RegistryError, one_line
-from ftplug_registry.client import not_cached, transport
+from ftplug_registry.answers.watching import Watching
+from ftplug_registry.client import headers_of, let_watch, not_cached, transport
 from ftplug_registry.credentials import own_secrets
 
 if TYPE_CHECKING:
@@ -41,7 +42,13 @@ class Hub:
             token=self.token,
             library_name="ftplug",
             library_version=__version__,
+            headers=headers_of(self.answers),
         )
+
+    @cached_property
+    def answers(self) -> Watching:
+        """What the client's requests and their answers are watched by."""
+        return Watching(self.api_endpoint)
 
     @property
     def api_endpoint(self) -> str:
@@ -56,9 +63,11 @@ class Hub:
 
     @contextmanager
     def stated_errors(self, action: str, repo_id: str = "") -> Iterator[None]:
-        """Turn whatever the client raises into a :class:`RegistryError` of one line."""
+        """Watch what the Hub answers; whatever the client raises is a RegistryError of one line."""
+        let_watch()
         try:
-            yield
+            with self.answers.action():
+                yield
         except FtplugError:
             raise
         except Exception as error:

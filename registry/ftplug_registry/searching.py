@@ -10,6 +10,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from ftplug.errors import RegistryError
+from ftplug_registry.card.metadata import BASE_TAG
 from ftplug_registry.hub import Hub
 
 if TYPE_CHECKING:
@@ -24,7 +25,10 @@ _MOST = 2000  # repositories read to sort by a metric, which the Hub itself cann
 
 @dataclass(frozen=True)
 class Found:
-    """One repository; ``metrics`` are those of its model-index, by name."""
+    """One repository; ``metrics`` are those of its model-index, by name.
+
+    ``base_known_by`` has fingerprint and architecture of a base that was loaded from a folder.
+    """
 
     repo_id: str
     base: str | None
@@ -35,6 +39,7 @@ class Found:
     downloads: int | None = None
     private: bool = False
     sha: str | None = None
+    base_known_by: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,9 +66,10 @@ def search(
 ) -> Page:
     """Return one page of the artifacts published by ftplug that fit all that is asked.
 
-    ``text`` is looked for in repository names. ``metric`` keeps those that report it. ``sort`` is
-    ``modified``, ``created``, ``downloads``, ``likes`` or ``metric``: best first, where lower is
-    better for losses and error rates.
+    ``text`` is looked for in repository names. ``base`` is a Hub id, or what a base without one is
+    known by: its fingerprint, architecture (``bert``) or the model's class. ``metric`` keeps those
+    that report it. ``sort`` is ``modified``, ``created``, ``downloads``, ``likes`` or ``metric``:
+    best first, where lower is better for losses and error rates.
     """
     if sort not in (*ORDERS, "metric"):
         raise RegistryError(f"search: cannot sort by {sort!r}: {', '.join([*ORDERS, 'metric'])}")
@@ -72,16 +78,20 @@ def search(
     if limit < 1 or page < 1:
         raise RegistryError("search: limit and page are positive numbers")
     hub = hub or Hub()
-    tags = [TAG, f"{TAG}:{method}" if method else "", f"base_model:{base}" if base else ""]
+    tags = [TAG, *([f"{TAG}:{method}"] if method else [])]
     with hub.stated_errors("search"):
-        models = hub.api.list_models(
-            filter=[tag for tag in tags if tag],
-            pipeline_tag=task,
-            search=text,
-            author=author,
-            sort=ORDERS.get(sort, "last_modified"),  # type: ignore[arg-type]
-            full=True,
-            cardData=True,
+        models = (
+            model
+            for more in _base_filters(base)
+            for model in hub.api.list_models(
+                filter=[*tags, *more],
+                pipeline_tag=task,
+                search=text,
+                author=author,
+                sort=ORDERS.get(sort, "last_modified"),  # type: ignore[arg-type]
+                full=True,
+                cardData=True,
+            )
         )
         artifacts = _with_metric(map(_found, models), metric)
         if sort == "metric" and metric is not None:
@@ -96,6 +106,14 @@ def search(
     return Page(tuple(window[:limit]), page, len(window) > limit)
 
 
+def _base_filters(base: str | None) -> list[list[str]]:
+    """Return the tags of a base, one list after another: what is no ``org/name`` may be either."""
+    if not base:
+        return [[]]
+    by_id, by_what_it_is = [f"base_model:{base}"], [f"{BASE_TAG}{base}"]
+    return [by_id] if "/" in base else [by_what_it_is, by_id]
+
+
 def _with_metric(artifacts: Iterator[Found], metric: str | None) -> Iterator[Found]:
     return artifacts if metric is None else (one for one in artifacts if metric in one.metrics)
 
@@ -108,9 +126,10 @@ def _found(info: ModelInfo) -> Found:
     card = info.card_data
     tags = info.tags or []
     base: Any = card.get("base_model") if card else None
+    base = base[0] if isinstance(base, list) and base else base
     return Found(
         repo_id=info.id,
-        base=base[0] if isinstance(base, list) and base else base,
+        base=base if isinstance(base, str) else None,
         methods=tuple(t.removeprefix(f"{TAG}:") for t in tags if t.startswith(f"{TAG}:")),
         task=info.pipeline_tag,
         metrics=_metrics(card),
@@ -118,6 +137,7 @@ def _found(info: ModelInfo) -> Found:
         downloads=info.downloads,
         private=bool(info.private),
         sha=info.sha,
+        base_known_by=tuple(t.removeprefix(BASE_TAG) for t in tags if t.startswith(BASE_TAG)),
     )
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ftplug.artifacts.loading import methods_of
 from ftplug.artifacts.manifest import Manifest, read_manifest
+from ftplug.artifacts.methods import methods_of, writer
 from ftplug.artifacts.registries import is_published
 from ftplug.errors import FtplugError
 from ftplug.method import settings_to_show
+from ftplug_registry.card.metadata import weights
 from ftplug_registry.hub import Hub
 from ftplug_registry.pulling.fetching import manifest_at
 
@@ -51,6 +53,7 @@ def _located(
 def rows(content: dict[str, Any]) -> list[tuple[str, str]]:
     """Return what a person wants to know of it first, as label and text."""
     base, model, training = content["base"], content["model"], content["training"]
+    author = content["author"]
     trained, total = content["parameters"]["trained"], content["parameters"]["total"]
     facts = [("Artifact", content["artifact"]), ("Commit", content["sha"])]
     for method in content["methods"]:
@@ -58,23 +61,39 @@ def rows(content: dict[str, Any]) -> list[tuple[str, str]]:
             f"{name}={value}" for name, value in settings_to_show(method["settings"]).items()
         )
         facts.append(("Method", f"{method['name']} ({settings})" if settings else method["name"]))
-        facts.append(("Plugin", f"{method['distribution']} {method['version']}"))
+        facts.append(("Plugin", writer(method)))
     facts += [
-        ("Base", base["id"] or "a model without a Hub id"),
+        ("Base", base["id"] or _unnamed_base(author)),
+        ("Base weights", None if base["id"] else weights(content)),
+        ("Base architecture", None if base["id"] else model.get("config", {}).get("model_type")),
         ("Base revision", base["revision"]),
         ("Base licence", base.get("license")),
         ("Model class", model.get("class")),
         ("Task", model.get("task")),
         ("Labels", ", ".join((model.get("labels") or {}).values())),
         ("Trained", f"{trained:,} of {total:,} parameters ({trained / max(total, 1):.2%})"),
+        ("Data set", ", ".join(author.get("dataset_names", ()))),
         ("Data", _pairs(training.get("data"))),
         ("Metrics", _pairs(training.get("metrics"))),
+        *_elsewhere(training.get("metrics_on_other_data")),
         ("Training", _pairs(training.get("hyperparameters"))),
         ("Hardware", training.get("hardware")),
         ("Files", f"{len(content['files'])}, {content['bytes']:,} bytes"),
         ("Not usable here", content["missing"]),
     ]
     return [(name, str(text)) for name, text in facts if text not in (None, "")]
+
+
+def _unnamed_base(author: Mapping[str, Any]) -> str:
+    named = author.get("finetuned_from")
+    return f"{named} (its author's word)" if named else "a model without a Hub id"
+
+
+def _elsewhere(measured: Any) -> Iterator[tuple[str, str]]:
+    """Yield the metrics on other data than the validation set, each with its data."""
+    for one in measured if isinstance(measured, list) else ():
+        if isinstance(one, dict) and (metrics := _pairs(one.get("metrics"))):
+            yield "Metrics elsewhere", f"{metrics} on {_pairs(one.get('data')) or 'other data'}"
 
 
 def _pairs(values: Any) -> str:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ftplug.artifacts.base_model import base_fingerprint, base_model
-from ftplug.artifacts.loading import methods_of
 from ftplug.artifacts.manifest import Manifest, read_manifest
+from ftplug.artifacts.methods import methods_of, not_installed
 from ftplug.artifacts.registries import is_published
 from ftplug.errors import ArtifactError
 from ftplug_registry.hub import Hub
@@ -18,7 +18,10 @@ from ftplug_registry.pulling.fetching import snapshot
 
 @dataclass(frozen=True)
 class Verified:
-    """What was checked. ``base_fingerprint`` is None where the artifact has none to compare."""
+    """What was checked. ``base_fingerprint`` is None where the artifact has none to compare.
+
+    ``missing`` says of each method that is not installed here what the manifest says of it.
+    """
 
     artifact: str
     sha: str | None
@@ -28,6 +31,7 @@ class Verified:
     base_revision: str | None
     base_fingerprint: str | None
     base_checked: bool
+    missing: tuple[str, ...]
 
     def as_json(self) -> dict[str, Any]:
         """Return JSON values."""
@@ -45,17 +49,19 @@ def verify(
     """Recompute the sha256 of every file and the fingerprint of the base.
 
     ``base`` is where the base's weights lie, if not under the id that the manifest names;
-    ``files_only`` leaves the base out. Raises :class:`ArtifactError` naming what differs, also
-    where the base cannot be read: what could not be checked is not verified.
+    ``files_only`` leaves the base out, and needs no plugin: none is imported. Raises
+    :class:`ArtifactError` naming what differs, also where the base cannot be read (what could not
+    be checked is not verified), and :class:`PluginError` where a method is not installed.
     """
     if is_published(artifact, revision):
         fetched = snapshot(str(artifact), revision, hub=hub)
         path, sha = fetched.path, fetched.sha
     else:
         path, sha = Path(artifact), None
-    manifest = read_manifest(path)
+    manifest = read_manifest(path, plugins=False)
     manifest.verify_files(path)
-    methods_of(manifest, path)
+    if not files_only:
+        methods_of(read_manifest(path), path)
     digest = None if files_only else _check_base(manifest, path, base)
     return Verified(
         artifact=str(artifact),
@@ -66,6 +72,7 @@ def verify(
         base_revision=manifest.base["revision"],
         base_fingerprint=digest,
         base_checked=digest is not None,
+        missing=tuple(not_installed(manifest)),
     )
 
 

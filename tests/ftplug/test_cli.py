@@ -68,7 +68,7 @@ def test_one_method_shows_its_settings(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["methods", "lorra"], "no method named 'lorra'; did you mean 'lora'?"),
+        (["methods", "lorra"], "no method named 'lorra'; did you mean 'lora', "),
         (["run", "--", "x.py"], "name a --method"),
         (["run", "--method", "lora", "--", "nothing.py"], "no script at nothing.py"),
         (["run", "--method", "lora", "--set", "r", "--", "x.py"], "--set 'r': write SETTING=VALUE"),

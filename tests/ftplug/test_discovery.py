@@ -88,7 +88,7 @@ def test_an_instance_without_a_name_is_told_the_line_to_add():
     class Nameless(ftplug.Method):
         pass
 
-    line = 'Nameless has no name: add the line  name: ClassVar[str] = "my-method"  to the class'
+    line = 'Nameless has no name: add the line name: ClassVar[str] = "my-method" to the class'
     with pytest.raises(PluginError, match=re.escape(line)):
         Host([Nameless()])
 
@@ -103,7 +103,7 @@ def test_an_instance_without_a_name_is_told_the_line_to_add():
         (
             "nameless",
             "stranger:Nameless",
-            'has no name: add the line  name: ClassVar[str] = "nameless"  to the class',
+            'has no name: add the line name: ClassVar[str] = "nameless" to the class',
         ),
         ("old", "stranger:Old", "written for hook API 0; this ftplug has 1"),
         ("bare", "stranger:Bare", "lacks @dataclass"),

@@ -80,7 +80,7 @@ def test_experts_that_no_token_reached_are_told_apart(said):
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
-def test_layers_that_are_computed_again_end_no_pass(reentrant, said):
+def test_layers_that_are_computed_again_end_no_pass_of_their_own(reentrant, said):
     model = ftplug.apply(tiny.bert(), "lora", r=4, train_head=False)
     for layer in model.bert.encoder.layer:
         plain = layer.forward
@@ -91,8 +91,52 @@ def test_layers_that_are_computed_again_end_no_pass(reentrant, said):
     kept = tiny.inputs(model)
     model.train()(**kept).loss.backward()
     assert said() == []
-    # Where all that trains lies in such layers, no pass of the loss itself is seen to end.
-    assert bool(hooks(model)) is reentrant
+    assert hooks(model) == []
+
+
+def with_unused():
+    """Return a tiny BERT with a layer that nothing reads."""
+    model = tiny.bert()
+    model.bert.unused = torch.nn.Linear(2, 2)
+    return model.train()
+
+
+UNUSED = {"train": ("bert.unused.*",), "train_head": False}
+
+
+def test_a_loss_that_depends_on_nothing_that_trains_is_refused_before_torch_does(tmp_path):
+    from runs import trainer
+
+    line = r"freeze: the loss of this batch depends on nothing that trains \(bert.unused.weight, "
+    model = ftplug.apply(with_unused(), "freeze", **UNUSED)
+    with pytest.raises(ftplug.MethodError, match=line):
+        model(**tiny.inputs(model))
+    with torch.no_grad():
+        model(**tiny.inputs(model))
+    assert model.eval()(**tiny.inputs(model)).loss.requires_grad is False
+
+    bound = trainer(with_unused(), tmp_path, max_steps=1, save_strategy="no")
+    ftplug.attach(bound, "freeze", **UNUSED)
+    with pytest.raises(ftplug.MethodError, match=line):
+        bound.train()
+
+
+def test_answers_that_depend_on_nothing_that_trains_are_named_once(said):
+    model = ftplug.apply(with_unused(), "freeze", **UNUSED)
+    inputs = {name: value for name, value in tiny.inputs(model).items() if name != "labels"}
+    for _ in range(2):
+        model(**inputs)
+    [line] = said()
+    assert line.startswith("freeze: no gradient reached bert.unused.weight, bert.unused.bias in")
+
+
+def test_the_base_models_own_answers_need_no_gradient(said):
+    model = ftplug.apply(tiny.bert(), "reft", train_head=False).train()
+    with ftplug.disabled(model):
+        model(**tiny.inputs(model))
+    step(model)
+    assert said() == []
+    assert hooks(model) == []
 
 
 def test_a_copy_has_no_hooks_and_a_trainer_looks_for_itself(said, tmp_path):

@@ -13,6 +13,7 @@ from runs import shake
 from transformers import BertForSequenceClassification
 
 import ftplug
+from ftplug import cli
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +34,20 @@ def client(server, tmp_path):
 def hub(client, server):
     """What push and pull take: alice's."""
     return Hub(server.endpoint, server.token("alice"))
+
+
+@pytest.fixture
+def typed(client, monkeypatch, capsys):
+    """Return ``typed(*arguments)``: exit code, standard output and error of a command."""
+
+    def run(*arguments):
+        monkeypatch.setattr("sys.argv", ["ftplug", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        out, err = capsys.readouterr()
+        return stopped.value.code or 0, out, err
+
+    return run
 
 
 _NUMBERS = itertools.count()

@@ -11,21 +11,6 @@ from runs import shake
 from transformers import BertForSequenceClassification
 
 import ftplug
-from ftplug import cli
-
-
-@pytest.fixture
-def typed(client, monkeypatch, capsys):
-    """Return ``typed(*arguments)``: exit code, standard output and error of a command."""
-
-    def run(*arguments):
-        monkeypatch.setattr("sys.argv", ["ftplug", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        out, err = capsys.readouterr()
-        return stopped.value.code or 0, out, err
-
-    return run
 
 
 def test_push_prints_what_is_sent_and_where_it_is(typed, server, artifact, repo_id, tmp_path):
@@ -158,6 +143,9 @@ def test_what_a_stranger_wrote_does_not_drive_the_terminal(typed, artifact):
     manifest["methods"][0]["name"] = "\x1b[31mlora\nnext"
     (artifact / "ftplug.json").write_text(json.dumps(manifest))
     code, out, err = typed("verify", artifact, "--files-only")
+    assert (code, out.count("\n"), err) == (0, 3, "")
+    assert "\x1b" not in out
+    code, out, err = typed("verify", artifact)
     assert (code, out, err.count("\n")) == (1, "", 1)
     assert "\x1b" not in err
 

@@ -1,13 +1,17 @@
 """Kill training runs at random moments, resume them, and compare with a run that nobody killed.
 
     make soak
-    python tests/soak/kill_and_resume.py --seed 7 --kills 100 --methods lora gradual-unfreezing
+    python tests/soak/kill_and_resume.py --seed 7 --kills 100 --pairs 20 --methods lora galore
 
 Half of the kills (SIGKILL) come at random moments of a run's wall clock, from its first step to its
-saved artifact; the others at every step of saving a checkpoint in turn. A run is killed one to
+saved artifact; the others at random steps of saving a checkpoint. A run is killed one to
 three times, resumed by ``resume_from_checkpoint=True`` in a fresh process each time, and then left
-to end. Exits with 1 where a killed run leaves an incomplete checkpoint as its last, ends with other
-weights, optimizer state, losses or artifact, or where a stage is left over.
+to end. ``--pairs`` are kills of one of two processes (DistributedDataParallel): the other has to
+end by itself within ``ddp_timeout``, with a line.
+
+Exits with 1 where a killed run leaves an incomplete checkpoint as its last, ends with other
+weights, optimizer state, losses or artifact, where a stage is left over, and where a survivor
+waits for longer or ends without a line.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP's hints
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 import kills
@@ -37,18 +42,33 @@ OPTIONS: dict[str, Any] = {
     "artifact": True,
 }
 SAVES = OPTIONS["max_steps"] // OPTIONS["save_steps"]
-COLUMNS = ("kills", "by clock", "inside a save", "complete found", "nothing yet", "runs", "equal")
+COLUMNS = (
+    *("kills", "by clock", "inside a save", "complete found", "nothing yet", "survivors ended"),
+    *("longest wait", "runs", "equal"),
+)
+SLACK = 10.0  # seconds that a survivor may take beside waiting, on a busy machine
 
 
 class Soak:
-    """The kills of one method."""
+    """The kills of one method, in one process or in two."""
 
-    def __init__(self, spawner: kills.Spawner, method: str, root: Path, seed: int) -> None:
-        self.spawner, self.method, self.root = spawner, method, root
-        self.draw = random.Random(f"{seed} {method}")
+    def __init__(
+        self, spawner: kills.Spawner, method: str, root: Path, seed: int, ranks: int = 1
+    ) -> None:
+        self.spawner, self.method, self.root, self.ranks = spawner, method, root, ranks
+        self.draw = random.Random(f"{seed} {method} {ranks}")
         self.straight = root / "straight"
         self.counts: Counter[str] = Counter()
+        self.longest = 0.0
         self.faults: list[str] = []
+
+    def row(self) -> str:
+        """Return what came, as a line of a table."""
+        told = {"longest wait": f"{self.longest:.1f} s"}
+        if self.ranks == 1:
+            told = dict.fromkeys(("longest wait", "survivors ended"), "")
+        cells = [told.get(name, str(self.counts[name])) for name in COLUMNS]
+        return f"| {self.method} | {self.ranks} | {' | '.join(cells)} |"
 
     def run(self, total: int) -> None:
         """Kill so often; each run is finished after one to three of them."""
@@ -67,50 +87,74 @@ class Soak:
 
     def train_straight(self) -> float:
         """Return how long a run takes that nobody kills, from its first step on."""
-        process, started = self.start(self.straight, {"save": SAVES, "change": 0})
-        process.join()
+        processes, started = self.start(self.straight, {"save": SAVES, "change": 0})
+        for process in processes:
+            process.join()
         seconds = time.monotonic() - started
         self.changes = len(kills.beside(self.straight, ".trail").read_text().splitlines())
         twin = self.root / "twin"
-        assert self.spawner.run(kills.train, twin, self.method, dict(OPTIONS), {}) == 0
-        assert kills.differences(twin, self.straight) == [], "two runs alike end differently"
-        say(f"{self.method}: a run takes {seconds:.2f} s, each save has {self.changes} steps")
+        assert self.ends(twin) == [0] * self.ranks
+        wrong = kills.differences(twin, self.straight, self.ranks)
+        assert wrong == [], f"two runs alike end differently: {wrong}"
+        say(
+            f"{self.method} in {self.ranks}: a run takes {seconds:.2f} s, "
+            f"each save has {self.changes} steps"
+        )
         return seconds
 
     def moments(self, total: int, seconds: float) -> deque[float | int]:
         """Return seconds after the first step, and numbers of a save's steps, in random order."""
-        aimed = min(total, max(total // 2, self.changes))
-        inside = list(itertools.islice(itertools.cycle(range(1, self.changes + 1)), aimed))
+        steps = self.draw.sample(range(1, self.changes + 1), self.changes)
+        inside = list(itertools.islice(itertools.cycle(steps), total // 2))
         clock = [self.draw.uniform(0, seconds) for _ in range(total - len(inside))]
         drawn: list[float | int] = [*inside, *clock]
         self.draw.shuffle(drawn)
         return deque(drawn)
 
-    def start(self, out: Path, when: dict[str, Any]) -> tuple[Any, float]:
-        """Start a run, and return its process and the time at which it begins to train."""
-        ready = self.spawner.context.Event()
-        process = self.spawner.start(
-            kills.train, out, self.method, OPTIONS | {"ready": ready}, when
-        )
-        assert ready.wait(120), "a run did not start"
-        return process, time.monotonic()
+    def start(self, out: Path, when: dict[str, Any]) -> tuple[list[Any], float]:
+        """Start a run, and return its processes and the time at which all begin to train.
+
+        The first process, which writes, is the one to be interrupted.
+        """
+        options = dict(OPTIONS) | ({"port": kills.free_port()} if self.ranks > 1 else {})
+        ready = [self.spawner.context.Event() for _ in range(self.ranks)]
+        processes = [
+            self.spawner.start(
+                *(kills.train, out, self.method),
+                *(options | {"ready": event, "rank": rank}, {} if rank else when),
+            )
+            for rank, event in enumerate(ready)
+        ]
+        for event in ready:
+            assert event.wait(120), "a run did not start"
+        return processes, time.monotonic()
+
+    def ends(self, out: Path) -> list[int]:
+        """Let a run end; return the exit codes of its processes."""
+        processes, _ = self.start(out, {})
+        for process in processes:
+            process.join()
+        return [process.exitcode for process in processes]
 
     def kill(self, out: Path, moment: float | int, total: int) -> bool:
         """Kill a run, and look at what it leaves; False where it had ended before."""
         if isinstance(moment, int):
-            save = self.draw_save(out)
-            process, _ = self.start(out, {"save": save, "change": moment})
+            save, victim = self.draw_save(out), 0
+            processes, _ = self.start(out, {"save": save, "change": moment})
             where, kind = f"in its save {save}, before step {moment}", "inside a save"
         else:
-            process, started = self.start(out, {})
+            victim = self.draw.randrange(self.ranks)
+            processes, started = self.start(out, {})
             time.sleep(max(0.0, started + moment - time.monotonic()))
-            process.kill()
-            where, kind = f"{moment:.3f} s after the first step", "by clock"
-        process.join()
-        if process.exitcode != kills.KILLED:
-            say(f"  {out.name}: {where}: it had ended already ({process.exitcode})")
-            if process.exitcode != 0:
-                self.faults.append(f"{out.name}: exit code {process.exitcode}")
+            processes[victim].kill()
+            where, kind = f"process {victim} {moment:.3f} s after the first step", "by clock"
+        processes[victim].join()
+        code = processes[victim].exitcode
+        self.await_survivors(out, [p for p in processes if p is not processes[victim]], code)
+        if code != kills.KILLED:
+            say(f"  {out.name}: {where}: it had ended already ({code})")
+            if code != 0:
+                self.faults.append(f"{out.name}: exit code {code}")
             return False
         self.counts.update(["kills", kind])
         last, wrong = kills.last(out), kills.incomplete(out)
@@ -122,6 +166,29 @@ class Soak:
         say(f"  {out.name}: kill {self.counts['kills']}/{total} {where}: {found}")
         return True
 
+    def await_survivors(self, out: Path, survivors: list[Any], victims: int) -> None:
+        """Wait for the other process; one that had nothing left to wait for ends as usual."""
+        since = time.monotonic()
+        for survivor in survivors:
+            survivor.join(kills.TIMEOUT + SLACK)
+            waited = time.monotonic() - since
+            if survivor.exitcode is None:
+                self.faults.append(f"{out.name}: the survivor still waits after {waited:.0f} s")
+                survivor.kill()
+                survivor.join()
+            if victims != kills.KILLED:
+                continue
+            self.longest = max(self.longest, waited)
+            errors = [kills.beside(out, kills.error_name(rank)) for rank in range(self.ranks)]
+            said = [error.read_text() for error in errors if error.is_file()]
+            if survivor.exitcode in (0, 1) and (said or survivor.exitcode == 0):
+                self.counts.update(["survivors ended"])
+                say(f"  {out.name}: the survivor ended after {waited:.1f} s: {said}")
+            else:
+                self.faults.append(f"{out.name}: the survivor ended by {survivor.exitcode}, {said}")
+            for error in errors:
+                error.unlink(missing_ok=True)
+
     def draw_save(self, out: Path) -> int:
         """Return one of the saves that a run has left in which rotation removes a checkpoint."""
         last = kills.last(out)
@@ -131,8 +198,9 @@ class Soak:
 
     def finish(self, out: Path) -> None:
         """Let a run end, and compare it with the one that nobody killed."""
-        code = self.spawner.run(kills.train, out, self.method, dict(OPTIONS), {})
-        wrong = [f"exit code {code}"] if code else kills.differences(out, self.straight)
+        codes = self.ends(out)
+        wrong = [f"exit codes {codes}"] if any(codes) else []
+        wrong = wrong or kills.differences(out, self.straight, self.ranks)
         # A run killed before its last rotation keeps a checkpoint more.
         strays = {name for name in kills.names(out) if not name.startswith("checkpoint-")}
         strays |= {p.name for p in kills.beside(out, "-artifact").rglob("_ftplug*")}
@@ -151,22 +219,26 @@ def main() -> int:
     """Return 1 where anything differed."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seed", type=int, default=20_240, help="draws all moments")
-    parser.add_argument("--kills", type=int, default=30, help="for each method")
-    parser.add_argument("--methods", nargs="+", default=["lora", "lisa"], choices=kills.METHODS)
+    parser.add_argument("--kills", type=int, default=20, help="for each method, of one process")
+    parser.add_argument("--pairs", type=int, default=10, help="for each, of one of two processes")
+    parser.add_argument("--methods", nargs="+", default=list(kills.METHODS), choices=kills.METHODS)
     options = parser.parse_args()
-    say(f"seed {options.seed}, {options.kills} kills a method")
+    say(f"seed {options.seed}, {options.kills} kills a method, {options.pairs} of one of two")
     started = time.monotonic()
     spawner = kills.Spawner()
     soaks = []
     with tempfile.TemporaryDirectory(prefix="ftplug-soak-") as folder:
         for method in options.methods:
-            soaks.append(Soak(spawner, method, Path(folder, method), options.seed))
-            soaks[-1].run(options.kills)
-    print(f"\n| method | {' | '.join(COLUMNS)} |")
-    print("|---" * (1 + len(COLUMNS)) + "|")
+            for ranks, total in ((1, options.kills), (2, options.pairs)):
+                place = Path(folder, f"{method}-{ranks}")
+                soaks.append(Soak(spawner, method, place, options.seed, ranks))
+                if total:
+                    soaks[-1].run(total)
+    print(f"\n| method | processes | {' | '.join(COLUMNS)} |")
+    print("|---" * (2 + len(COLUMNS)) + "|")
     for soak in soaks:
-        print(f"| {soak.method} | {' | '.join(str(soak.counts[name]) for name in COLUMNS)} |")
-    faults = [f"{soak.method} {fault}" for soak in soaks for fault in soak.faults]
+        print(soak.row())
+    faults = [f"{soak.method} in {soak.ranks}: {fault}" for soak in soaks for fault in soak.faults]
     print("\n".join(["", *faults, f"{len(faults)} faults in {time.monotonic() - started:.0f} s"]))
     return 1 if faults else 0
 

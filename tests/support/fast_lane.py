@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 PACKAGES = ("ftplug", "ftplug_plugins", "ftplug_registry")
-MARKS = {"slow", "real", "ddp", "venv", "gpu"}
+MARKS = {"slow", "real", "ddp", "deepspeed", "venv", "gpu"}
 FIXTURES = {"spawner", "resumed"}  # they start processes that train
 CONTRACT = "test_contract.py"
 # A second run, or a model more, for each method: seconds that the whole suite has.

@@ -12,6 +12,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import warnings
 from collections.abc import Callable
@@ -40,7 +41,10 @@ METHODS: dict[str, dict[str, Any]] = {
     "lora": {"r": 4},
     "lisa": {"layers": 1, "period": 2},
     "gradual-unfreezing": {},
+    "galore": {"rank": 4, "update_proj_gap": 5},
+    "prompt-tuning": {"num_virtual_tokens": 4},
 }
+TIMEOUT = 20  # seconds that one of two processes waits for the other: ddp_timeout
 # What changes a folder, as Python's audit events name it; reading opens are left out.
 CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.chmod", "os.link", "open"}
 # What a run imports late.
@@ -157,10 +161,15 @@ def last(out: Path) -> str | None:
 def train(out: Path, method: str, options: dict[str, Any], when: dict[str, Any]) -> None:
     """Train as a user's script does: on from the last checkpoint, where there is one.
 
-    ``when`` it is interrupted: see :func:`arm`. With ``artifact`` in the options it saves one.
+    ``when`` it is interrupted: see :func:`arm`. With ``artifact`` in the options it saves one. With
+    ``rank`` and ``port`` it is one of two processes.
     """
     quiet()
     artifact, ready = options.pop("artifact", False), options.pop("ready", None)
+    rank = options.pop("rank", 0)
+    timeout = options.pop("timeout", TIMEOUT)
+    if port := options.pop("port", None):
+        options |= be_one_of_two(rank, port) | {"ddp_timeout": timeout}
     trainer = bound(out, method, **options)
     if ready:
         ready.set()
@@ -168,12 +177,34 @@ def train(out: Path, method: str, options: dict[str, Any], when: dict[str, Any])
         arm(trainer, out, **when)
     try:
         trainer.train(resume_from_checkpoint=True if last(out) else None)
-    except ftplug.ArtifactError as error:
-        beside(out, ".error").write_text(str(error))
+        if artifact:
+            trainer.save_model(beside(out, "-artifact"))
+    except ftplug.FtplugError as error:
+        beside(out, error_name(rank)).write_text(str(error))
         raise SystemExit(1) from error
-    if artifact:
-        trainer.save_model(beside(out, "-artifact"))
-    result(trainer, out)
+    result(trainer, out, end_name(rank))
+
+
+def be_one_of_two(rank: int, port: int) -> dict[str, Any]:
+    """Say in the environment what torchrun says; return what a user adds to the arguments."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+    os.environ |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return {"use_cpu": True, "ddp_backend": "gloo"}
+
+
+def free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return int(server.getsockname()[1])
+
+
+def error_name(rank: int = 0) -> str:
+    return f"{rank or ''}.error"
+
+
+def end_name(rank: int = 0) -> str:
+    return f"-end{rank or ''}.pt"
 
 
 def arm(trainer: Any, out: Path, save: int, change: int, action: str = "SIGKILL") -> None:
@@ -195,7 +226,7 @@ def beside(out: Path, ending: str) -> Path:
     return out.with_name(f"{out.name}{ending}")
 
 
-def result(trainer: Any, out: Path) -> None:
+def result(trainer: Any, out: Path, name: str = "-end.pt") -> None:
     """Write what a run ends with beside its folder: everything that must be bit-identical."""
     state = {
         "weights": runs.weights(trainer.model),
@@ -204,7 +235,7 @@ def result(trainer: Any, out: Path) -> None:
         "losses": runs.losses(trainer),
         "best": trainer.state.best_global_step,
     }
-    torch.save(state, beside(out, "-end.pt"))
+    torch.save(state, beside(out, name))
 
 
 def end_of(out: Path) -> dict[str, Any]:
@@ -212,14 +243,16 @@ def end_of(out: Path) -> dict[str, Any]:
     return dict(torch.load(beside(out, "-end.pt"), weights_only=False))
 
 
-def differences(out: Path, reference: Path) -> list[str]:
+def differences(out: Path, reference: Path, ranks: int = 1) -> list[str]:
     """Return what of a run's end differs from another's, in words; nothing for equal bits."""
-    if not beside(out, "-end.pt").is_file():
-        return ["no end"]
-    ours, theirs = (
-        torch.load(beside(end, "-end.pt"), weights_only=False) for end in (out, reference)
-    )
-    found = [key for key in theirs if not equal(ours[key], theirs[key])]
+    found = []
+    for name in map(end_name, range(ranks)):
+        if not beside(out, name).is_file():
+            return [f"no {name}"]
+        ours, theirs = (
+            torch.load(beside(end, name), weights_only=False) for end in (out, reference)
+        )
+        found += [f"{key} in {name}" for key in theirs if not equal(ours[key], theirs[key])]
     for path in sorted(beside(reference, "-artifact").glob("*.safetensors")):
         ours, theirs = beside(out, "-artifact") / path.name, path
         if not ours.is_file() or not runs.same(load_file(ours), load_file(theirs)):
@@ -235,6 +268,8 @@ def equal(first: Any, second: Any) -> bool:
         return first.keys() == second.keys() and all(equal(v, second[k]) for k, v in first.items())
     if isinstance(first, list | tuple):
         return len(first) == len(second) and all(map(equal, first, second))
+    if type(first) is type(second) and hasattr(first, "__dict__"):  # DeepSpeed's loss scaler
+        return equal(vars(first), vars(second))
     return bool(first == second)
 
 

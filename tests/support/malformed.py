@@ -55,7 +55,9 @@ def _manifest(folder: Path) -> dict[str, Any]:
 
 
 def _weights(folder: Path) -> str:
-    return next(name for name in _manifest(folder)["files"] if name.endswith(".safetensors"))
+    if (folder / "ftplug.json").is_file():
+        return next(name for name in _manifest(folder)["files"] if name.endswith(".safetensors"))
+    return next(path.name for path in folder.glob("*.safetensors"))
 
 
 def _write(folder: Path, manifest: Any) -> None:
@@ -63,7 +65,9 @@ def _write(folder: Path, manifest: Any) -> None:
 
 
 def _relist(folder: Path, name: str) -> None:
-    """Give the manifest the size and hash that a changed file now has."""
+    """Give the manifest, if there is one, the size and hash that a changed file now has."""
+    if not (folder / "ftplug.json").is_file():
+        return
     manifest, data = _manifest(folder), (folder / name).read_bytes()
     manifest["files"][name] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     _write(folder, manifest)

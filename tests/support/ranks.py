@@ -22,13 +22,22 @@ import ftplug
 from ftplug.artifacts import checkpoint
 from ftplug.attaching import sharding
 from ftplug.host import resolve
-from ftplug.structure import named_tensors
+from ftplug.structure import named_tensors, shards
 from ftplug.testing import ddp
 from ftplug.testing.compare import base_model, logits
 from ftplug.testing.run import tiny_trainer, without_collecting
 from ftplug.training import checkpoint_folder as staging
+from ftplug.training.restarting import going_on
 
 STEPS, CHECKPOINT = 4, 2
+MOE = "qwen3-moe"
+EXPERTS = {
+    "lora on all experts": {"lora": {"r": 4, "target_parameters": ("all-experts",)}},
+    "lora on all that is linear": {"lora": {"r": 4, "target_modules": "all-linear"}},
+    "lora-plus": {"lora": {"r": 4, "target_parameters": ("all-experts",)}, "lora-plus": {}},
+    "freeze": {"freeze": {"layers": 1}},
+    "full": {"full": {}},
+}
 KEEPS_LAST = {"eval_strategy": "no", "load_best_model_at_end": False}
 
 
@@ -80,7 +89,7 @@ def rank() -> int:
     return torch.distributed.get_rank()
 
 
-def bound(methods: dict[str, Any], out: Path, **options: Any) -> Any:
+def bound(methods: dict[str, Any], out: Path, model: Any = None, **options: Any) -> Any:
     """Return a bound Trainer of ``STEPS`` steps with a checkpoint halfway; ``{name: settings}``."""
     defaults = {
         "max_steps": STEPS,
@@ -88,7 +97,8 @@ def bound(methods: dict[str, Any], out: Path, **options: Any) -> Any:
         "learning_rate": 1e-2,
         **KEEPS_LAST,
     }
-    made = tiny_trainer(base_model("bert", dropout=0.1), out, **(defaults | options))
+    model = model or base_model("bert", dropout=0.1)
+    made = tiny_trainer(model, out, **(defaults | options))
     return ftplug.attach(made, *[resolve([n], s)[0] for n, s in methods.items()])
 
 
@@ -103,10 +113,33 @@ def whole(model: Any) -> dict[str, torch.Tensor]:
     """Return copies of all parameters and buffers, gathered where they are sharded."""
     sharding.reshard(model)
     live = named_tensors(model)
-    return {name: sharding.whole(tensor.detach()).clone() for name, tensor in live.items()}
+    return {name: shards.whole(tensor).detach().clone() for name, tensor in live.items()}
 
 
 # What is called in both.
+
+
+def ended(
+    methods: dict[str, Any], out: Path, family: str, steps: int = 16, **options: Any
+) -> tuple[Any, list[str]]:
+    """Train; return all tensors, and which of them a run resumed halfway ends with otherwise."""
+
+    def run(checkpoint: str | None) -> Any:
+        model = base_model(family, dropout=0.1)
+        schedule = {"max_steps": steps, "save_steps": steps // 2}
+        made = bound(methods, out, model, **schedule, **options)
+        with without_collecting():
+            made.train(resume_from_checkpoint=checkpoint)
+        return whole(made.model)
+
+    weights = run(None)
+    again = run(str(out / f"checkpoint-{steps // 2}"))
+    return weights, [name for name, value in weights.items() if not value.equal(again[name])]
+
+
+def sharded_ended(methods: dict[str, Any], out: Path, family: str, layer: str) -> Any:
+    with as_if_on_gpus():
+        return ended(methods, out, family, **sharded_options(transformer_layer_cls_to_wrap=[layer]))
 
 
 def ddp_weights(methods: dict[str, Any], out: Path, **options: Any) -> Any:
@@ -164,6 +197,17 @@ def attached_to_a_sharded_model(method: str) -> Any:
 
     model = tiny.bert()
     fully_shard(model)
+    ftplug.apply(model, method)
+
+
+def attached_to_a_divided_model(folder: Path, method: str) -> Any:
+    """Load as tensor parallelism does, each process its part of every layer."""
+    from transformers import AutoModelForCausalLM
+    from transformers.distributed import DistributedConfig
+
+    divided = DistributedConfig(tp_size=2)
+    model = AutoModelForCausalLM.from_pretrained(folder, distributed_config=divided)
+    assert any(sharding.is_shard(parameter) for parameter in model.parameters())
     ftplug.apply(model, method)
 
 
@@ -230,3 +274,10 @@ def launched(methods: dict[str, Any], script: Path, out: Path) -> None:
     launch = Launch([resolve([name], settings)[0] for name, settings in methods.items()])
     with suppress(SystemExit):
         launch.run([str(script), "--out", str(out)])
+
+
+def last_whole(folder: Path) -> Any:
+    """Return the name of the checkpoint that a process with a disk of its own goes on from."""
+    bound({"lora": {"r": 4}}, folder / str(rank()))  # accelerate then knows of both
+    found = going_on.last_whole_of_all(folder / str(rank()))
+    return [found and found.name]

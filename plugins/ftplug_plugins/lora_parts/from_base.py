@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftplug import MethodError, hookimpl
+from ftplug.structure import remember_values
 from ftplug_plugins.lora_parts.settings import refuse_beside
 from ftplug_plugins.peft_bridge import files as peft_files
 from ftplug_plugins.peft_bridge.keys import ADAPTER
@@ -107,22 +108,22 @@ def base_kept(
     from peft.tuners._buffer_dict import BufferDict
     from peft.tuners.tuners_utils import check_target_module_exists
 
-    kept: dict[int, torch.Tensor] = {}
+    kept: dict[int, Callable[[], None]] = {}
     for name, module in model.named_modules():
         if check_target_module_exists(config, name) and hasattr(module, "weight"):
             require_fit(name, module)
-            kept[id(module)] = module.weight.detach().clone()
+            kept[id(module)] = remember_values(module.weight)
     try:
         yield
     except BaseException:
         for module in model.modules():
             if id(module) in kept:
-                module.weight.data = kept[id(module)]
+                kept[id(module)]()
         raise
     for _, layer in peft_files.tuner_layers(model):
         base, weights = layer.get_base_layer(), (layer.lora_A[ADAPTER], layer.lora_B[ADAPTER])
         with torch.no_grad():
-            base.weight.data = kept[id(base)]
+            kept[id(base)]()
         start = {n: m.weight.detach().clone() for n, m in zip("AB", weights, strict=True)}
         layer.add_module(_START, BufferDict(start, persistent=True))
         layer.lora_variant[ADAPTER] = FromStart()

@@ -21,7 +21,7 @@ LayersPattern = Annotated[
     tuple[str, ...] | str | None, "Name of the list of layers, where peft does not find it."
 ]
 TargetParameters = Annotated[
-    tuple[str, ...], "Ends of parameter names to adapt, where experts are no modules."
+    tuple[str, ...], "Ends of parameter names to adapt, or all-experts (experts are no modules)."
 ]
 BlockDiagonal = Annotated[
     dict[str, Any] | None, "Settings of peft's BdLoraConfig: block-diagonal A or B."

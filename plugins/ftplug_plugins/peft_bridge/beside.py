@@ -7,8 +7,9 @@ one is, holds or lies in a module of the other. Their files would both be called
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from ftplug import MethodError
@@ -20,7 +21,14 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def beside(name: str, config: Any, model: nn.Module, *, shareable: bool) -> Iterator[None]:
+def beside(
+    name: str,
+    config: Any,
+    model: nn.Module,
+    *,
+    shareable: bool,
+    literal: Mapping[str, Any] = MappingProxyType({}),
+) -> Iterator[None]:
     """Let a method inject its layers beside those of the methods that are there already.
 
     Raises :class:`MethodError` where their modules meet, and for a method that stands alone.
@@ -32,7 +40,7 @@ def beside(name: str, config: Any, model: nn.Module, *, shareable: bool) -> Iter
     yield
     # Before the host overwrites what requires gradients.
     trainable = tuple(n for n, parameter in model.named_parameters() if parameter.requires_grad)
-    record(model, Injection(name, config, shareable, trainable))
+    record(model, Injection(name, config, shareable, trainable, literal))
 
 
 def trainable(model: nn.Module) -> Iterable[str]:

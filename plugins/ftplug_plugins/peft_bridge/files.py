@@ -18,6 +18,7 @@ from ftplug.context import one_line, read_tensors
 from ftplug.structure import named_tensors
 from ftplug_plugins.peft_bridge.injected import forget, injections
 from ftplug_plugins.peft_bridge.keys import ADAPTER, layout, of_base, tied, whole_modules
+from ftplug_plugins.peft_bridge.literal import put_into
 
 if TYPE_CHECKING:
     import torch
@@ -63,7 +64,10 @@ def save(
     missing = [n for n in tensors if n not in keys and not _is_any(n, computed)]
     if missing or targeted or tied(model, inside):
         return ()
-    return _write(run, directory, config or config_of(model), tensors, keys, modules)
+    config = copy.copy(config or config_of(model))
+    for injection in injections(model):
+        put_into(config, injection.literal)
+    return _write(run, directory, config, tensors, keys, modules)
 
 
 def _is_any(name: str, attributes: tuple[str, ...]) -> bool:
@@ -123,8 +127,8 @@ def _write(
     config.revision = run.base.revision
     config.task_type = TASK_TYPES.get(run.task or "")
     config.inference_mode = True
-    if hasattr(config, "target_modules"):
-        config.target_modules = _in_order(config.target_modules)
+    for setting in {"target_modules", "feedforward_modules"} & vars(config).keys():
+        setattr(config, setting, _in_order(getattr(config, setting)))
     config.modules_to_save = modules or None
     config.save_pretrained(str(directory))
     return list(keys)

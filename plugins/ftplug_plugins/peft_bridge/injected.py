@@ -5,7 +5,8 @@ It is kept on the model, under one attribute, so that a deepcopy has its own; a 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,13 +20,15 @@ class Injection:
     """One method of peft on a model, and peft's config of it.
 
     ``shareable`` says whether other methods of peft may stand beside it; ``trainable`` names the
-    parameters that peft let require gradients.
+    parameters that peft let require gradients; ``literal`` is what its patterns mean
+    (:mod:`ftplug_plugins.peft_bridge.literal`).
     """
 
     method: str
     config: Any
     shareable: bool
     trainable: tuple[str, ...]
+    literal: Mapping[str, Any] = field(default_factory=dict)
 
 
 def injections(model: nn.Module) -> tuple[Injection, ...]:

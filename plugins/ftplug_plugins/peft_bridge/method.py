@@ -21,7 +21,8 @@ from ftplug import Method, MethodError, hookimpl
 from ftplug.context import one_line
 from ftplug_plugins.peft_bridge import beside as peft_beside
 from ftplug_plugins.peft_bridge import files as peft_files
-from ftplug_plugins.peft_bridge import versions
+from ftplug_plugins.peft_bridge import literal, versions
+from ftplug_plugins.peft_bridge.injected import injections
 from ftplug_plugins.peft_bridge.keys import ADAPTER
 from ftplug_plugins.peft_bridge.names import check_patterns, resolve_names
 from ftplug_plugins.peft_bridge.targets import choose_targets
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from ftplug.context import Context, RunView
 
+_LONGEST = 400  # characters of an error of peft's
 _NOISE = (
     "fan_in_fan_out is set to",  # GPT-2's Conv1D holds W transposed: peft copes
     "Detected that the base layer has no bias",
@@ -82,6 +84,7 @@ class ConfigFields(Method):
 class PeftMethod(ConfigFields):
     """Base of peft's methods that put layers in place of modules."""
 
+    resolves: ClassVar[frozenset[str]] = literal.RESOLVED
     decided: ClassVar[Mapping[str, Any]] = MappingProxyType({})  # config fields that we set
     saved_buffers: ClassVar[tuple[str, ...]] = ()  # what peft computes anew, by attribute
 
@@ -93,8 +96,23 @@ class PeftMethod(ConfigFields):
             resolve_names(self.name, config, model)
             choose_targets(config, model)
             check_patterns(self.name, config, model)
-            with peft_beside.beside(self.name, config, model, shareable=self.shareable()):
+            with peft_beside.beside(
+                *(self.name, config, model),
+                shareable=self.shareable(),
+                literal=self._literal(config, model),
+            ):
                 self.inject(config, model)
+
+    def _literal(self, config: Any, model: nn.Module) -> Mapping[str, Any]:
+        if not (self.resolves and literal.has_patterns(vars(self))):
+            return {}
+        return literal.literal_names(config, model)
+
+    def resolved(self, model: nn.Module) -> Mapping[str, Any]:
+        """Return the settings with the names that their patterns mean."""
+        own = next((i for i in injections(model) if i.method == self.name), None)
+        names = own.literal if own else {}
+        return literal.settings_of(names, self.settings(), self.defaults())
 
     def config(self, model: nn.Module, context: Context) -> Any:
         """Return the settings as peft's config."""
@@ -187,6 +205,8 @@ def translated(name: str, model: nn.Module) -> Iterator[None]:
         if weightless and not isinstance(error, refusals) and "meta" in str(error).lower():
             raise
         reason = one_line(error) or type(error).__name__
+        if len(reason) > _LONGEST:  # some print the module at fault, with all that it holds
+            reason = f"{reason[:_LONGEST]} …"
         raise MethodError(f"{name}: {type(model).__name__}: {reason}") from error
 
 

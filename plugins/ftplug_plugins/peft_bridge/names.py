@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ftplug import MethodError
-from ftplug.structure import linear_layers
-from ftplug_plugins.peft_bridge.targets import fused_attentions
+from ftplug.structure import linear_layers, read_past
+from ftplug_plugins.peft_bridge.targets import fused_attentions, not_plain
 
 if TYPE_CHECKING:
     from torch import nn
 
 ALL_LINEAR = "all-linear"
-_SPECIAL = re.compile(r"[*?\[\](){}|^$+\\]")  # of a glob or a regular expression
+SPECIAL = re.compile(r"[*?\[\](){}|^$+\\]")  # of a glob or a regular expression
 _SHOWN = 8  # names in a message
 
 
@@ -65,30 +65,36 @@ def resolve_names(method: str, config: Any, model: nn.Module) -> None:
     Raises MethodError for a name that matches nothing.
     """
     names = Names(method, model)
-    if excluded := _listed(getattr(config, "exclude_modules", None)):
+    if excluded := listed(getattr(config, "exclude_modules", None)):
         config.exclude_modules = _resolved("exclude_modules", excluded, names, _below)
     asked = getattr(config, "target_modules", None)
-    if not isinstance(asked, str) and (targets := _listed(asked)):
+    if isinstance(asked, str):
+        if asked != ALL_LINEAR and not any(re.fullmatch(asked, name) for name in names.modules):
+            names.refuse("target_modules", asked, names.layers, "module")
+    elif targets := listed(asked):
         config.target_modules = _resolved("target_modules", targets, names, _targets)
+    for name in listed(getattr(config, "feedforward_modules", None)):
+        if not any(_ends(module, name) or re.fullmatch(name, module) for module in names.modules):
+            names.refuse("feedforward_modules", name, names.layers, "module")
 
 
 def check_patterns(method: str, config: Any, model: nn.Module) -> None:
     """Refuse layers, patterns and parameters of a config that fit none of its targets."""
     names = Names(method, model)
     parameters = [name for name, _ in model.named_parameters()]
-    for name in _listed(getattr(config, "target_parameters", None)):
+    for name in listed(getattr(config, "target_parameters", None)):
         if not any(_ends(parameter, name) for parameter in parameters):
             names.refuse("target_parameters", name, parameters, "parameter")
-    for pattern in _listed(getattr(config, "layers_pattern", None)):
+    for pattern in listed(getattr(config, "layers_pattern", None)):
         if not any(re.match(rf"(?:^|.*?\.){pattern}\.\d+\.", module) for module in names.modules):
             names.refuse("layers_pattern", pattern, names.modules, "list of layers")
     _check_layers(names, config)
     _check_reached(names, config)
-    own = [p for p in parameters if _named(p, _listed(getattr(config, "target_parameters", None)))]
+    own = [p for p in parameters if _named(p, listed(getattr(config, "target_parameters", None)))]
     for setting, given in vars(config).items():
         if not setting.endswith("_pattern") or not isinstance(given, Mapping):
             continue
-        targets = [*_targeted(config, names), *own]
+        targets = [*targeted(config, names), *own]
         for key in given:
             if not any(re.match(rf"(.*\.)?({key})$", target) for target in targets):
                 names.refuse(setting, key, targets, "target")
@@ -99,12 +105,10 @@ def _check_layers(names: Names, config: Any) -> None:
     for index in [asked] if isinstance(asked, int) else asked or ():
         one = copy(config)
         one.layers_to_transform = [index]
-        if not _targeted(one, names):
+        if not targeted(one, names):
             every = copy(config)
             every.layers_to_transform = None
-            count = len(
-                {m[1] for t in _targeted(every, names) if (m := re.search(r"\.(\d+)\.", t))}
-            )
+            count = len({m[1] for t in targeted(every, names) if (m := re.search(r"\.(\d+)\.", t))})
             raise MethodError(
                 f"{names.method}: layers_to_transform: there is no target in a layer {index} of "
                 f"{type(names.model).__name__} (its targets are in {count} layers, from 0 on)"
@@ -112,9 +116,24 @@ def _check_layers(names: Names, config: Any) -> None:
 
 
 def _check_reached(names: Names, config: Any) -> None:
-    """Refuse layers on torch's attention, whose function takes the weights past any layer."""
-    attentions = fused_attentions(names.model)
-    for target in _targeted(config, names):
+    """Refuse layers on what a model, or torch's attention, takes the weights of past any layer.
+
+    Likewise on what has the features of a linear layer and does more.
+    """
+    attentions, more = fused_attentions(names.model), set(not_plain(names.model))
+    past = read_past(names.model)
+    for target in targeted(config, names):
+        if target in past:
+            raise MethodError(
+                f"{names.method}: {target} would have no effect: {past[target]} reads its weight "
+                f"and never calls it: leave {_end(target, 1)} out, as target_modules=all-linear "
+                "does, or train it as it is with freeze (train=…)"
+            )
+        if target in more:
+            raise MethodError(
+                f"{names.method}: {target} is no plain linear layer but a {_kind(names, target)}: "
+                f"exclude_modules={_end(target, 1)}, or train it as it is with freeze (train=…)"
+            )
         for attention in attentions:
             if f"{target}.".startswith(f"{attention}."):
                 raise MethodError(
@@ -124,13 +143,17 @@ def _check_reached(names: Names, config: Any) -> None:
                 )
 
 
-def _targeted(config: Any, names: Names) -> list[str]:
+def _kind(names: Names, module: str) -> str:
+    return type(names.model.get_submodule(module)).__name__
+
+
+def targeted(config: Any, names: Names) -> list[str]:
     """Return the modules that peft would put layers on."""
     from peft.tuners.tuners_utils import check_target_module_exists
 
     asked = config.target_modules
     if asked == ALL_LINEAR:
-        excluded = _listed(getattr(config, "exclude_modules", None))
+        excluded = listed(getattr(config, "exclude_modules", None))
         return [n for n in linear_layers(names.model) if not _named(n, excluded)]
     if asked is None:
         return []
@@ -163,7 +186,7 @@ def _targets(entry: str, names: Names) -> list[str]:
 
 def _fits(pattern: str, name: str) -> bool:
     """Whether a glob or a regular expression means a module, or one that it lies in."""
-    if not _SPECIAL.search(pattern):
+    if not SPECIAL.search(pattern):
         return False
     parts = name.split(".")
     paths = [".".join(parts[start:]) for start in range(len(parts))]
@@ -188,5 +211,6 @@ def _named(name: str, ends: Iterable[str]) -> bool:
     return any(_ends(name, end) for end in ends)
 
 
-def _listed(given: Any) -> list[str]:
+def listed(given: Any) -> list[str]:
+    """Return a setting of one name, of several or of none as a list."""
     return [given] if isinstance(given, str) else sorted(given or ())

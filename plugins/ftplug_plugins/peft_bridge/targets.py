@@ -3,31 +3,52 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
 from ftplug import MethodError
+from ftplug.context import logger
 from ftplug.structure import (
+    backbone,
+    layer_stacks,
     linear_layers,
+    maps_features,
     pretrained,
+    read_past,
     require_layer_stacks,
     require_output_projections,
+    stacked_experts,
     task_head,
 )
 
 if TYPE_CHECKING:
     from torch import nn
 
+ALL_EXPERTS = "all-experts"  # of target_parameters, as all-linear is of target_modules
+
 # How architectures name the attention's query and value projection; fused ones have one name.
 _QUERY_VALUE = (
     ("query", "value"),
     ("q_proj", "v_proj"),
+    ("q_b_proj", "kv_b_proj"),  # DeepSeek's latent attention, and
+    ("q_proj", "kv_b_proj"),  # where its queries are not latent
     ("q_lin", "v_lin"),
     ("q", "v"),
     ("query_key_value",),
     ("qkv_proj",),
     ("qkv",),
+    ("c_attn",),
+    ("Wqkv",),
+    ("query_proj", "value_proj"),
+    ("linear_q", "linear_v"),
+    ("project_q", "project_v"),
+    ("projection_query", "projection_value"),
 )
+
+
+_SHOWN = 8  # names in a message
+_NO_LINEAR = "it has no linear layers below its head: use bitfit or layernorm"
+_KEY = re.compile("^q(uery)?(?!kv)")
 
 
 def choose_targets(config: Any, model: nn.Module) -> None:
@@ -38,6 +59,28 @@ def choose_targets(config: Any, model: nn.Module) -> None:
         fallback(config, model)
     elif asked == "all-linear":
         _all_linear(config, model)
+        _say_what_is_left_out(model)
+    if ALL_EXPERTS in (getattr(config, "target_parameters", None) or ()):
+        config.target_parameters = _with_all_experts(config.target_parameters, model)
+
+
+def _say_what_is_left_out(model: nn.Module) -> None:
+    left = not_plain(model)
+    if left and not next(model.parameters()).is_meta:  # the rehearsal says nothing
+        more = f", … ({len(left)} in all)" if len(left) > 2 else ""
+        logger.warning("all-linear leaves out %s%s: no plain linear", ", ".join(left[:2]), more)
+
+
+def _with_all_experts(asked: Iterable[str], model: nn.Module) -> list[str]:
+    """Return target parameters with the ends of the experts' names in the place of the word."""
+    experts = stacked_experts(model)
+    if not experts:
+        raise MethodError(
+            f"target_parameters={ALL_EXPERTS}: {type(model).__name__} has no experts that are one "
+            "tensor for all: target_modules reaches those that are modules"
+        )
+    ends = {".".join(name.split(".")[-2:]) for name in experts}
+    return sorted(ends | {name for name in asked if name != ALL_EXPERTS})
 
 
 def default_targets(model: nn.Module, known: dict[str, Any]) -> list[str] | str | None:
@@ -52,9 +95,35 @@ def default_targets(model: nn.Module, known: dict[str, Any]) -> list[str] | str 
 
 
 def attention_names(model: nn.Module) -> list[str] | None:
-    """Return what the architecture calls query and value."""
-    ends = {name.rpartition(".")[2] for name, _ in model.named_modules()}
-    return next((sorted(names) for names in _QUERY_VALUE if ends.issuperset(names)), None)
+    """Return what the architecture calls query and value.
+
+    Where its decoder has none of these names (Phi-4 multimodal: the towers alone do), also what
+    they are called there.
+    """
+    names = _query_value(_layer_ends(model))
+    decoder = _decoder_layers(model)
+    if names and decoder and not decoder.intersection(names):
+        names = (*names, *(_query_value(decoder) or ()))
+    return sorted(names) if names else None
+
+
+def _query_value(ends: Collection[str]) -> tuple[str, ...] | None:
+    return next((names for names in _QUERY_VALUE if set(ends).issuperset(names)), None)
+
+
+def _decoder_layers(model: nn.Module) -> set[str]:
+    """Return the last parts of the names of all that is in the layers of the model's decoder."""
+    modules = dict(model.named_modules())
+    decoder = backbone(model).get_decoder()
+    own = [s for s in layer_stacks(model) if modules[s.name.rpartition(".")[0]] is decoder]
+    return {end for stack in own for layer in stack.layers for end in _layer_ends(layer)}
+
+
+def _layer_ends(model: nn.Module) -> set[str]:
+    """Return the last parts of the names of layers: Zaya calls qkv_proj what only holds some."""
+    linear = linear_layers(model)
+    layers = [n for n, module in model.named_modules() if n in linear or module._parameters]
+    return {name.rpartition(".")[2] for name in layers}
 
 
 def no_targets(model: nn.Module) -> list[str]:
@@ -64,7 +133,21 @@ def no_targets(model: nn.Module) -> list[str]:
     """
     head = {name.rpartition(".")[0] for name in task_head(model)}
     inside = tuple(f"{name}." for name in (*linear_layers(model), *fused_attentions(model)))
-    return sorted(head) + [name for name, _ in model.named_modules() if name.startswith(inside)]
+    within = [name for name, _ in model.named_modules() if name.startswith(inside)]
+    return sorted(head) + within + not_plain(model)
+
+
+def not_plain(model: nn.Module) -> list[str]:
+    """Return what has the features of a linear layer and does more, or less.
+
+    Routers and grouped products; what the model reads the weight of and never calls.
+    """
+    linear, past = linear_layers(model), read_past(model)
+    return [
+        name
+        for name, sizes in linear.items()
+        if name in past or not maps_features(model.get_submodule(name), *sizes)
+    ]
 
 
 def fused_attentions(model: nn.Module) -> list[str]:
@@ -91,8 +174,25 @@ def query_and_value(config: Any, model: nn.Module) -> None:
         config.target_modules = known
     elif known is not None and _present(model, known):
         config.target_modules = list(known)
+    elif (names := attention_names(model)) or getattr(config, "target_parameters", None):
+        config.target_modules = names
     else:
-        config.target_modules = attention_names(model)
+        raise _no_usual_names(model)
+
+
+def _no_usual_names(model: nn.Module) -> ValueError:
+    ends = sorted({name.rpartition(".")[2] for name in _below_the_head(model)})
+    if not ends:
+        return ValueError(_NO_LINEAR)
+    return ValueError(
+        "none of its layers has a usual name of query and value: set target_modules, to "
+        f"all-linear or to names (there are {', '.join(ends[:_SHOWN])})"
+    )
+
+
+def _below_the_head(model: nn.Module) -> set[str]:
+    """Return the linear layers that a method of peft can adapt."""
+    return set(linear_layers(model)).difference(no_targets(model))
 
 
 def _present(model: nn.Module, ends: Iterable[str]) -> bool:
@@ -117,8 +217,11 @@ def _keys_values_and_feed_forward(config: Any, model: nn.Module) -> None:
         config.target_modules = list(known)
         if config.feedforward_modules is None:
             config.feedforward_modules = list(table[pretrained(model).config.model_type])
-    elif names is not None:
-        keys = [re.sub("^q(uery)?", lambda q: "key" if q[1] else "k", name) for name in names]
+    elif names is None:
+        raise _no_usual_names(model)
+    else:
+        fused = len(names) == 1  # query, key and value in one
+        keys = names if fused else [_KEY.sub(lambda q: "key" if q[1] else "k", n) for n in names]
         layer = require_layer_stacks(model, "ia3")[0].layers[0]
         last = require_output_projections(layer, "ia3").feed_forward
         config.target_modules = [*keys, last]
@@ -154,6 +257,8 @@ def _embedding(config: Any, model: nn.Module) -> None:
 
 def _all_linear(config: Any, model: nn.Module) -> None:
     """Name all linear layers but the head; peft itself would adapt some heads as well."""
+    if not _below_the_head(model):
+        raise ValueError(_NO_LINEAR)
     if hasattr(config, "exclude_modules"):
         config.target_modules = "all-linear"
         config.exclude_modules = _listed(config.exclude_modules) + no_targets(model) or None

@@ -14,6 +14,7 @@ from ftplug_plugins.peft_bridge.beside import refuse_second
 from ftplug_plugins.peft_bridge.injected import Injection, record
 from ftplug_plugins.peft_bridge.keys import ADAPTER
 from ftplug_plugins.peft_bridge.method import ConfigFields, translated
+from ftplug_plugins.peft_bridge.names import Names
 
 if TYPE_CHECKING:
     import torch
@@ -47,6 +48,10 @@ class AdaptionPrompt(ConfigFields):
                 f"{', '.join(TRANSFORMERS_MODEL_CONFIG)} alone: use prefix-tuning or lora"
             )
         config = self.prompt_config()
+        if config.target_modules is not None:
+            names = Names(self.name, inner)
+            if not any(name.endswith(f".{config.target_modules}") for name in names.modules):
+                names.refuse("target_modules", config.target_modules, names.modules, "module")
         config.adapter_layers = self.adapter_layers or inner.config.num_hidden_layers
         with translated(self.name, model):
             AdaptionPromptModel(inner, {ADAPTER: config}, ADAPTER)

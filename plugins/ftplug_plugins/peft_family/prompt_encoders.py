@@ -85,15 +85,19 @@ class PTuning(ConfigFields, Computed, BeforeInput):
         return peft.PromptEncoder(config)  # type: ignore[no-untyped-call]
 
     def vectors(self, model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Run the network over all virtual tokens, without dropout."""
+        """Run the network over all virtual tokens, without dropout.
+
+        Not the model's own: what an engine (DeepSpeed) hooks into that takes no other values.
+        """
+        import peft
         import torch
 
-        encoder, parts = self.encoder(model), self.parts(model, tensors)
-        training = encoder.training
+        parts = self.parts(model, tensors)
+        with torch.device("meta"):
+            encoder: Any = peft.PromptEncoder(placement_of(self.stack(model)).config)  # type: ignore[no-untyped-call]
         rows = torch.arange(encoder.total_virtual_tokens, device=parts["embedding.weight"].device)
         with torch.no_grad():
             computed = torch.func.functional_call(encoder.eval(), parts, (rows[None],))
-        encoder.train(training)
         vectors: torch.Tensor = computed[0].contiguous()
         return vectors
 

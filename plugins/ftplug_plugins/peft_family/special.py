@@ -85,6 +85,13 @@ class Unilora(FromValues):
 
 
 @dataclass(frozen=True, eq=False)
+class Lily(PeftMethod):
+    """Layers share matrices by the entry of ``target_modules`` that means them: names cannot."""
+
+    resolves: ClassVar[frozenset[str]] = frozenset()
+
+
+@dataclass(frozen=True, eq=False)
 class Psoft(PeftMethod):
     """The principal subspace is saved beside peft's files, which leave it to be computed anew."""
 
@@ -189,6 +196,15 @@ def persistent_buffers(tensors: Any) -> Any:
 
 
 @dataclass(frozen=True, eq=False)
+class Deft(PeftMethod):
+    """Its layers take the bias of the layer within, which they hold on to while that runs."""
+
+    def partition_refusal(self) -> str:
+        """Under ZeRO-3 the layer within has given up its bias when it is used."""
+        return "it uses the biases of layers that have run"
+
+
+@dataclass(frozen=True, eq=False)
 class TrainableTokens(PeftMethod):
     """``token_indices`` names the tokens, by id; tied output embeddings follow."""
 
@@ -201,6 +217,14 @@ class TrainableTokens(PeftMethod):
 
     def inject(self, config: Any, model: nn.Module) -> None:
         """Build the layers, whose memory of the start is no part of a graph."""
+        import torch
+        from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+
+        if is_deepspeed_zero3_enabled() and not torch.cuda.is_available():
+            raise MethodError(
+                "trainable-tokens: under DeepSpeed ZeRO-3 peft takes the tokens from the base by "
+                "way of a CUDA device alone: use ZeRO-2, DDP, or another method"
+            )
         with warnings.catch_warnings():  # peft 0.19 says that it cannot tie them, and does
             warnings.filterwarnings("ignore", "Model has `tie_word_embeddings=True`")
             super().inject(config, model)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ftplug import Method
 from ftplug_plugins.peft_bridge import versions
@@ -50,6 +50,8 @@ def build(name: str) -> type[Method]:
 @dataclass(frozen=True, eq=False)
 class Declared(FromValues):
     """Offered from peft's config class: it has no tests here, beyond those of the mechanism."""
+
+    resolves: ClassVar[frozenset[str]] = frozenset()  # an entry of target_modules may mean more
 
     def shareable(self) -> bool:
         """Whether its layers can stand beside those of another method: that is not known."""

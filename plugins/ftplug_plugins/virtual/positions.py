@@ -20,8 +20,15 @@ _POSITION_EMBEDDINGS = ("position_embeddings", "embed_positions", "wpe")  # lear
 
 
 def is_encoder_decoder(model: nn.Module) -> bool:
-    """Whether the model has one stack of layers for its input and one for its output."""
-    return bool(getattr(structure.backbone(model).config, "is_encoder_decoder", False))
+    """Whether the model has one stack of layers for its input and one for its output.
+
+    Its config alone does not tell: that of UMT5's encoder by itself says so as well.
+    """
+    trunk = structure.backbone(model)
+    return (
+        bool(getattr(trunk.config, "is_encoder_decoder", False))
+        and trunk.get_decoder() is not trunk
+    )
 
 
 def is_causal(model: nn.Module) -> bool:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ftplug.context import logger
 from ftplug.inplace import in_eval_mode
-from ftplug.structure import set_cache, weightless_copy
+from ftplug.structure import set_cache
+from ftplug_plugins.virtual.trying import LENGTH, some_tokens, tried
 
 if TYPE_CHECKING:
     import torch
@@ -34,24 +34,29 @@ def only_attention(cache: Any) -> bool:
 def cached_shapes(stack: Any) -> set[tuple[int, int]]:
     """Return (heads, head_dim) of the keys and values that the layers of a stack cache.
 
-    Found by running a weightless copy on one token, since configs name them in many ways; empty
-    where the copy does not run.
+    Found by running it, since configs name them in many ways; empty for a weightless stack that
+    does not run. Raises what a real one raises.
     """
-    import torch
-
-    cache = new_cache(stack)
-    inputs: dict[str, Any] = {"input_ids": torch.zeros(1, 1, dtype=torch.long, device="meta")}
-    set_cache(inputs, cache, stack)
-    if own(cache) is not cache:
-        width = stack.config.hidden_size
-        inputs["encoder_hidden_states"] = torch.zeros(1, 1, width, device="meta", dtype=stack.dtype)
-    try:
-        weightless_copy(stack).eval()(**inputs, use_cache=True)
-    except Exception as error:  # whatever a forward may raise without values
-        logger.debug("no rehearsal of %s: %s", type(stack).__name__, error)
+    if (cache := tried(stack, _filled)) is None:
         return set()
     cached = [t for layer in own(cache).layers for t in (layer.keys, layer.values)]
     return {(t.shape[1], t.shape[3]) for t in cached if t is not None}
+
+
+def _filled(stack: Any) -> Any:
+    """Return the cache of a stack that read some tokens, and then as many: some take but one."""
+    import torch
+
+    cache, inputs = new_cache(stack), {"input_ids": some_tokens(stack)}
+    set_cache(inputs, cache, stack)
+    if own(cache) is not cache:
+        states = torch.zeros(1, 1, stack.config.hidden_size, device=stack.device, dtype=stack.dtype)
+        inputs["encoder_hidden_states"] = states
+    for _ in range(2):
+        states = stack(**inputs, use_cache=True)[0]
+    if states.shape[1] != LENGTH:  # CPM-Ant holds some for a prompt of its own that it cached
+        raise ValueError(f"behind a cache it gives {states.shape[1]} positions for {LENGTH} tokens")
+    return cache
 
 
 def own(cache: Any) -> Any:

@@ -100,7 +100,10 @@ class Prompted(Method):
                 config.num_attention_heads = getattr(base, "num_attention_heads", None)
             versions.complete_prompt_config(config, base)
         except ValueError as error:
-            raise MethodError(f"{self.name}: {type(model).__name__}: {error}") from error
+            raise MethodError(
+                f"{self.name}: {type(model).__name__}: its config does not name what peft reads "
+                f"there ({error}): use lora"
+            ) from error
 
     def place(self, encoder: nn.Module, config: Any, stack: Any) -> None:
         """Make the encoder a child of the stack: float32, even beside a bf16 base, as in peft."""

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from ftplug.artifacts.author import is_repo_id
 from ftplug_registry.card.markdown import is_number, line
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ video-classification video-text-to-text visual-document-retrieval visual-questio
 zero-shot-classification zero-shot-image-classification zero-shot-object-detection
 """
 PIPELINE_TAGS = frozenset(_TAGS.split())
+BASE_TAG = "ftplug-base:"
+UNNAMED = "unnamed data"
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
 
@@ -50,7 +53,9 @@ def metadata(manifest: Mapping[str, Any], name: str) -> ModelCardData:
         pipeline_tag=pipeline_tag(manifest),
         datasets=datasets(manifest) or None,
         metrics=list(metrics) or None,
-        tags=[line(tag) for tag in ("ftplug", *methods, *author.get("tags", []))],
+        tags=[
+            line(tag) for tag in ("ftplug", *methods, *base_tags(manifest), *author.get("tags", []))
+        ],
         model_name=line(name) if results else None,
         eval_results=results or None,
     )
@@ -96,14 +101,25 @@ def metric_name(key: str) -> tuple[str, str]:
 
 def is_hub_id(name: Any) -> bool:
     """Whether a repository on the Hub could have this id."""
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+    return is_repo_id(name) and name == line(name)
 
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return isinstance(name, str) and name == line(name)
+
+def base_tags(manifest: Mapping[str, Any]) -> list[str]:
+    """Return the tags by which a base is found that no Hub id is known of.
+
+    The fingerprint of its weights, its architecture as transformers calls it, the model's class.
+    """
+    base, model = manifest["base"], manifest["model"]
+    if base.get("id"):
+        return []
+    known = (weights(manifest), model.get("config", {}).get("model_type"), model.get("class"))
+    return [f"{BASE_TAG}{line(name)}" for name in known if name]
+
+
+def weights(manifest: Mapping[str, Any]) -> str | None:
+    """Return the digest that a base's weights are shown and found by."""
+    digests = manifest["base"].get("fingerprint")
+    return digests["bf16"] if digests else None
 
 
 def _relation(manifest: Mapping[str, Any]) -> str:
@@ -124,31 +140,45 @@ def _license(name: str | None) -> tuple[str | None, str | None]:
 
 
 def _results(manifest: Mapping[str, Any]) -> Iterator[EvalResult]:
-    """Yield the metrics that say on which data: the Hub's model-index needs a name for them."""
-    from huggingface_hub import EvalResult
-
+    """Yield the metrics as the Hub's model-index has them, which needs a name for their data."""
     training, author = manifest["training"], manifest["author"]
     data = section(training, "data")
-    task = pipeline_tag(manifest) or manifest["model"].get("task")
     of_eval = "eval_" if "eval_dataset" in data else ""
     known = _first(data.get(f"{of_eval}dataset"), author.get("datasets"))
-    name = _first(author.get("dataset_names"), known)
-    if not (task and name):
-        return
+    facts = {
+        "name": _first(author.get("dataset_names"), known),
+        "type": known,
+        "config": data.get(f"{of_eval}config") or _first(author.get("dataset_args")),
+        "revision": data.get(f"{of_eval}revision"),
+    }
     for key, value in section(training, "metrics").items():
-        if not is_number(value):
-            continue
         metric, split = metric_name(key)
         measured_on = "eval" if split == "validation" else split
+        split = data.get(f"{measured_on}_split", split)
+        yield from _result(manifest, metric, value, {**facts, "split": split})
+    elsewhere = training.get("metrics_on_other_data")
+    for one in elsewhere if isinstance(elsewhere, list) else ():
+        data = section(one, "data") if isinstance(one, Mapping) else {}
+        name = data.get("dataset")
+        size = f", {data['rows']} rows" if "rows" in data else ""
+        facts = {**data, "name": name or f"{UNNAMED}{size}", "type": name}
+        for metric, value in section(one, "metrics").items() if data else ():
+            yield from _result(manifest, metric, value, facts)
+
+
+def _result(
+    manifest: Mapping[str, Any], metric: str, value: Any, data: Mapping[str, Any]
+) -> Iterator[EvalResult]:
+    from huggingface_hub import EvalResult
+
+    if is_number(value):
         yield EvalResult(
-            task_type=line(task),
-            dataset_type=line(known or name),
-            dataset_name=line(name),
-            dataset_config=_text(
-                data.get(f"{of_eval}config") or _first(author.get("dataset_args"))
-            ),
-            dataset_split=_text(data.get(f"{measured_on}_split", split)),
-            dataset_revision=_text(data.get(f"{of_eval}revision")),
+            task_type=line(pipeline_tag(manifest) or manifest["model"].get("task") or "other"),
+            dataset_type=line(data["type"] or data["name"] or UNNAMED),
+            dataset_name=line(data["name"] or UNNAMED),
+            dataset_config=_text(data.get("config")),
+            dataset_split=_text(data.get("split")),
+            dataset_revision=_text(data.get("revision")),
             metric_type=line(metric),
             metric_value=value,
         )

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ftplug import discovery
+from ftplug.artifacts.methods import writer
 from ftplug.errors import PluginError
 from ftplug.method import settings_to_show
 from ftplug_registry.card.markdown import code, is_number, line, link, number, plain, table
-from ftplug_registry.card.metadata import base_id, is_hub_id, metric_name, section
+from ftplug_registry.card.metadata import base_id, is_hub_id, metric_name, section, weights
 
 Row = tuple[str, str]
 
@@ -28,6 +29,8 @@ def facts(manifest: Mapping[str, Any]) -> Iterator[Row]:
         yield "Base model", link(code(name), address)
     if revision:
         yield "Base revision", code(revision)
+    if not base.get("id") and (digest := weights(manifest)):
+        yield "Base weights", code(digest)
     if base.get("license"):
         yield "Base licence", plain(base["license"])
     yield "Model class", code(model.get("class"))
@@ -154,7 +157,7 @@ def _method(method: Mapping[str, Any]) -> str:
         paper = discovery.entry(method["name"]).load().paper
     except PluginError:
         paper = ""
-    where = f"{method.get('distribution') or ''} {method.get('version') or ''}".strip()
+    where = writer(method)
     papers = f" ({link('paper', paper)})" if paper.startswith("https://") else ""
     return f"{code(method['name'])}{papers}{f', plugin {plain(where)}' if where else ''}"
 

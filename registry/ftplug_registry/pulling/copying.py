@@ -17,9 +17,9 @@ def require_free(target: Path) -> None:
     """Refuse a folder that holds something else than an artifact."""
     if os.path.islink(target) and not target.exists():
         raise RegistryError(f"{target} is a link that leads nowhere: choose another --to")
-    if target.exists() and not target.is_dir():
+    if os.path.exists(target) and not target.is_dir():
         raise RegistryError(f"{target} is a file: choose another --to")
-    if target.is_dir() and any(target.iterdir()) and not (target / MANIFEST).is_file():
+    if os.path.isdir(target) and any(target.iterdir()) and not (target / MANIFEST).is_file():
         raise RegistryError(f"{target} is not empty and no artifact: choose another --to")
 
 
@@ -31,8 +31,9 @@ def copy_to_folder(
     Where ``target`` holds this very artifact it is made sound again, and an edited card stays.
     """
     obsolete, kept = set[str](), set[str]()
-    finish_interrupted(target)
-    if (target / MANIFEST).is_file():
+    with stated_write_errors(target):
+        finish_interrupted(target)
+    if os.path.isfile(target / MANIFEST):
         if _holds(target, folder):
             kept = _edited_card(target)
         elif overwrite:
@@ -66,6 +67,6 @@ def _edited_card(target: Path) -> set[str]:
 
 def _listed(target: Path) -> set[str]:
     try:
-        return set(read_manifest(target).files)
+        return set(read_manifest(target, plugins=False).files)
     except ArtifactError:
         return set()  # not readable: it is about to be replaced

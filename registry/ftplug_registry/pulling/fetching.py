@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ftplug.artifacts.card import CARD
-from ftplug.artifacts.loading import methods_of
 from ftplug.artifacts.manifest import LARGEST, MANIFEST, Manifest, read_manifest
-from ftplug.errors import ArtifactError, MissingMethodError, RegistryError
+from ftplug.errors import ArtifactError, RegistryError
 from ftplug_registry.contents import card_images
 from ftplug_registry.hub import Hub, check_repo_id
 from ftplug_registry.pulling.copying import copy_to_folder, require_free
@@ -110,7 +109,7 @@ def _cached(source: Source) -> Snapshot | None:
     if (path := source.cached(MANIFEST)) is None:
         return None
     try:
-        manifest = read_manifest(path.parent)
+        manifest = read_manifest(path.parent, plugins=False)
         names = [MANIFEST, *manifest.files]
         if not all((path.parent / name).is_file() for name in names):
             return None
@@ -119,10 +118,7 @@ def _cached(source: Source) -> Snapshot | None:
             names += [name for name in shown if (path.parent / name).is_file()]
         for name in names:
             check_place(path.parent, name)
-        methods_of(manifest, Path(source.repo_id))
         return _verified(source, path.parent, names, manifest)
-    except MissingMethodError:
-        raise
     except ArtifactError as error:
         raise ArtifactError(f"{error}; if the cache is damaged: pull it with --force") from error
 
@@ -131,8 +127,7 @@ def _artifact(source: Source) -> Snapshot:
     """Fetch and verify what the manifest names: sizes before the download, hashes after it."""
     if source.size(MANIFEST) > LARGEST:
         raise RegistryError(f"{source.repo_id}: its {MANIFEST} is too large to be one")
-    manifest = read_manifest(source.fetch([MANIFEST], quiet=True))
-    methods_of(manifest, Path(source.repo_id))
+    manifest = read_manifest(source.fetch([MANIFEST], quiet=True), plugins=False)
     for name, entry in manifest.files.items():
         there = source.listing.get(name) if source.listing else None
         if there is not None and there.size != entry["size"]:

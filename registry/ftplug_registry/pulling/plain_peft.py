@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+from ftplug.artifacts.json_values import read_object
+from ftplug.artifacts.loading import undone
+from ftplug.artifacts.strangers.patterns import check_patterns
+from ftplug.artifacts.tensors import check_finite
 from ftplug.context import logger
 from ftplug.errors import ArtifactError, RegistryError, one_line
+from ftplug.structure import weightless_copy
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,6 +33,7 @@ _BESIDE = (
     "vocab.json",
     "merges.txt",
 )
+_TEXTS = ("base_model_name_or_path", "revision", "task_type", "peft_type", "peft_version")
 # peft's task types, and the class from which each one's base is built when only its id is given.
 _AUTO = {
     "SEQ_CLS": "AutoModelForSequenceClassification",
@@ -57,23 +63,31 @@ def plain_files(where: object, has: Callable[[str], bool], *, allow_pickle: bool
 
 def is_plain(directory: Path) -> bool:
     """Whether a folder is an adapter as peft saves it."""
-    return (directory / PLAIN).is_file()
+    return os.path.isfile(directory / PLAIN)
 
 
 def load_plain(
-    base: nn.Module | str | os.PathLike[str], directory: Path, *, allow_pickle: bool = False
+    base: nn.Module | str | os.PathLike[str],
+    directory: Path,
+    *,
+    allow_pickle: bool = False,
+    force: bool = False,
 ) -> nn.Module:
     """Return ``PeftModel.from_pretrained`` of a folder without a manifest, and say so.
 
+    What peft refuses, also at the last moment, leaves the model as it was: it is tried on a
+    weightless copy first. Tensors that are missing, or that the adapter has no place for, are
+    refused, where peft warns of the ones and passes over the others; ``force`` loads them so.
+
     Nothing pins the base: where the adapter names another one than ``base``, that is warned about.
     """
-    import peft
     from torch import nn
 
     config = _config(directory)
     plain_files(directory, lambda name: (directory / name).is_file(), allow_pickle=allow_pickle)
     _refuse_unknown(config, directory / PLAIN)
     model = base if isinstance(base, nn.Module) else _base(base, config, directory)
+    check_patterns(config, model, directory)
     named = config.get("base_model_name_or_path")
     given = str(
         getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__
@@ -83,46 +97,62 @@ def load_plain(
         directory,
         ascii(named if named == given else f"{named or 'not named'}; given {given}"),
     )
-    trained = {name: p.requires_grad for name, p in model.named_parameters()}
-    try:
-        with warnings.catch_warnings():  # what peft does not know asks for nothing: see above
-            warnings.filterwarnings("ignore", "Unexpected keyword arguments")
-            loaded: nn.Module = peft.PeftModel.from_pretrained(model, str(directory))
-    except Exception as error:  # a stranger's config and tensors may raise anything
-        _take_out(model, trained)
-        raise ArtifactError(f"{directory}: peft cannot load it: {one_line(error)}") from error
+    with undone(model, directory):
+        _load(weightless_copy(model), directory, rehearsing=True)
+        own = {id(parameter) for parameter in model.parameters()}
+        loaded = _load(model, directory, strict=not force)
+        added = {name: p for name, p in loaded.named_parameters() if id(p) not in own}
+        if not force:
+            check_finite(loaded, added, directory)
     return loaded.eval()
 
 
-def _take_out(model: nn.Module, trained: dict[str, bool]) -> None:
-    """Take out what peft had put into a model before it failed."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-    from peft.utils import ModulesToSaveWrapper
+def _load(
+    model: nn.Module, directory: Path, *, rehearsing: bool = False, strict: bool = False
+) -> nn.Module:
+    import peft
+    import torch
 
-    for name, module in list(model.named_modules()):
-        parent, _, child = name.rpartition(".")
-        if isinstance(module, BaseTunerLayer):
-            setattr(model.get_submodule(parent), child, module.get_base_layer())
-        elif isinstance(module, ModulesToSaveWrapper):
-            setattr(model.get_submodule(parent), child, module.original_module)
-    if hasattr(model, "peft_config"):
-        del model.peft_config
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad = trained.get(name, parameter.requires_grad)
+    try:
+        with warnings.catch_warnings(), torch.device("meta") if rehearsing else nullcontext():
+            warnings.filterwarnings(
+                "ignore", "Unexpected keyword arguments"
+            )  # they ask for nothing
+            if rehearsing:
+                warnings.simplefilter("ignore")
+            if strict:
+                warnings.filterwarnings("error", "Found missing adapter keys")
+            loaded: Any = peft.PeftModel.from_pretrained(model, str(directory))
+            # again: only this says which tensors it had no place for
+            unknown = (
+                loaded.load_adapter(str(directory), "default").unexpected_keys if strict else ()
+            )
+    except Exception as error:  # a stranger's config and tensors may raise anything
+        if rehearsing and ("meta" in str(error).lower() or isinstance(error, NotImplementedError)):
+            return model  # it computes with weights: left to the real model
+        reason = one_line(error) or type(error).__name__
+        raise ArtifactError(f"{directory}: peft cannot load it: {reason}") from error
+    if unknown:
+        raise ArtifactError(f"{directory}: tensor {unknown[0]!a} belongs to nothing in this model "
+                            f"({len(unknown)} in all); force=True loads the others")  # fmt: skip
+    return cast("nn.Module", loaded)
 
 
 def _config(directory: Path) -> dict[str, Any]:
     path = directory / PLAIN
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
-        raise ArtifactError(f"{path}: not readable as JSON: {one_line(error)}") from error
-    if not isinstance(content, dict):
-        raise ArtifactError(f"{path}: not a config: a JSON object is expected")
+    content = read_object(path)
     if content.get("megatron_config"):
         # peft imports the module that such a config names: a config must not choose what runs.
         raise ArtifactError(f"{path}: asks peft to import a module (megatron_core): refused")
+    for name in _TEXTS:
+        if not isinstance(content.get(name) or "", str):  # peft meets it when it saves again
+            raise ArtifactError(f"{path}: {name!r} is text, not {_short(content[name])}")
     return content
+
+
+def _short(value: Any) -> str:
+    text = ascii(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def _refuse_unknown(config: Mapping[str, Any], path: Path) -> None:

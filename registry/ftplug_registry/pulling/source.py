@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -34,6 +35,8 @@ class Source:
     ) -> Source:
         """Return the commit that a branch, tag or sha means; without a network, by the cache."""
         sha = resolve_revision(hub.api, repo_id, revision or None, hub.cache_dir)
+        if not re.fullmatch(r"[0-9a-f]{40}", sha):  # of the cache: an answer is checked before
+            raise RegistryError(f"{repo_id}: the cache names no commit: pull once while online")
         return cls(hub, repo_id, sha, force)
 
     @cached_property

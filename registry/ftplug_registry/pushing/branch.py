@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import random
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from ftplug_registry.hub import Hub, status_of
 from ftplug_registry.inspection import Content
 
 if TYPE_CHECKING:
-    from huggingface_hub import CommitInfo, ModelInfo
+    from huggingface_hub import CommitInfo, CommitOperationAdd, ModelInfo
 
 _XET = threading.Lock()
 PATIENCE = 120.0  # seconds of trying while others push to the same branch
@@ -29,6 +30,7 @@ class Committed:
     """A commit on a branch; ``changed`` is False where its parent held all of it already."""
 
     info: CommitInfo
+    files: Mapping[str, Content]
     removed: tuple[str, ...]
     changed: bool
 
@@ -67,10 +69,16 @@ class Branch:
         """Return the commit that the branch points to now, with its files."""
         return self.hub.api.model_info(self.repo_id, revision=self.name)
 
-    def commit(self, head: ModelInfo, files: Mapping[str, Content], title: str) -> Committed:
-        """Commit on top of the head; where it moved meanwhile, read it again and try again."""
+    def commit(
+        self, head: ModelInfo, files_on: Callable[[ModelInfo], Mapping[str, Content]], title: str
+    ) -> Committed:
+        """Commit on top of the head; where it moved meanwhile, read it again and try again.
+
+        ``files_on`` returns what goes on top of a head; it may refuse.
+        """
         deadline, longest = time.monotonic() + PATIENCE, 0.05
         while True:
+            files = files_on(head)
             removed = self._obsolete(head, files)
             try:
                 info = self._send(head.sha, files, removed, title)
@@ -79,7 +87,7 @@ class Branch:
                 if status_of(error) not in (409, 412) or time.monotonic() > deadline:
                     raise
             else:
-                return Committed(info, removed, info.oid != head.sha)
+                return Committed(info, files, removed, info.oid != head.sha)
             time.sleep(random.uniform(0.02, longest))  # apart from the others
             longest = min(2 * longest, 1.6)
             head = self.head()
@@ -112,6 +120,7 @@ class Branch:
 
         def create() -> CommitInfo:
             operations = [CommitOperationAdd(name, content) for name, content in files.items()]
+            _require_listed(operations, files)
             return self.hub.api.create_commit(
                 self.repo_id,
                 [*operations, *map(CommitOperationDelete, removed)],
@@ -139,11 +148,24 @@ class Branch:
             self.repo_id, MANIFEST, revision=head.sha, cache_dir=self.hub.cache_dir
         )
         try:
-            listed = set(read_manifest(Path(path).parent).files)
+            listed = set(read_manifest(Path(path).parent, plugins=False).files)
         except ArtifactError as error:
             logger.warning("%s: published there is no readable artifact: %s", self.repo_id, error)
             return ()
         return tuple(sorted(there & listed - set(files)))
+
+
+def _require_listed(operations: Iterable[CommitOperationAdd], files: Mapping[str, Content]) -> None:
+    """Refuse a file that is no longer what the manifest beside it lists.
+
+    The client has hashed each; the server takes no large file that differs from its digest.
+    """
+    manifest = files.get(MANIFEST)
+    listed = json.loads(manifest)["files"] if isinstance(manifest, bytes) else {}
+    for operation in operations:
+        name = operation.path_in_repo
+        if name in listed and operation.upload_info.sha256.hex() != listed[name]["sha256"]:
+            raise RegistryError(f"{name}: changed since it was verified: push again")
 
 
 @contextmanager

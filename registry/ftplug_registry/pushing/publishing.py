@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ftplug.artifacts.card import CARD
 from ftplug.artifacts.manifest import read_manifest
 from ftplug.artifacts.saving import annotate
 from ftplug.base.license import named_license
@@ -15,15 +16,20 @@ from ftplug.errors import ArtifactError, RegistryError
 from ftplug_registry.contents import contents, size_of
 from ftplug_registry.credentials import credential_in
 from ftplug_registry.hub import Hub, check_ref, check_repo_id
-from ftplug_registry.pushing.branch import Branch
+from ftplug_registry.inspection import Content
+from ftplug_registry.pushing.branch import Branch, Committed
+from ftplug_registry.pushing.card_on_hub import Card, card_for
 
 if TYPE_CHECKING:
-    from huggingface_hub import CommitInfo
+    from huggingface_hub import CommitInfo, ModelInfo
 
 
 @dataclass(frozen=True)
 class Published:
-    """What a push did: ``changed`` is False where the branch held all of it already."""
+    """What a push did: ``changed`` is False where the branch held all of it already.
+
+    ``card`` says what became of a card that was there and is neither ftplug's nor the folder's.
+    """
 
     repo_id: str
     url: str
@@ -32,6 +38,7 @@ class Published:
     files: Mapping[str, int]
     removed: tuple[str, ...]
     changed: bool
+    card: str | None = field(repr=False)
     commit: CommitInfo = field(repr=False)
 
 
@@ -45,6 +52,7 @@ def push(
     author: Mapping[str, Any] | None = None,
     message: str | None = None,
     strays: bool = False,
+    overwrite_card: bool = False,
     token: str | None = None,
     hub: Hub | None = None,
     announce: Callable[[Mapping[str, int], str], None] | None = None,
@@ -57,6 +65,10 @@ def push(
     it is refused, and made anew on top of theirs; history stays linear and nothing is lost. Files
     of the artifact published before that this one no longer has go with the same commit.
     ``announce`` is told the names, sizes and address before anything is sent.
+
+    A card that somebody edited on the Hub keeps its prose, and its metadata and generated tables
+    are renewed, which is logged; where that cannot be done the push is refused.
+    ``overwrite_card=True`` replaces it.
 
     Raises :class:`RegistryError` or :class:`ArtifactError`; the branch is then as it was.
     """
@@ -77,7 +89,8 @@ def push(
         sizes = {name: size_of(content) for name, content in sorted(files.items())}
         if announce:
             announce(sizes, hub.url(repo_id))
-        done = branch.commit(branch.open(private=private, tag=tag), files, title)
+        head = branch.open(private=private, tag=tag)
+        done, note = _committed(branch, head, files, title, overwrite_card=overwrite_card)
         if author:  # kept beside the artifact too, or the next push would take it back
             _note(folder, author)
         if tag:
@@ -87,11 +100,30 @@ def push(
         url=hub.url(repo_id),
         branch=branch.name,
         sha=done.info.oid,
-        files=sizes,
+        files={name: size_of(content) for name, content in sorted(done.files.items())},
         removed=done.removed,
         changed=done.changed,
+        card=note,
         commit=done.info,
     )
+
+
+def _committed(
+    branch: Branch, head: ModelInfo, files: dict[str, Content], title: str, *, overwrite_card: bool
+) -> tuple[Committed, str | None]:
+    """Commit, with the card that goes on top of each parent; returns what is to say of it."""
+    card = Card(files[CARD])
+
+    def files_on(parent: ModelInfo) -> dict[str, Content]:
+        nonlocal card
+        if not overwrite_card:
+            card = card_for(branch.hub, branch.repo_id, parent, files[CARD])
+        return files | {CARD: card.content}
+
+    done = branch.commit(head, files_on, title)
+    if card.note:
+        logger.warning("%s: %s", branch.repo_id, card.note)
+    return done, card.note
 
 
 def _note(folder: Path, author: Mapping[str, Any]) -> None:

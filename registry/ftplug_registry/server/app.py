@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
 
 import pygit2
 from starlette.applications import Starlette
@@ -16,7 +15,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ftplug_registry.server.errors import error_response, http_exception, hub_error, repo_not_found
 from ftplug_registry.server.handlers import (
@@ -37,6 +35,7 @@ from ftplug_registry.server.handlers.calls import (
     body_chunks,
     drain,
     read_call,
+    refuse_other_sites,
 )
 from ftplug_registry.server.storage.store import KINDS
 
@@ -62,14 +61,6 @@ def create_app(hub: Hub) -> ASGIApp:
     )
     app.router.redirect_slashes = False
     return _RawPaths(app)
-
-
-class QuietProtocol(H11Protocol):
-    """HTTP/1.1 without an access log: addresses of uploads are signed, and logs are kept."""
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.access_log = False
 
 
 class _RawPaths:
@@ -166,6 +157,7 @@ def _streamed(hub: Hub, kind: str, handler: StreamHandler, limit: int) -> Endpoi
 
     async def endpoint(request: Request) -> Response:
         try:
+            refuse_other_sites(hub, request)
             call = await read_call(hub, kind, request)
             if "namespace" not in call.path:
                 return await handler(call, body_chunks(request, limit))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ftplug_registry.server.storage.store import RepositoryStore
 
 THREADS = 8
-CONNECTIONS = 256  # open at once; one more is answered 503
+CONNECTIONS = 256  # open at once; for one more the one that waits longest is closed
 GRACE = 5  # seconds that running requests get when the server stops
 
 
@@ -89,7 +89,8 @@ class EmbeddedHub:
 
     def _start(self, resources: ExitStack) -> None:
         uvicorn = _require_extra()
-        from ftplug_registry.server.app import QuietProtocol, create_app
+        from ftplug_registry.server.app import create_app
+        from ftplug_registry.server.connections import Connection
         from ftplug_registry.server.handlers.calls import Hub
         from ftplug_registry.server.storage.lfs import Signer
 
@@ -104,10 +105,10 @@ class EmbeddedHub:
             log_config=None,
             lifespan="off",
             loop="asyncio",
-            http=QuietProtocol,
+            http=Connection,
             ws="none",
             proxy_headers=False,
-            limit_concurrency=CONNECTIONS,
+            limit_concurrency=2 * CONNECTIONS,  # requests of closed connections end a little later
             timeout_graceful_shutdown=GRACE,
         )
         self._run(uvicorn.Server(config), listener, resources)

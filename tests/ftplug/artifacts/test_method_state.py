@@ -11,7 +11,14 @@ from safetensors.torch import load_file, save_file
 
 import ftplug
 from ftplug import ArtifactError, MethodError
-from ftplug.artifacts.checkpoint import STATE, STATE_WEIGHTS, read_checkpoint, write_checkpoint
+from ftplug.artifacts.checkpoint import (
+    NOTICE,
+    STATE,
+    STATE_WEIGHTS,
+    read_checkpoint,
+    write_checkpoint,
+)
+from ftplug.artifacts.contents import Contents
 from ftplug.artifacts.digests import file_entry
 from ftplug.artifacts.method_state import METHOD_STATE, read_method_state
 from ftplug.attaching.attachment import require_attachment
@@ -80,7 +87,7 @@ def test_a_dict_that_was_given_before_is_the_one_that_is_restored(tmp_path):
 def test_a_checkpoint_without_states_has_no_file_and_empties_them(tmp_path):
     folder = written(tmp_path / "c", lora={})
     assert list(json.loads((folder / STATE).read_text())["files"]) == [STATE_WEIGHTS]
-    assert {path.name for path in folder.iterdir()} == {STATE, STATE_WEIGHTS}
+    assert {path.name for path in folder.iterdir()} == {STATE, STATE_WEIGHTS, NOTICE}
     save_file({"lora/unlisted": torch.ones(1)}, folder / METHOD_STATE)
     model = prepared("lora", "bitfit")
     states(model)["lora"] = {"steps": torch.tensor(3)}
@@ -129,12 +136,12 @@ def test_what_was_on_an_accelerator_comes_back_on_the_models_device(tmp_path):
     save_file(tensors, path, {"format": "pt", "lora/there": "device"})
     files = {METHOD_STATE: file_entry(path)}
     elsewhere = torch.nn.Linear(1, 1, device="meta")  # a device that every machine has
-    read = read_method_state(elsewhere, tmp_path, files)
+    read = read_method_state(elsewhere, Contents(tmp_path, files), files)
     assert {name: value.device.type for name, value in read.items()} == {
         "lora/there": "meta",
         "lora/here": "cpu",
     }
-    read = read_method_state(tiny.bert(), tmp_path, files)
+    read = read_method_state(tiny.bert(), Contents(tmp_path, files), files)
     assert {value.device.type for value in read.values()} == {"cpu"}
 
 

@@ -1,6 +1,7 @@
 """Ways of saving that are not ours: each writes the artifact, or refuses; none drops anything."""
 
 import copy
+import json
 import pickle
 from pathlib import Path
 from types import SimpleNamespace
@@ -83,6 +84,21 @@ def test_the_refusal_can_be_copied_and_pickled():
         refusal("folder")
 
 
+@pytest.mark.parametrize("method", [*STRUCTURES, "full", "bitfit"])
+def test_a_state_dict_fits_a_model_with_the_method_and_no_other(method, tmp_path):
+    settings = STRUCTURES.get(method, {})
+    model = shake(ftplug.apply(tiny.bert(), method, **settings))
+    torch.save(model.state_dict(), tmp_path / "weights.pt")
+    state = torch.load(tmp_path / "weights.pt", weights_only=True)
+    again = ftplug.apply(tiny.bert(), method, **settings)
+    assert not logits(again).equal(logits(model))
+    again.load_state_dict(state)
+    assert logits(again).equal(logits(model))
+    if method in STRUCTURES:
+        with pytest.raises(RuntimeError, match="Unexpected key"):
+            tiny.bert().load_state_dict(state)
+
+
 @pytest.fixture
 def sentences(tmp_path):
     from sentence_transformers import SentenceTransformer
@@ -133,3 +149,78 @@ def test_what_sentence_transformers_pushes_is_the_artifact(sentences, monkeypatc
     model.push_to_hub("o/n", exist_ok=True, replace_model_card=True)
     assert MANIFEST in pushed
     assert "modules.json" not in pushed
+
+
+def with_modules(folder, *more, mode="cls", **options):
+    """Return a model whose answer is made otherwise than a plain folder's, which is a mean."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import Pooling, Transformer
+
+    first = Transformer(str(folder))
+    modules = [first, Pooling(32, pooling_mode=mode), *more]
+    return SentenceTransformer(modules=modules, device="cpu", **options)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("method", ["full", "lora", "prompt-tuning"])
+def test_a_plain_folder_gets_the_modules_it_was_trained_with(method, sentences, tmp_path, caplog):
+    from sentence_transformers.models import Normalize
+
+    prompts = {"query": "the good", "other": "bad"}
+    model = with_modules(
+        tmp_path / "encoder", Normalize(), prompts=prompts, default_prompt_name="query"
+    )
+    model.max_seq_length = 5
+    model = shake(ftplug.apply(model, method, **STRUCTURES.get(method, {})), 0.3)
+    expected = spoken(model)
+    model.save(str(tmp_path / "a"))
+    loaded = ftplug.load(sentences(), tmp_path / "a")
+    assert spoken(loaded).equal(expected)
+    assert [type(module).__name__ for module in loaded][1:] == ["Pooling", "Normalize"]
+    assert prompts.items() <= loaded.prompts.items()
+    assert loaded.max_seq_length == 5
+    assert "what it was trained with" in caplog.text
+    again = ftplug.load(with_modules(tmp_path / "encoder", Normalize()), tmp_path / "a")
+    assert spoken(again).equal(expected)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_modules_with_weights_have_to_be_there(sentences, tmp_path):
+    from sentence_transformers.models import Dense
+
+    model = with_modules(tmp_path / "encoder", Dense(32, 4))
+    model = shake(ftplug.apply(model, "lora", r=4), 0.3)
+    model.save(str(tmp_path / "a"))
+    base = sentences()
+    before, modules = weights(base), list(base)
+    with pytest.raises(ftplug.ArtifactError, match="with the modules Pooling, Dense") as said:
+        ftplug.load(base, tmp_path / "a")
+    assert "\n" not in str(said.value)
+    assert list(base) == modules
+    assert weights(base).keys() == before.keys()
+    loaded = ftplug.load(with_modules(tmp_path / "encoder", Dense(32, 4)), tmp_path / "a")
+    assert spoken(loaded).equal(spoken(model))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "modules",
+    [
+        [{"name": "os.system", "config": {}}],
+        [{"name": "Pooling", "config": None}],
+        [{"name": "Pooling", "config": {"pooling_mode": "none"}}],
+        ["Pooling"],
+        [None],
+        [{}],
+    ],
+)
+def test_modules_that_a_stranger_made_up_are_one_line(modules, sentences, tmp_path):
+    ftplug.apply(sentences(), "lora", r=4).save(str(tmp_path / "a"))
+    path = tmp_path / "a" / MANIFEST
+    manifest = json.loads(path.read_text())
+    assert manifest["model"]["pipeline"]["modules"][0]["name"] == "Pooling"
+    manifest["model"]["pipeline"]["modules"] = modules
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(ftplug.ArtifactError, match="it was trained with the modules") as said:
+        ftplug.load(sentences(), tmp_path / "a")
+    assert "\n" not in str(said.value)

@@ -4,11 +4,15 @@ The runs that die are children of a warm process (tests/support/kills.py). ``mak
 same at random moments.
 """
 
+import contextlib
 import errno
 import itertools
+import json
 import os
+import re
 import shutil
 import signal
+import tarfile
 import threading
 from pathlib import Path
 
@@ -16,11 +20,14 @@ import kills
 import psutil
 import pytest
 import tiny
+from ftplug_registry import verify
 from kills import KILLED, beside, differences, incomplete, last, names
 from runs import StopAt, losses, same, weights
 from transformers import TrainerCallback
+from typer.testing import CliRunner
 
 import ftplug
+import ftplug.cli
 from ftplug import ArtifactError
 from ftplug.artifacts.checkpoint import check_complete
 from ftplug.files import staged as files
@@ -85,6 +92,10 @@ def test_an_artifact_is_replaced_whole(spawner, tmp_path, action):
         code = spawner.run(kills.save_artifact, target, "full", 0.2, change, action)
         if code == 0 and beside(target, ".trail").read_text().count("\n") + 1 < change:
             break
+        with contextlib.suppress(ArtifactError):  # half moved: that is for a writer to finish
+            ftplug.load(tiny.bert(), target)
+            assert not list(target.glob(f"{files.COMMITTED}*/ftplug.json"))
+        files.finish_interrupted(target)
         found = weights(ftplug.load(tiny.bert(), target))
         if code == 0:  # making a folder that is there already may fail
             assert action == "ENOSPC"
@@ -102,21 +113,98 @@ def test_an_artifact_is_replaced_whole(spawner, tmp_path, action):
     assert seen.count("new") > 5
 
 
+def half_moved(folder, machine=files._MACHINE, text="new", last="ftplug.json"):
+    """Return what a save that was killed before it moved anything leaves in a folder."""
+    stage = folder / f"{files.STAGE}0-{machine}-999999999"
+    stage.mkdir(parents=True)
+    (stage / last).write_text(text)
+    committed = files._write_journal(stage, last, [])
+    return stage.rename(committed)
+
+
 def test_other_machines_stages_are_theirs(tmp_path):
     """They may share the folder; only a move that nobody is still making is finished for them."""
-    stage, moving, left = (
-        tmp_path / f"{prefix}{n}-0123abcd-1"
-        for n, prefix in enumerate((files.STAGE, files.COMMITTED, files.COMMITTED))
-    )
-    for folder in (stage, moving, left):
-        folder.mkdir()
-        (folder / "note.txt").write_text(folder.name)
-        (folder / files.JOURNAL).write_text('{"last": "ftplug.json", "obsolete": []}')
+    stage = tmp_path / f"{files.STAGE}0-0123abcd-1"
+    stage.mkdir()
+    moving = half_moved(tmp_path, "0123abcd", "moving", "other.txt")
+    left = half_moved(tmp_path, "76543210", "left", "note.txt")
     os.utime(left, (1, 1))
-    files.finish_interrupted(tmp_path)
+    assert files.finish_interrupted(tmp_path)
     files.remove_abandoned(tmp_path, files.STAGE)
     assert names(tmp_path) == sorted([stage.name, moving.name, "note.txt"])
-    assert (tmp_path / "note.txt").read_text() == left.name
+    assert (tmp_path / "note.txt").read_text() == "left"
+
+
+def test_a_reader_leaves_what_is_half_moved_to_a_writer(tmp_path):
+    ftplug.save(kills.carrier("lora", 0.1), tmp_path / "a")
+    old, committed = (tmp_path / "a" / "ftplug.json").read_text(), half_moved(tmp_path / "a")
+    for read in (lambda: ftplug.load(tiny.bert(), tmp_path / "a"), lambda: verify(tmp_path / "a")):
+        with pytest.raises(
+            ArtifactError, match=f"ftplug finish {tmp_path}/a, or save into"
+        ) as said:
+            read()
+        assert "\n" not in str(said.value)
+    assert (tmp_path / "a" / "ftplug.json").read_text() == old
+    assert committed.is_dir()
+    done = CliRunner().invoke(ftplug.cli.app, ["finish", str(tmp_path / "a")])
+    assert "the save is finished" in done.output
+    assert (tmp_path / "a" / "ftplug.json").read_text() == "new"
+    assert not committed.exists()
+    done = CliRunner().invoke(ftplug.cli.app, ["finish", str(tmp_path / "a")])
+    assert "nothing to finish" in done.output
+
+
+def copied(folder, to):
+    return shutil.copytree(folder, to)
+
+
+def archived(folder, to):
+    with tarfile.open(f"{to}.tar", "w") as archive:
+        archive.add(folder, arcname=".")
+    with tarfile.open(f"{to}.tar") as archive:
+        archive.extractall(to, filter="tar")
+    return to
+
+
+@pytest.mark.parametrize("carry", [copied, archived])
+def test_what_is_half_moved_is_no_longer_moved_once_it_was_carried_elsewhere(tmp_path, carry):
+    """An artifact could hide another one like that, which nobody verified."""
+    good = kills.carrier("lora", 0.1)
+    ftplug.save(good, tmp_path / "a")
+    half_moved(tmp_path / "a")
+    there = carry(tmp_path / "a", tmp_path / "b")
+    [committed] = there.glob(f"{files.COMMITTED}*")
+    os.utime(committed, (1, 1))
+    assert same(weights(ftplug.load(tiny.bert(), there)), weights(good))
+    with pytest.raises(ArtifactError, match=r"no save into this folder left it .*: remove it"):
+        ftplug.save(good, there)
+    assert (there / "ftplug.json").read_text() != "new"
+    shutil.rmtree(committed)
+    ftplug.save(good, there)
+
+
+def test_a_folder_that_was_renamed_is_the_same_one(tmp_path):
+    half_moved(tmp_path / "a")
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert files.finish_interrupted(tmp_path / "b")
+    assert names(tmp_path / "b") == ["ftplug.json"]
+
+
+def test_a_run_finishes_what_was_half_moved_in_its_folder(tmp_path):
+    half_moved(tmp_path / "out", last="note.txt")
+    kills.bound(tmp_path / "out", "lora", max_steps=2, save_steps=2).train()
+    assert names(tmp_path / "out") == ["checkpoint-2", "note.txt"]
+
+
+@pytest.mark.parametrize("name", ["_ftplug_committed-0-a-1/ftplug.json", "_FTPLUG_journal.json"])
+def test_no_artifact_lists_a_name_of_an_interrupted_save(tmp_path, name):
+    ftplug.save(kills.carrier("lora", 0.1), tmp_path)
+    path = tmp_path / "ftplug.json"
+    manifest = json.loads(path.read_text())
+    manifest["files"][name] = {"size": 0, "sha256": 64 * "0"}
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(ArtifactError, match="is named as what an interrupted save leaves"):
+        ftplug.load(tiny.bert(), tmp_path)
 
 
 def test_rotation_leaves_a_checkpoint_that_somebody_named(tmp_path):
@@ -130,28 +218,35 @@ def test_rotation_leaves_a_checkpoint_that_somebody_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("journal", "link"),
+    "change",
     [
-        ('{"last": "ftplug.json", "obsolete": ["../precious"]}', None),
-        ('{"last": "ftplug.json", "obsolete": ["away/precious"]}', ".."),
-        ('{"last": "ftplug.json", "obsolete": []}', ".."),
-        ("[]", None),
-        ("{", None),
+        {"obsolete": ["../precious"]},
+        {"obsolete": ["away/precious"]},
+        {"obsolete": [7]},
+        {"last": None},
+        {"inode": "1"},
+        {"owner": -1},
+        {"more": "[" * 100_000 + "]" * 100_000},
     ],
+    ids=lambda change: next(iter(change)),
 )
-def test_a_strangers_folder_reaches_nothing_outside_it(tmp_path, journal, link):
+def test_a_strangers_journal_reaches_nothing(tmp_path, change):
+    """Even where somebody writes into the very folder that a save was interrupted in."""
     (tmp_path / "precious").write_text("mine")
-    folder = tmp_path / "downloaded"
-    committed = folder / f"{files.COMMITTED}0-{files._MACHINE}-999999999"
-    committed.mkdir(parents=True)
-    (committed / "_ftplug_journal.json").write_text(journal)
-    if link:
-        (folder / "away").symlink_to(link)
-        (committed / "away").mkdir()
-        (committed / "away" / "precious").write_text("theirs")
-    with pytest.raises(ArtifactError, match="remove it"):
-        ftplug.load(tiny.bert(), folder)
+    (tmp_path / "downloaded").mkdir()
+    (tmp_path / "downloaded" / "away").symlink_to("..")
+    committed = half_moved(tmp_path / "downloaded")
+    journal = json.loads((committed / files.JOURNAL).read_text()) | change
+    text = json.dumps(journal) if "more" not in change else change["more"]
+    (committed / files.JOURNAL).write_text(text)
+    ctime = (committed / files.JOURNAL).stat().st_ctime_ns
+    committed = committed.rename(f"{str(committed).rpartition('-')[0]}-{ctime}")
+    with pytest.raises(ArtifactError, match="remove it") as said:
+        ftplug.save(kills.carrier("lora", 0.1), tmp_path / "downloaded")
+    assert "\n" not in str(said.value)
     assert (tmp_path / "precious").read_text() == "mine"
+    with pytest.raises(ArtifactError, match=r"no ftplug\.json|interrupted while"):
+        ftplug.load(tiny.bert(), tmp_path / "downloaded")
 
 
 def test_a_new_artifact_is_there_whole_or_not_at_all(spawner, tmp_path):
@@ -279,7 +374,7 @@ def test_a_checkpoint_on_sigterm_resumes_bit_identically(straight, tmp_path, eve
     (resumed := run("out")).train(resume_from_checkpoint=True)
     kills.result(resumed, tmp_path / "out")
     # The Trainer logs a step after this checkpoint is written: that loss may be in no history.
-    assert set(differences(tmp_path / "out", straight / "twelve")) <= {"losses"}
+    assert set(differences(tmp_path / "out", straight / "twelve")) <= {"losses in -end.pt"}
     logged, complete = losses(resumed), kills.end_of(straight / "twelve")["losses"]
     assert len(logged) >= len(complete) - 1
     assert set(logged) <= set(complete)
@@ -314,6 +409,7 @@ HARMS = {
     "ftplug_files.json": [truncate, flip],  # without it the other files are believed
     "optimizer.pt": ALL,
     "scheduler.pt": ALL,
+    "ftplug_batches_0.pth": ALL,
     "rng_state.pth": ALL,
     "trainer_state.json": [truncate, Path.unlink],  # people edit it: no digest is kept
 }
@@ -445,3 +541,23 @@ def test_a_failed_run_lets_its_folder_go(spawner, tmp_path, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         bound.train()
     assert spawner.run(kills.train, tmp_path, "lora", dict(SHORT), {}) == 0
+
+
+@pytest.mark.ddp
+@pytest.mark.parametrize("action", ["SIGKILL", "SIGSTOP"])
+def test_a_process_whose_partner_is_gone_ends_with_a_line(action, spawner, tmp_path):
+    """It waits in ftplug's own collectives, for no longer than ``ddp_timeout`` says."""
+    out, timeout = tmp_path / "run", 10
+    options = SHORT | {"port": kills.free_port(), "timeout": timeout}
+    when = {"save": 1, "change": 8, "action": action}
+    first = spawner.start(kills.train, out, "lora", options | {"rank": 0}, when)
+    other = spawner.start(kills.train, out, "lora", options | {"rank": 1}, {})
+    other.join(60 + timeout)
+    code = other.exitcode
+    for process in (first, other):
+        process.kill()
+        process.join()
+    assert code == 1
+    said = beside(out, kills.error_name(1)).read_text()
+    assert said.startswith("process 1 waited for another process of this run")
+    assert re.search("closed|reset" if action == "SIGKILL" else "[Tt]imed out waiting", said)

@@ -192,5 +192,5 @@ def test_it_trains_is_published_and_is_missed_where_it_is_not(python, environmen
     code, _, error = run(*absent, env=environment)
     assert code == 1
     assert error.count("\n") == 1, error
-    assert "needs method 'my-method' from ftplug-my-method 0.1.0" in error
-    assert "pip install ftplug-my-method==0.1.0" in error
+    assert "needs method 'my-method', which is not installed here" in error
+    assert "names the package 'ftplug-my-method 0.1.0', which is its publisher's claim" in error

@@ -142,7 +142,8 @@ def test_a_checkpoint_holds_what_may_train_and_no_more(base, tmp_path, method):
     folder = tmp_path / "checkpoint-1"
     assert {path.name for path in folder.iterdir()} == {
         "ftplug_state.json", "ftplug_state.safetensors", "ftplug_files.json",
-        "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json",
+        "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "config.json",
+        "ftplug_batches_0.pth", "ftplug_batch.json",
     }  # fmt: skip
     trained = bound.ftplug.attached.plan.trained_count(bound.model)
     assert (folder / "ftplug_state.safetensors").stat().st_size <= 1.02 * 4 * trained + 16 * 1024
@@ -293,8 +294,11 @@ def test_an_optimizer_that_lacks_a_tensor_is_refused(base, tmp_path):
 def test_two_bindings_of_one_trainer_are_refused(base, tmp_path):
     bound = trainer(copy.deepcopy(base), tmp_path)
     ftplug.attach(bound, "lora")
-    with pytest.raises(MethodError, match="already has lora"):
-        ftplug.attach(bound, "full")
+    both = r"attach\(trainer, 'lora', 'bitfit'\)"
+    with pytest.raises(MethodError, match=rf"already has lora.* a new Trainer .*{both}"):
+        ftplug.attach(bound, "bitfit")
+    with pytest.raises(MethodError, match=r"already has lora.* with other settings build a new"):
+        ftplug.attach(bound, "lora", r=4)
     with pytest.raises(MethodError, match="already has lora"):
         trainer(
             copy.deepcopy(base),
@@ -611,7 +615,7 @@ def test_a_model_that_carries_its_method_must_fit_the_trainer_too(tmp_path, monk
     def refuse(trainer, host):
         raise MethodError(f"{host.names} does not fit")
 
-    monkeypatch.setattr("ftplug.training.run.check_launch", refuse)
+    monkeypatch.setattr("ftplug.training.processes.check_launch", refuse)
     for model in (tiny.bert(), ftplug.apply(tiny.bert(), "lora")):
         with pytest.raises(MethodError, match="lora does not fit"):
             ftplug.attach(trainer(model, tmp_path), "lora")

@@ -15,7 +15,7 @@ from ftplug.files.staged import STAGE, close_stage, open_stage
 from ftplug.host import Host, resolve
 from ftplug.testing import Case, ddp
 from ftplug.testing.compare import base_model
-from ftplug.training.processes import check_launch
+from ftplug.training.processes import check_launch, together
 
 pytestmark = pytest.mark.ddp
 
@@ -77,8 +77,9 @@ DEEPSPEED = {"zero_stage": 2, "deepspeed_config": {}}
     ("launch", "plugin", "method", "reason"),
     [
         ("fsdp", FSDP | {"fsdp_version": 1}, "lora", "FSDP1 flattens parameters into others"),
-        ("deepspeed", DEEPSPEED | {"zero_stage": 3}, "lora", "ZeRO-3 leaves each process empty"),
         ("deepspeed", DEEPSPEED, "lisa", "DeepSpeed keeps the gradients to itself"),
+        ("deepspeed", DEEPSPEED, "galore", "galore: .*one flat tensor: use DDP, or another method"),
+        ("deepspeed", DEEPSPEED, "apollo", "apollo: .*one flat tensor: use DDP, or another method"),
         ("deepspeed", DEEPSPEED, "l2-sp", "DeepSpeed keeps the gradients to itself"),
         (
             "deepspeed",
@@ -97,20 +98,12 @@ def test_launches_that_cannot_be_run_here_are_refused_by_name(launch, plugin, me
         check_launch(trainer, Host(resolve([method], {})))
 
 
-def test_what_was_never_run_says_so(caplog):
-    state = SimpleNamespace(deepspeed_plugin=SimpleNamespace(**DEEPSPEED))
-    trainer = SimpleNamespace(
-        accelerator=SimpleNamespace(state=state), is_deepspeed_enabled=True, is_fsdp_enabled=False
-    )
-    check_launch(trainer, Host(resolve(["lora"], {})))
-    assert "ftplug was never run under DeepSpeed" in caplog.text
-
-
 @pytest.mark.parametrize("methods", [{"lora": {"r": 4}}, {"full": {}}, {"lisa": {"layers": 1}}])
 def test_only_the_first_process_writes(tmp_path, methods):
     ranks.both(ranks.each_in_its_own_folder, methods=methods, out=tmp_path)
     second = {path.name for path in tmp_path.joinpath("1").rglob("*") if path.is_file()}
-    assert second == {"rng_state_1.pth"}  # a process's own, by its own name
+    own = {"rng_state_1.pth", "ftplug_batches_1.pth"}  # a process's own, by its own name
+    assert second == own
     first = {path.name for path in tmp_path.joinpath("0").rglob("*") if path.is_file()}
     assert {"ftplug.json", "README.md", "ftplug_state.safetensors", "rng_state_0.pth"} <= first
     assert not any(path.name.startswith("_ftplug") for path in (tmp_path / "0").rglob("*"))
@@ -160,3 +153,40 @@ def test_two_runs_in_one_folder_leave_whole_checkpoints(tmp_path):
         close_stage(other)
     model = ftplug.apply(base_model("bert"), "lora", r=4)
     read_checkpoint(model, tmp_path / "checkpoint-2")
+
+
+@pytest.fixture
+def one_of_two(monkeypatch):
+    """Return what makes this look like one of two processes, of which the other is gone."""
+    import torch
+
+    def lose(reason, size=2):
+        def gather(objects):
+            raise RuntimeError(reason)
+
+        monkeypatch.setattr("ftplug.training.processes.gather_object", gather)
+        for name, value in {"is_initialized": True, "get_world_size": size, "get_rank": 1}.items():
+            monkeypatch.setattr(torch.distributed, name, lambda value=value: value)
+
+    return lose
+
+
+@pytest.mark.parametrize(
+    "reason",
+    ["[pair.cc:553] Connection closed by peer [127.0.0.1]", "Timed out waiting 5000ms for recv"],
+)
+def test_a_partner_that_is_gone_is_one_line(reason, one_of_two):
+    one_of_two(f"{reason}\nand more")
+    with pytest.raises(ftplug.FtplugError, match="process 1 waited for") as said, together("x"):
+        pass
+    assert reason in str(said.value)
+    assert "and more" not in str(said.value)
+    with pytest.raises(ftplug.ArtifactError, match="mine"), together("x"):
+        raise ftplug.ArtifactError("mine")
+
+
+@pytest.mark.parametrize(("reason", "size"), [("shapes differ", 2), ("Connection closed", 1)])
+def test_any_other_failure_is_what_it_was(reason, size, one_of_two):
+    one_of_two(reason, size)
+    with pytest.raises(RuntimeError, match=reason), together("x"):
+        pass

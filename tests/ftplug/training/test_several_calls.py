@@ -43,7 +43,7 @@ def test_a_test_set_is_kept_apart_from_the_validation_set(tmp_path):
     assert len(facts["history"]["eval"]) == 2  # while it trained, and afterwards
     card = (tmp_path / "a/README.md").read_text()
     assert "| Metric | This model | Measured on |" in card
-    assert card.count("12 rows") == 2
+    assert card.count("| 12 rows |") == 2
     assert "accuracy (validation)" in card
 
 

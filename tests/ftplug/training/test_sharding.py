@@ -1,5 +1,8 @@
 """FSDP2 over two processes on the CPU: it trains what DDP does, from half of the memory."""
 
+from types import SimpleNamespace
+
+import folders
 import pytest
 import ranks
 import torch
@@ -64,6 +67,7 @@ def test_sharded_training_is_the_replicated_one(tmp_path, name):
     assert names == {
         "ftplug_state.json", "ftplug_state.safetensors", "optimizer.pt", "scheduler.pt",
         "trainer_state.json", "rng_state_0.pth", "rng_state_1.pth", "ftplug_files.json",
+        "config.json", "ftplug_batch.json", "ftplug_batches_0.pth", "ftplug_batches_1.pth",
     }  # fmt: skip
     saved = load_file(checkpoint / "ftplug_state.safetensors")
     assert all(torch.equal(first["weights"][tensor], value) for tensor, value in saved.items())
@@ -75,9 +79,9 @@ def test_one_process_goes_on_from_what_two_saved(tmp_path):
     first, _ = ranks.both(
         ranks.sharded_run, methods=methods, out=tmp_path / "out", artifact=tmp_path / "a"
     )
-    alone = ranks.trained(methods, tmp_path / "out", resume=True)
+    alone = ranks.trained(methods, tmp_path / "out", resume=True, per_device_train_batch_size=8)
     assert alone.state.global_step == ranks.STEPS
-    assert difference(weights(alone.model), first["weights"]) is not None  # it saw half of the rows
+    assert difference(weights(alone.model), first["weights"]) is not None  # dropout draws anew
 
 
 def test_the_best_model_comes_back_sharded_and_training_goes_on(tmp_path):
@@ -135,6 +139,24 @@ def test_a_model_that_is_sharded_already_is_refused():
     said = ranks.refusals(ranks.attached_to_a_sharded_model, method="lora")
     assert said[0] == said[1]
     assert "sharded over processes already: apply methods first" in said[0]
+
+
+def test_a_model_that_was_loaded_with_a_tp_plan_is_refused(tmp_path):
+    folder = folders.language_model(tmp_path / "llama")
+    said = ranks.refusals(ranks.attached_to_a_divided_model, folder=folder, method="lora")
+    assert said[0] == said[1]
+    assert "divided this model among 2 processes (tp_plan=, tp_size= or" in said[0]
+    assert "load it without" in said[0]
+
+
+def test_so_is_one_whose_parts_are_plain_tensors():
+    """As transformers 5.8 leaves them."""
+    model = base_model("bert")
+    model._device_mesh = SimpleNamespace(size=lambda: 2)
+    with pytest.raises(ftplug.MethodError, match="divided this model among 2 processes"):
+        ftplug.apply(model, "lora")
+    model._device_mesh = SimpleNamespace(size=lambda: 1)
+    ftplug.apply(model, "lora")
 
 
 def test_activation_checkpointing_by_the_trainer_changes_nothing(tmp_path):

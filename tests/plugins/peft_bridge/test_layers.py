@@ -1,6 +1,7 @@
 """Layers that peft treats in a way of its own: experts, and torch's attention."""
 
 import copy
+import inspect
 
 import pytest
 import tiny
@@ -8,16 +9,24 @@ import torch
 from contracts import built_in, contract
 from runs import shake
 from transformers import (
+    JambaConfig,
+    JambaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
     MixtralConfig,
     MixtralForCausalLM,
     Qwen3MoeConfig,
     Qwen3MoeForCausalLM,
     SiglipVisionConfig,
     SiglipVisionModel,
+    WavLMConfig,
+    WavLMForSequenceClassification,
 )
+from transformers.models.mamba import modeling_mamba
 
 import ftplug
 from ftplug.discovery import entry
+from ftplug.structure import read_past
 from ftplug.testing.compare import difference, logits, weights
 
 SIZES = {
@@ -129,7 +138,7 @@ def test_experts_that_no_update_reaches_are_said(model, caplog):
     total = sum(p.numel() for p in model().parameters())
     experts = sum(p.numel() for n, p in model().named_parameters() if ".experts." in n)
     assert f"trains, {100 * experts / total:.0f} % of its weights" in line
-    assert "target_parameters=experts.down_proj,experts.gate_up_proj reaches them" in line
+    assert "lora's target_parameters=all-experts reaches them" in line
 
 
 @pytest.mark.parametrize(
@@ -140,3 +149,67 @@ def test_nothing_is_said_where_experts_train_or_there_are_none(method, settings,
     model = tiny.bert() if settings is None else mixtral()
     ftplug.apply(model, method, **settings or {})
     assert not any("no expert of" in record.getMessage() for record in caplog.records)
+
+
+def mamba():
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "state_size": 4, "num_hidden_layers": 2, "time_step_rank": 2}
+    return MambaForCausalLM(MambaConfig(vocab_size=tiny.VOCAB, **sizes))
+
+
+def wavlm():
+    torch.manual_seed(0)
+    convolutions = {"conv_dim": (16, 16), "conv_stride": (5, 2), "conv_kernel": (10, 3)}
+    more = {"num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4, "layerdrop": 0.0}
+    return WavLMForSequenceClassification(WavLMConfig(**SIZES, **convolutions, **more))
+
+
+def jamba():
+    torch.manual_seed(0)
+    more = {"mamba_d_state": 4, "mamba_dt_rank": 4, "use_mamba_kernels": False, "num_experts": 2}
+    return JambaForCausalLM(JambaConfig(**SIZES, **TEXT, **more))
+
+
+# transformers 5.4 calls some of a Mamba's where no kernel is installed.
+READ_PAST = [
+    (build, target)
+    for build in (mamba, wavlm, jamba)
+    for target in sorted({name.rpartition(".")[2] for name in read_past(build())})
+]
+
+
+def test_wavlms_projections_and_mambas_convolution_are_found():
+    found = {(build.__name__, target) for build, target in READ_PAST}
+    assert {("wavlm", "q_proj"), ("wavlm", "out_proj")} <= found
+    assert ("mamba", "conv1d") in found or "self.conv1d(" in inspect.getsource(modeling_mamba)
+
+
+@pytest.mark.parametrize("method", LINEAR)
+@pytest.mark.parametrize(("build", "target"), READ_PAST)
+def test_what_a_model_reads_and_never_calls_is_refused(build, target, method):
+    settings = contract(method).get("settings", {}) | {"target_modules": (target,)}
+    if method == "ia3":
+        settings |= {"feedforward_modules": ()}
+    model, beside = build(), contract(method).get("beside", ())
+    before = weights(model)
+    with pytest.raises(ftplug.MethodError, match=f"reads its weight .*: leave {target} out"):
+        ftplug.apply(model, *beside, entry(method).load().configure(settings))
+    assert weights(model).keys() == before.keys()
+
+
+@pytest.mark.parametrize("model", [mamba, wavlm, jamba])
+def test_all_linear_leaves_it_out(model):
+    # peft itself refuses a Mamba's out_proj: a kernel reads that one.
+    adapted = ftplug.apply(
+        model(), "lora", target_modules="all-linear", exclude_modules=("out_proj",)
+    )
+    past = read_past(model())
+    assert past or model is not wavlm
+    trained = [n for n, p in adapted.named_parameters() if p.requires_grad and "lora_" in n]
+    assert trained
+    assert not any(n.startswith(tuple(f"{name}." for name in past)) for n in trained)
+
+
+@pytest.mark.parametrize("build", [tiny.bert, tiny.llama, tiny.t5, tiny.vit, mixtral, qwen])
+def test_a_model_that_calls_its_layers_has_nothing_of_that_kind(build):
+    assert read_past(build()) == {}

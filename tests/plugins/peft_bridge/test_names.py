@@ -196,3 +196,14 @@ def test_the_tensors_of_each_tower_are_counted():
     left_out = ftplug.apply(llava(), "lora", exclude_modules=("vision_tower",))
     assert towers(left_out, require_attachment(left_out).plan)["model.vision_tower"] == 0
     assert towers(tiny.t5(), require_attachment(ftplug.apply(tiny.t5(), "lora")).plan) == {}
+
+
+def test_that_several_towers_train_is_said(caplog):
+    ftplug.apply(llava(), "lora")
+    said = "lora on LlavaForConditionalGeneration trains 8 tensors in model.vision_tower, 8 tensors"
+    assert said in caplog.text
+    caplog.clear()
+    ftplug.apply(llava(), "lora", exclude_modules=("vision_tower",))
+    ftplug.apply(llava(), "full")
+    ftplug.apply(tiny.t5(), "lora")
+    assert not caplog.records

@@ -98,7 +98,7 @@ def test_an_instance_names_the_method(cls):
     assert str(refused.value) == (
         f"{name}: cache=True, cache_bytes=5 moved: it is {name}() + trunk-cache(bytes=5) now"
     )
-    with pytest.raises(TypeError, match="unexpected keyword argument 'cash'"):
+    with pytest.raises(MethodError, match=f"{name}: no setting named 'cash'"):
         cls(cash=True)
 
 

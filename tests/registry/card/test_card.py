@@ -122,11 +122,41 @@ def test_the_model_index_comes_back_as_results(made):
     assert found.dataset_revision == DATA_SHA
 
 
-def test_without_a_name_for_the_data_there_is_no_model_index(made):
-    manifest = manifest_of(made[0], training={"metrics": {"eval_accuracy": 0.5}})
-    card = rendered(manifest)
-    assert card.data.eval_results is None
+def test_metrics_of_data_without_a_name_are_results_all_the_same(made):
+    elsewhere = [
+        {"data": {"rows": 9}, "metrics": {"accuracy": 0.25}},
+        {"data": {"dataset": "org/other", "split": "test"}, "metrics": {"f1": 1, "note": "x"}},
+        "nonsense",
+    ]
+    training = {"metrics": {"eval_accuracy": 0.5}, "metrics_on_other_data": elsewhere}
+    card = rendered(manifest_of(made[0], training=training))
+    found = [
+        (one.dataset_name, one.dataset_split, one.metric_type, one.metric_value)
+        for one in card.data.eval_results
+    ]
+    assert found == [
+        ("unnamed data", "validation", "accuracy", 0.5),
+        ("unnamed data, 9 rows", None, "accuracy", 0.25),
+        ("org/other", "test", "f1", 1),
+    ]
+    assert card.data.datasets is None
     assert "| accuracy (validation) | 0.5 |" in card.text
+
+
+def test_a_base_without_an_id_is_tagged_by_what_it_is(made):
+    manifest = manifest_of(made[0])
+    digest = manifest.base["fingerprint"]["bf16"]
+    unnamed = dataclasses.replace(manifest, base=manifest.base | {"id": None})
+    for author in ({}, {"finetuned_from": "org/named"}):
+        card = rendered(dataclasses.replace(unnamed, author=author))
+        known = [tag for tag in card.data.tags if tag.startswith("ftplug-base:")]
+        names = (digest, "bert", "BertForSequenceClassification")
+        assert known == [f"ftplug-base:{name}" for name in names]
+        assert f"| Base weights | `{digest}` |" in card.text
+        assert card.data.base_model == author.get("finetuned_from")
+    odd = unnamed.base | {"fingerprint": None}
+    config = dataclasses.replace(unnamed, base=odd, model=unnamed.model | {"config": {}})
+    assert "Base weights" not in rendered(config).text
 
 
 def test_data_that_is_not_on_the_hub_is_named_but_is_no_dataset(made):

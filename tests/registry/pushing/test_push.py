@@ -59,6 +59,20 @@ def test_the_announcement_comes_before_anything_is_sent(client, hub, artifact, r
     assert told == [(dict(done.files), done.url)]
 
 
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json"])
+def test_a_file_that_changes_after_it_was_verified_is_not_published(
+    client, hub, artifact, repo_id, name
+):
+    def exchange(sizes, url):
+        data = bytearray((artifact / name).read_bytes())
+        data[-2] ^= 1
+        (artifact / name).write_bytes(data)
+
+    with pytest.raises(RegistryError, match=f"{name}: changed since it was verified"):
+        push(artifact, repo_id, hub=hub, announce=exchange)
+    assert not remote(client, repo_id)
+
+
 def test_pushed_twice_is_one_commit(client, hub, artifact, repo_id):
     first = push(artifact, repo_id, hub=hub)
     second = push(artifact, repo_id, hub=hub)

@@ -1,98 +1,15 @@
 """Requests that no client sends: each is answered as the caller's error, not the server's."""
 
-import json
 import random
-import socket
 import subprocess
 
 import commits
 import pytest
+from probes import ROUTES, TEXTS, address, body, exchange
 
 pytestmark = pytest.mark.slow
 
 SEED, ROUNDS = 0, 1500
-TEXTS = [
-    "", "main", "v1", "feat%2Fx", "..", "%2e%2e", "%2F", "%2fetc%2fpasswd", "%00", "main%00x",
-    "%ff", "%",
-    "%ud800", "%ed%a0%80", "a" * 3000, "0" * 40, "f" * 39, "refs%2Fheads%2Fmain", "HEAD", "HEAD~1",
-    "@{-1}",
-    "main^{tree}", ":README.md", "a.txt", "dir", "dir%2Fb", "link", "-x", "*", "%E2%80%AE",
-    "%0d%0aX: y", " ",
-    "refs%2F..%2F..%2Fconfig", "..%2f..%2f.git%2fconfig", ".git%2Fconfig", "'\"<>",
-    "99999999999999999999",
-]  # fmt: skip
-VALUES = [
-    None, True, False, 0, -1, 1.5, 10**30, 1e308, float("nan"), float("inf"), "", "main", "a\0b",
-    "\ud800",
-    "x" * 5000, "../..", [], {}, [[]], [None], {"a": {}}, ["main"], "0" * 40, "0" * 64,
-    [{"path": "a"}],
-    [{"path": "a", "size": 1}], [{"oid": "0" * 64, "size": 1}], "upload", "model", "ann/model",
-    "ann",
-]  # fmt: skip
-KEYS = [
-    "name", "organization", "type", "private", "visibility", "gated", "fromRepo", "toRepo",
-    "content",
-    "repoType", "files", "gitIgnore", "objects", "operation", "oid", "size", "tag", "message",
-    "startingPoint", "paths", "expand", "emptyBranch", "key", "value",
-]  # fmt: skip
-QUERY = ["recursive", "expand", "limit", "cursor", "p", "blobs", "filter", "search", "author",
-         "sort", "full", "create_pr", "size", "expires", "signature", "include_prs"]  # fmt: skip
-ROUTES = [
-    ("GET", "/api/whoami-v2"), ("POST", "/api/repos/create"), ("POST", "/api/repos/move"),
-    ("POST", "/api/validate-yaml"), ("GET", "/api/models"), ("GET", "/api/{}"),
-    ("GET", "/api/models/{}"),
-    ("GET", "/api/models/{}/{}"), ("GET", "{m}/revision/{}"), ("GET", "{m}/tree/{}"),
-    ("GET", "{m}/tree/{}/{}"), ("POST", "{m}/paths-info/{}"), ("GET", "{m}/commits/{}"),
-    ("GET", "{m}/refs"),
-    ("POST", "{m}/branch/{}"), ("DELETE", "{m}/branch/{}"), ("POST", "{m}/tag/{}"),
-    ("DELETE", "{m}/tag/{}"), ("PUT", "{m}/settings"), ("POST", "{m}/preupload/{}"),
-    ("POST", "{m}/commit/{}"), ("GET", "/ann/model/resolve/{}/{}"),
-    ("HEAD", "/ann/model/resolve/main/{}"),
-    ("GET", "/ann/model/raw/main/{}"), ("GET", "/{}/{}/resolve/{}/{}"), ("PATCH", "/{}"),
-    ("GET", "/{}/{}"),
-    ("POST", "/ann/model.git/info/lfs/objects/batch"),
-    ("PUT", "/ann/model.git/info/lfs/objects/{}"),
-    ("POST", "/ann/model.git/info/lfs/objects/verify"),
-    ("POST", "/{}/{}.git/info/lfs/objects/batch"),
-    ("GET", "{m}/discussions/{}"), ("GET", "/datasets/{}/{}/resolve/main/{}"),
-]  # fmt: skip
-
-
-def body(dice):
-    keys = dice.sample(KEYS, dice.randint(0, 5))
-    value = {key: dice.choice(VALUES) for key in keys}
-    kind = dice.randrange(6)
-    if kind == 0:
-        return dice.randbytes(dice.randint(0, 300))
-    if kind == 1:
-        operations = ["header", "file", "lfsFile", "deletedFile", "deletedFolder", "x"]
-        pairs = [(dice.choice(operations), dice.choice([value, *VALUES])) for _ in range(3)]
-        return commits.payload(*pairs, summary=dice.choice(VALUES)).encode()
-    if kind == 2:
-        return b"&".join(f"{key}={dice.choice(TEXTS)}".encode() for key in keys)
-    return json.dumps(value if kind > 3 else dice.choice(VALUES)).encode()
-
-
-def address(dice, template):
-    path = template.replace("{m}", "/api/models/ann/model")
-    while "{}" in path:
-        path = path.replace("{}", dice.choice(TEXTS), 1)
-    names = dice.sample(QUERY, dice.randint(0, 3))
-    query = "&".join(f"{name}={dice.choice(TEXTS)}" for name in names)
-    return (path + (f"?{query}" if query else "")).replace(" ", "%20")
-
-
-def exchange(server, method, target, headers, content):
-    """Send a request as it is: a client library would correct it."""
-    host = ("127.0.0.1", int(server.endpoint.rpartition(":")[2]))
-    lines = [f"{method} {target} HTTP/1.1", "Host: localhost", "Connection: close", *headers]
-    lines.append(f"Content-Length: {len(content)}")
-    with socket.create_connection(host, timeout=20) as connection:
-        connection.sendall("\r\n".join([*lines, "", ""]).encode("latin-1") + content)
-        answer = b""
-        while data := connection.recv(1 << 16):
-            answer += data
-    return int(answer.split()[1]), answer
 
 
 def test_no_request_is_the_servers_error(server, ann, root):

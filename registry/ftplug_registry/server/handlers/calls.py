@@ -115,6 +115,23 @@ Handler = Callable[[Call], Response]
 StreamHandler = Callable[[Call, AsyncIterator[bytes]], Awaitable[Response]]
 
 
+def refuse_other_sites(hub: Hub, request: Request) -> None:
+    """Refuse what a page of another site lets a browser send: 403; 415 for a form's text.
+
+    Browsers name the site in ``Origin``; clients of the Hub have none.
+    """
+    if request.method in ("GET", "HEAD"):
+        return
+    own = {hub.endpoint, hub.endpoint.replace("127.0.0.1", "localhost")}
+    if request.headers.get("origin", hub.endpoint) not in own:
+        raise hub_error(403, "Requests from other sites are refused")
+    if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+        raise hub_error(403, "Requests from other sites are refused")
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind in ("text/plain", "multipart/form-data"):
+        raise hub_error(415, f"{kind} is not taken here: send application/json")
+
+
 async def read_call(hub: Hub, kind: str, request: Request) -> Call:
     """Return a request without its body; 401 for an unknown token, 400 for a bad %-escape."""
     try:

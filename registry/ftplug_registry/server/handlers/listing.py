@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 from urllib.parse import urlencode
@@ -24,6 +27,9 @@ PAGE = 1000
 DATES = ("lastModified", "createdAt")
 COUNTS = ("downloads", "likes", "trendingScore")  # nobody counts here: all 0, newest first
 
+logger = logging.getLogger(__name__)
+
+_UNREADABLE = (pygit2.GitError, LookupError, OSError, ValueError, ArithmeticError)
 _Info = dict[str, Any]
 
 
@@ -44,15 +50,19 @@ def listing(call: Call) -> Response:
     key = sort if sort in DATES else DATES[0]
     infos = []
     for repository in call.hub.store.repositories(call.kind):
-        if repo_info := _matching(call, repository):
-            infos.append((repo_info[key], repo_info["id"], repo_info, repository))
+        with _skipped(repository):
+            if repo_info := _matching(call, repository):
+                infos.append((repo_info[key], repo_info["id"], repo_info, repository))
     infos.sort(key=lambda row: row[:2], reverse=True)
     if after := call.query.get("cursor"):
         position = _position(after)
         infos = [row for row in infos if row[:2] < position]
     size = max(1, call.number("limit", PAGE, PAGE))
     page = infos[:size]
-    items = [_listed(call, repo_info, repository) for *_, repo_info, repository in page]
+    items = []
+    for *_, repo_info, repository in page:
+        with _skipped(repository):
+            items.append(_listed(call, repo_info, repository))
     headers = _next(call, page[-1][:2]) if len(infos) > size else {}
     return Json(items, headers=headers)
 
@@ -106,6 +116,17 @@ def _read_card(git_directory: str, blob: str) -> dict[str, Any]:
         return {}
 
 
+@contextmanager
+def _skipped(repository: Repository) -> Iterator[None]:
+    """Leave out what has no commit yet, is deleted just now or damaged: the others are listed."""
+    try:
+        yield
+    except HTTPException:
+        return
+    except _UNREADABLE as error:
+        logger.warning("%s is not listed: %s: %s", repository.id, type(error).__name__, error)
+
+
 def _matching(call: Call, repository: Repository) -> _Info | None:
     query, name = call.query, str(repository.id)
     if not call.may_read(repository):
@@ -114,14 +135,7 @@ def _matching(call: Call, repository: Repository) -> _Info | None:
         return None
     if any(word not in name.lower() for word in query.get("search", "").lower().split()):
         return None
-    try:
-        repo_info = repository_info(repository, repository.refs.commit(MAIN))
-    except HTTPException:
-        return None  # no commit yet
-    except (pygit2.GitError, KeyError, OSError):
-        if call.hub.store.find(repository.id):
-            raise
-        return None  # deleted just now
+    repo_info = repository_info(repository, repository.refs.commit(MAIN))
     wanted = [tag for text in query.getlist("filter") for tag in text.split(",") if tag]
     wanted += [tag for tag in (query.get("pipeline_tag"), query.get("library")) if tag]
     return repo_info if set(wanted) <= set(repo_info["tags"]) else None

@@ -14,12 +14,44 @@ from ftplug.errors import one_line
 
 MAX_BLOCK = 1 << 20  # characters
 MAX_DEPTH = 32
+MAX_EVENTS = 50_000  # keys, values and collections
+MAX_NUMBER = 64  # characters
 RELATIONS = ("adapter", "merge", "quantized", "finetune")
 
 _END = re.compile(r"^---[ \t]*$", re.MULTILINE)
 _ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?", re.ASCII)
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+# Of ``!!int ""``, ``!!bool x`` or a date before all: what the loader makes of odd scalars.
+_MALFORMED = (
+    yaml.YAMLError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    RecursionError,
+)
 _Metadata = dict[str, Any]
+
+
+class _Loader(_SafeLoader):  # type: ignore[misc]
+    """Reads numbers in linear time: base 60 (``1:30``) would be quadratic, and stays text."""
+
+
+def _number(construct: str) -> Any:
+    def constructed(loader: Any, node: Any) -> Any:
+        text = loader.construct_scalar(node)
+        if ":" in text:
+            return text
+        if len(text) > MAX_NUMBER:
+            raise ValueError(f"a number of more than {MAX_NUMBER} characters")
+        return getattr(loader, construct)(node)
+
+    return constructed
+
+
+for _kind in ("int", "float"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _number(f"construct_yaml_{_kind}"))
 
 
 def parse(readme: str) -> _Metadata:
@@ -27,13 +59,13 @@ def parse(readme: str) -> _Metadata:
 
     Raises:
         ValueError: the block is no YAML mapping, is too large or too deep, or uses aliases (with
-            them a few lines can stand for gigabytes).
+            them a few lines can stand for gigabytes). Nothing else is raised, whatever it says.
     """
     block = _block(readme)
     try:
         _check_events(block)
         loaded = yaml.load(block, Loader=_Loader)
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+    except _MALFORMED as error:
         reason = one_line(error)
         raise ValueError(f"the metadata is not valid YAML: {reason}") from error
     if loaded is None:
@@ -60,7 +92,9 @@ def _block(readme: str) -> str:
 
 def _check_events(text: str) -> None:
     depth = 0
-    for event in yaml.parse(text, Loader=_Loader):
+    for number, event in enumerate(yaml.parse(text, Loader=_Loader)):
+        if number > MAX_EVENTS:
+            raise ValueError(f"more than {MAX_EVENTS} keys and values")
         if isinstance(event, yaml.AliasEvent):
             raise ValueError("aliases are not allowed")
         depth += isinstance(event, yaml.CollectionStartEvent)
@@ -76,6 +110,8 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
+    if isinstance(value, int) and value.bit_length() > 4 * MAX_NUMBER:  # of base 2, 8 or 16
+        raise ValueError("a number is too large")
     if isinstance(value, (datetime.date, datetime.datetime)):
         return value.isoformat()
     if value is None or isinstance(value, (str, int, float, bool)):

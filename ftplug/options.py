@@ -1,0 +1,68 @@
+"""Options that several commands share, and what their texts mean."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import typer
+
+from ftplug.errors import FtplugError
+
+DatasetName = Annotated[
+    str | None,
+    typer.Option("--dataset-name", help="What the data are called, where they have no name."),
+]
+BaseId = Annotated[
+    str | None,
+    typer.Option("--base-id", help="Hub id of the base, where it was loaded from a folder."),
+]
+DropPeftConfig = Annotated[
+    bool, typer.Option("--drop-peft-config", help="Leave out the script's own peft adapters.")
+]
+Resume = Annotated[
+    str | None,
+    typer.Option("--resume", metavar="auto", help="Go on from the last whole checkpoint, if any."),
+]
+Preemptible = Annotated[
+    bool,
+    typer.Option("--preemptible", help="SIGTERM, SIGUSR1: write a checkpoint, exit 143 or 138."),
+]
+AllowBatchChange = Annotated[
+    bool, typer.Option("--allow-batch-change", help="Resume with another global batch.")
+]
+
+
+def resumes(text: str | None) -> Literal["auto"] | None:
+    """Return what ``--resume`` says."""
+    if text not in (None, "auto"):
+        raise FtplugError(
+            f"--resume {text!r}: write 'auto', or say resume_from_checkpoint in the script"
+        )
+    return "auto" if text else None
+
+
+def learning_rate(text: str | None) -> float | Literal["suggested"] | None:
+    """Return what ``--lr`` says."""
+    if text is None:
+        return None
+    if text == "suggested":
+        return "suggested"
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise FtplugError(f"--lr {text!r}: write 'suggested' or a positive number, e.g. 1e-3")
+    return value
+
+
+def setting_texts(settings: Sequence[str]) -> dict[str, str]:
+    """Return ``{"r": "8"}`` for ``["r=8"]``."""
+    texts: dict[str, str] = {}
+    for text in settings:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise FtplugError(f"--set {text!r}: write SETTING=VALUE, e.g. --set r=8")
+        texts[key] = value
+    return texts

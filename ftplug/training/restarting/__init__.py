@@ -1,0 +1,1 @@
+"""Runs that are started again: from which checkpoint, after which signal, by how many processes."""

@@ -1,0 +1,1 @@
+"""Answers of a Hub, checked before the client acts on them."""
