@@ -20,7 +20,7 @@ PACKAGES = {
 # belongs to the longest prefix that is. ftplug/__init__.py is lazy and stands outside.
 LAYERS = {
     "ftplug": """
-        advising
+        advising comparing
         cli listing __main__
         command_group
         options
