@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import io
-import logging
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
+from ftplug.files.pictures import own_style, png_of
 from ftplug_registry.card.markdown import is_number, line
 
 if TYPE_CHECKING:
@@ -39,7 +36,7 @@ def training_curve(
     metrics = _comparable(history.get("eval", ()))
     if not any(losses.values()) and not metrics:
         return None
-    with _defaults():
+    with own_style():
         from matplotlib.figure import Figure
 
         panels = bool(any(losses.values())) + bool(metrics)
@@ -50,7 +47,7 @@ def training_curve(
             _draw_losses(next(axes), losses)
         if metrics:
             _draw_metrics(next(axes), metrics, majority or {})
-        return _png(figure)
+        return png_of(figure)
 
 
 def _series(points: Sequence[Point], name: str) -> list[tuple[float, float]]:
@@ -135,32 +132,3 @@ def _finish(axes: Axes, title: str) -> None:
         spine.set_visible(side in ("left", "bottom"))
         spine.set_color(_GREY)
     axes.legend(fontsize=8, frameon=False)
-
-
-def _png(figure: Figure) -> bytes:
-    """Return the drawing in 64 colours: a quarter of the bytes, and no difference to be seen."""
-    from PIL import Image
-
-    pixels, content = io.BytesIO(), io.BytesIO()
-    figure.savefig(pixels, format="rgba", dpi=figure.dpi)
-    size = figure.canvas.get_width_height()
-    image = Image.frombytes("RGBA", size, pixels.getvalue()).convert("RGB")
-    image.quantize(64, dither=Image.Dither.NONE).save(content, format="png", optimize=True)
-    return content.getvalue()
-
-
-@contextmanager
-def _defaults() -> Iterator[None]:
-    """Draw with matplotlib's own style, and without its remarks on fonts and caches."""
-    log = logging.getLogger("matplotlib")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        import matplotlib
-
-        own: Any = {k: v for k, v in matplotlib.rcParamsDefault.items() if k != "backend"}
-        with matplotlib.rc_context(own), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a glyph that the font lacks
-            yield
-    finally:
-        log.setLevel(level)

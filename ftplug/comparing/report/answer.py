@@ -1,0 +1,94 @@
+"""The answer of a comparison in a sentence, and what its verdicts mean."""
+
+from __future__ import annotations
+
+from ftplug.comparing.report import texts
+from ftplug.comparing.report.texts import NAME, clean
+from ftplug.comparing.summary import Judged, Summary
+
+
+def answer(summary: Summary) -> str:
+    """Return which candidate is best and how sure that is, in one sentence."""
+    best = next((c for c in summary.candidates if c.candidate == summary.best), None)
+    if best is None:
+        return "No answer: no candidate finished."
+    name, against = clean(best.candidate, NAME), clean(summary.baseline, NAME)
+    at = f" at learning rate {texts.rate(best.lr)}" if best.lr is not None else ""
+    mean = f"{metric_name(summary)} {texts.number(best.mean)}"
+    if best.verdict == "baseline":
+        return f"Best: {name}, the baseline{at} ({mean}): {_the_others(summary)}."
+    how_sure = f"{_difference(best)}{_seeds(best)}"
+    if best.verdict == "better":
+        return f"Best: {name}{at} ({mean}), better than {against}: {how_sure}."
+    if best.verdict == "equivalent":
+        return f"{name}{at} ({mean}) is as good as {against} within ±{summary.delta:g}: {how_sure}."
+    if best.verdict == "worse":
+        return f"{name}{at} ({mean}) is chosen, but worse than {against}: {how_sure}."
+    more = f"; about {best.more_seeds} more seeds would decide" if best.more_seeds else ""
+    return (
+        f"Not decided: {name}{at} has the best mean ({mean}), but whether it is better than "
+        f"{against} is open: {how_sure}{more}."
+    )
+
+
+def metric_name(summary: Summary) -> str:
+    """Return the metric as people say it."""
+    return clean(summary.metric or "metric", 40).replace("_", " ")
+
+
+def measured_on(summary: Summary) -> str:
+    """Say on which data the report is, and whether rates were chosen on them too."""
+    if summary.set == "test":
+        return "Measured on the test set; rates were chosen on the evaluation set."
+    return "Chosen and measured on the same set, the evaluation set."
+
+
+def _the_others(summary: Summary) -> str:
+    others = [c.verdict for c in summary.candidates if c.candidate != summary.best]
+    counts = [(others.count(word), texts.WORDS[word]) for word in ("equivalent", "worse")]
+    counts += [(others.count(word), texts.WORDS[word]) for word in ("not_decided", "failed")]
+    said = ", ".join(f"{count} {word}" for count, word in counts if count)
+    if "better" in others:
+        return said or "see the table"
+    return f"no other is better ({said})" if said else "nothing else was tried"
+
+
+def _difference(judged: Judged) -> str:
+    if judged.difference is None:
+        return clean(judged.reason or "no difference was measured")
+    said = texts.signed(judged.difference)
+    if judged.interval:
+        said += f", 95\N{NO-BREAK SPACE}% interval {texts.interval(judged.interval)}"
+    return said + (f", adjusted p {_p(judged.p)}" if judged.p is not None else "")
+
+
+def _p(p: float) -> str:
+    text = texts.p_value(p)
+    return text if text.startswith("<") else f"= {text}"
+
+
+def _seeds(judged: Judged) -> str:
+    return f", {len(judged.seeds)} seed{'s' * (len(judged.seeds) != 1)}" if judged.seeds else ""
+
+
+def meanings(delta: float) -> list[tuple[str, str]]:
+    """Return what each verdict means."""
+    return [
+        (
+            "better, worse",
+            "The adjusted p is below 0.05 and the 95 % interval of the difference lies wholly "
+            "above or below 0. With one seed nothing is called better or worse.",
+        ),
+        (
+            "equivalent",
+            f"The 90 % interval of the difference lies within ±{delta:g}: whatever "
+            "difference there is, it is smaller than what was said to matter.",
+        ),
+        (
+            "not decided",
+            "Neither: the data and seeds at hand cannot tell. It does not mean that there is no "
+            "difference.",
+        ),
+        ("baseline", "What the others are compared with."),
+        ("failed", "No cell of it finished; the reason stands beside it."),
+    ]
