@@ -43,7 +43,7 @@ def terminal_table(summary: Summary, results: Sequence[Result]) -> rich.table.Ta
         caption_justify="left",
         caption_style="",
     )
-    table.add_column("Candidate", overflow="fold", min_width=14)
+    table.add_column("Candidate", overflow="fold", min_width=12)
     table.add_column("Verdict", no_wrap=True)
     for heading in (clean(metric_name(summary), 10), "Difference, 95 %", "p", "Rate", "Time"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -56,7 +56,7 @@ def _cells(row: Row) -> list[tuple[str, str]]:
     judged = row.judged
     difference = texts.signed(judged.difference)
     if judged.interval:
-        difference += f"\n{texts.interval(judged.interval)}"
+        difference += f"\n{', '.join(map(texts.signed, judged.interval))}"
     return [
         (clean(judged.candidate, _NAME), ""),
         (WORDS[judged.verdict], _STYLES.get(judged.verdict, "")),
