@@ -22,8 +22,12 @@ from ftplug.options import (
     BaseId,
     DatasetName,
     DropPeftConfig,
+    LearningRateText,
     Preemptible,
     Resume,
+    Seed,
+    SeedArg,
+    StartFrom,
     learning_rate,
     resumes,
     setting_texts,
@@ -112,17 +116,8 @@ def run(
     command: Annotated[list[str], typer.Argument(help="SCRIPT ARGS… (or MODULE ARGS… with -m).")],
     method: Methods = [],  # noqa: B006 - typer reads the default
     settings: Settings = [],  # noqa: B006
-    lr: Annotated[
-        str | None,
-        typer.Option("--lr", help="'suggested' for the method's own learning rate, or a number."),
-    ] = None,
-    start_from: Annotated[
-        str | None,
-        typer.Option(
-            "--from",
-            help="Continue from this artifact (folder or org/name); its method is the default.",
-        ),
-    ] = None,
+    lr: LearningRateText = None,
+    start_from: StartFrom = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would train and the memory; then stop.")
     ] = False,
@@ -139,6 +134,8 @@ def run(
     resume: Resume = None,
     preemptible: Preemptible = False,
     allow_batch_change: AllowBatchChange = False,
+    seed: Seed = None,
+    seed_arg: SeedArg = None,
     dataset_name: DatasetName = None,
     base_id: BaseId = None,
     module: Annotated[bool, typer.Option("-m", "--module", help="Run a module.")] = False,
@@ -158,6 +155,8 @@ def run(
     from ftplug.training.script import Launch, methods_from
 
     author = named_by_author(dataset_name=dataset_name, base_id=base_id)
+    if seed_arg is not None and seed is None:
+        raise FtplugError("run: --seed-arg says where the seed goes: name it with --seed")
     if not method and start_from is None:
         raise FtplugError("run: name a --method (ftplug methods lists them) or an artifact --from")
     chosen = configured(method, settings) if method else methods_from(start_from or "")
@@ -165,6 +164,8 @@ def run(
         *(chosen, train_head, learning_rate(lr), start_from, dry_run, report, check_finite),
         author=author,
         drop_peft_config=drop_peft_config,
+        seed=seed,
+        seed_arg=seed_arg,
         restarts=Restarts(resumes(resume), preemptible, allow_batch_change),
     )
     try:

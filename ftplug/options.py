@@ -31,6 +31,25 @@ Preemptible = Annotated[
 AllowBatchChange = Annotated[
     bool, typer.Option("--allow-batch-change", help="Resume with another global batch.")
 ]
+LearningRateText = Annotated[
+    str | None,
+    typer.Option("--lr", help="'suggested' for the method's own learning rate, or a number."),
+]
+StartFrom = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        help="Continue from this artifact (folder or org/name); its method is the default.",
+    ),
+]
+Seed = Annotated[
+    int | None,
+    typer.Option("--seed", min=0, help="Seed of fresh tensors, order and dropout."),
+]
+SeedArg = Annotated[
+    str | None,
+    typer.Option("--seed-arg", help="Added to the script's arguments, e.g. '--seed {seed}'."),
+]
 
 
 def resumes(text: str | None) -> Literal["auto"] | None:

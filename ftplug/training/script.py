@@ -37,6 +37,7 @@ from ftplug.training.restarting.going_on import Restarts
 from ftplug.training.run import LearningRateChoice
 from ftplug.training.running.as_main import print_from_script, run_as_main
 from ftplug.training.running.dry_run import dry_run_text
+from ftplug.training.running.seeding import seed_order, seed_script, seed_trainer
 from ftplug.training.running.telling import Records, told, wait_for_children
 
 
@@ -53,6 +54,8 @@ class Launch:
     check_finite: bool = True
     author: Author = field(default_factory=Author)
     drop_peft_config: bool = False
+    seed: int | None = None
+    seed_arg: str | None = None
     restarts: Restarts = field(default_factory=Restarts)
     callbacks: list[LaunchedCallback] = field(default_factory=list)
     trainers: int = 0
@@ -70,6 +73,8 @@ class Launch:
         report = self.report.resolve() if self.report else None
         if self.start_from:
             self.start_from = str(artifact_folder(self.start_from).resolve())
+        if self.seed is not None:
+            command = seed_script(command, self.seed, self.seed_arg)
 
         sys.excepthook = print_from_script
         with ExitStack() as within:
@@ -95,6 +100,10 @@ class Launch:
                 raise
             self._end_of_script(command[0], started, None)
 
+    def before_a_trainer(self, trainer: Any, callbacks: Sequence[Any]) -> Sequence[Any]:
+        """Return the callbacks that a Trainer in construction gets beside ours."""
+        return callbacks
+
     def callbacks_of_a_trainer(self) -> list[TrainerCallback]:
         """Return what a Trainer that the script builds is given."""
         return [LaunchedCallback(self)]
@@ -105,8 +114,16 @@ class Launch:
         return os.getpid() != self.process
 
     def _for_children(self) -> dict[str, Any]:
-        names = ("train_head", "lr", "start_from", "dry_run", "check_finite", "author")
-        options = {name: getattr(self, name) for name in (*names, "drop_peft_config")}
+        names: tuple[str, ...] = (
+            "train_head",
+            "lr",
+            "start_from",
+            "dry_run",
+            "check_finite",
+            "author",
+        )
+        names += ("drop_peft_config", "seed")
+        options = {name: getattr(self, name) for name in names}
         options["restarts"] = self.restarts.options()
         return {"version": __version__, "methods": Host(self.methods).spec(), "options": options}
 
@@ -175,6 +192,8 @@ class LaunchedCallback(FTPlugCallback):
     def bind(self, trainer: Trainer) -> None:
         """Note what is refused, too."""
         try:
+            if self.launch.seed is not None:
+                seed_trainer(trainer, self.launch.seed)
             super().bind(trainer)
         except FtplugError as error:
             self.refused = str(error)
@@ -206,6 +225,13 @@ class LaunchedCallback(FTPlugCallback):
             raise SystemExit(0)
         if not self.before:
             self.before = self._samples()
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Let the order of the data follow from the seed."""
+        if self.launch.seed is not None:
+            seed_order(kwargs["train_dataloader"], self.launch.seed, int(state.epoch or 0))
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -257,9 +283,10 @@ def _in_every_trainer(launch: Launch) -> Iterator[None]:
 
     @functools.wraps(init)
     def init_with_ours(self: Any, callbacks: Any, *args: Any, **kwargs: Any) -> None:
-        make_output_dir(calling_object())
-        ours = launch.callbacks_of_a_trainer()
-        init(self, [*ours, *callbacks], *args, **kwargs)
+        trainer = calling_object()
+        callbacks = launch.before_a_trainer(trainer, callbacks)
+        make_output_dir(trainer)
+        init(self, [*launch.callbacks_of_a_trainer(), *callbacks], *args, **kwargs)
 
     CallbackHandler.__init__ = init_with_ours  # type: ignore[method-assign]
     try:
