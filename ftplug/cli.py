@@ -8,9 +8,8 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -20,21 +19,26 @@ from ftplug.errors import FtplugError, one_line
 from ftplug.options import (
     AllowBatchChange,
     BaseId,
+    CheckFinite,
     DatasetName,
     DropPeftConfig,
+    DryRun,
     LearningRateText,
+    Like,
+    Methods,
     Preemptible,
+    Report,
     Resume,
     Seed,
     SeedArg,
+    Settings,
     StartFrom,
+    TrainHead,
+    configured,
     learning_rate,
     resumes,
     setting_texts,
 )
-
-if TYPE_CHECKING:
-    from ftplug.method import Method
 
 app = typer.Typer(
     name="ftplug",
@@ -45,14 +49,6 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help starts in half the time
     pretty_exceptions_enable=False,
 )
-
-Methods = Annotated[
-    list[str], typer.Option("--method", "-M", help="Method name; several for a composition.")
-]
-Settings = Annotated[
-    list[str],
-    typer.Option("--set", "-s", help="Setting, e.g. r=8; with several methods lora.r=8."),
-]
 
 
 def _version(show: bool) -> None:
@@ -113,23 +109,19 @@ class _FromScript(BaseException):
 
 @app.command(context_settings={"allow_interspersed_args": False})
 def run(
-    command: Annotated[list[str], typer.Argument(help="SCRIPT ARGS… (or MODULE ARGS… with -m).")],
+    command: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="COMMAND", help="SCRIPT ARGS… (or MODULE ARGS… with -m)."),
+    ] = None,
     method: Methods = [],  # noqa: B006 - typer reads the default
     settings: Settings = [],  # noqa: B006
     lr: LearningRateText = None,
     start_from: StartFrom = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print what would train and the memory; then stop.")
-    ] = False,
-    report: Annotated[
-        Path | None, typer.Option("--report", help="Write what was trained and measured as JSON.")
-    ] = None,
-    train_head: Annotated[
-        bool, typer.Option(help="Train the task head and everything not in the base checkpoint.")
-    ] = True,
-    check_finite: Annotated[
-        bool, typer.Option(help="Stop at a loss or gradient that is NaN or infinite.")
-    ] = True,
+    like: Like = None,
+    dry_run: DryRun = False,
+    report: Report = None,
+    train_head: TrainHead = True,
+    check_finite: CheckFinite = True,
     drop_peft_config: DropPeftConfig = False,
     resume: Resume = None,
     preemptible: Preemptible = False,
@@ -154,14 +146,29 @@ def run(
     from ftplug.training.restarting.going_on import Restarts
     from ftplug.training.script import Launch, methods_from
 
+    won = None
+    if like is not None:
+        from ftplug.comparing.like import Winner
+
+        beside = {"--method": method, "--set": settings, "--lr": lr, "--from": start_from}
+        won = Winner.read(like, beside)
+        report = report.resolve() if report else None  # of here: the command may move
+        seed = won.seed if seed is None else seed
+        command, module, own_seed_arg = won.command(command, module=module, seed=seed)
+        seed_arg = seed_arg or own_seed_arg
+        dataset_name = dataset_name or won.comparison.dataset_name
+    if not command:
+        raise typer.BadParameter("Missing argument 'COMMAND...': -- SCRIPT ARGS…")
     author = named_by_author(dataset_name=dataset_name, base_id=base_id)
     if seed_arg is not None and seed is None:
         raise FtplugError("run: --seed-arg says where the seed goes: name it with --seed")
-    if not method and start_from is None:
+    if won is None and not method and start_from is None:
         raise FtplugError("run: name a --method (ftplug methods lists them) or an artifact --from")
-    chosen = configured(method, settings) if method else methods_from(start_from or "")
+    rate = won.lr if won else learning_rate(lr)
+    chosen = configured(method, settings) if method else []
+    chosen = chosen or (list(won.methods) if won else methods_from(start_from or ""))
     launch = Launch(
-        *(chosen, train_head, learning_rate(lr), start_from, dry_run, report, check_finite),
+        *(chosen, train_head, rate, start_from, dry_run, report, check_finite),
         author=author,
         drop_peft_config=drop_peft_config,
         seed=seed,
@@ -265,13 +272,6 @@ def new(
     from ftplug.scaffold.package import next_steps, write_package
 
     typer.echo(next_steps(name, write_package(name, to)), nl=False)
-
-
-def configured(names: Sequence[str], settings: Sequence[str]) -> list[Method]:
-    """Return methods configured from ``--method`` and ``--set key=value`` texts."""
-    from ftplug.host import from_texts
-
-    return from_texts(names, setting_texts(settings))
 
 
 def printable(text: str) -> str:

@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from ftplug.errors import FtplugError
 
+if TYPE_CHECKING:
+    from ftplug.method import Method
+
+Methods = Annotated[
+    list[str], typer.Option("--method", "-M", help="Method name; several for a composition.")
+]
+Settings = Annotated[
+    list[str],
+    typer.Option("--set", "-s", help="Setting, e.g. r=8; with several methods lora.r=8."),
+]
+Like = Annotated[
+    Path | None,
+    typer.Option("--like", metavar="DIR", help="Train as the best of an ftplug compare was."),
+]
 DatasetName = Annotated[
     str | None,
     typer.Option("--dataset-name", help="What the data are called, where they have no name."),
@@ -16,6 +31,18 @@ DatasetName = Annotated[
 BaseId = Annotated[
     str | None,
     typer.Option("--base-id", help="Hub id of the base, where it was loaded from a folder."),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print what would train and the memory; then stop.")
+]
+Report = Annotated[
+    Path | None, typer.Option("--report", help="Write what was trained and measured as JSON.")
+]
+TrainHead = Annotated[
+    bool, typer.Option(help="Train the task head and everything not in the base checkpoint.")
+]
+CheckFinite = Annotated[
+    bool, typer.Option(help="Stop at a loss or gradient that is NaN or infinite.")
 ]
 DropPeftConfig = Annotated[
     bool, typer.Option("--drop-peft-config", help="Leave out the script's own peft adapters.")
@@ -85,3 +112,10 @@ def setting_texts(settings: Sequence[str]) -> dict[str, str]:
             raise FtplugError(f"--set {text!r}: write SETTING=VALUE, e.g. --set r=8")
         texts[key] = value
     return texts
+
+
+def configured(names: Sequence[str], settings: Sequence[str]) -> list[Method]:
+    """Return methods configured from ``--method`` and ``--set key=value`` texts."""
+    from ftplug.host import from_texts
+
+    return from_texts(names, setting_texts(settings))

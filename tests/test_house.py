@@ -20,8 +20,9 @@ PACKAGES = {
 # belongs to the longest prefix that is. ftplug/__init__.py is lazy and stands outside.
 LAYERS = {
     "ftplug": """
-        advising comparing
+        advising
         cli listing __main__
+        comparing
         command_group
         options
         demo scaffold testing

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ftplug.cli import Methods, Settings, configured
+from ftplug.options import Methods, Settings, configured
 
 
 def add_commands(app: typer.Typer) -> None:

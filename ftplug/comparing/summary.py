@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from ftplug.errors import FtplugError
 from ftplug.files.staged import replace_file
 
 FILE = "summary.json"
@@ -57,3 +58,14 @@ class Summary:
         """Write the file of a comparison's folder."""
         text = json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"
         replace_file(directory / FILE, text.encode("utf-8"))
+
+    @classmethod
+    def read(cls, directory: Path) -> Summary:
+        """Read it back; FtplugError where there is none."""
+        import pydantic
+
+        path = directory / FILE
+        try:
+            return pydantic.TypeAdapter(cls).validate_json(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise FtplugError(f"{path}: no summary of ftplug compare: {error}") from None
