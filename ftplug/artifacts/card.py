@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 GROUP = "ftplug.cards"
 CARD = "README.md"
-CURVE = "training_curve.png"  # the one picture that comes and goes with a card
+CURVE = "training_curve.png"
+COMPARED = "comparison.png"
+CARD_PICTURES = frozenset({CURVE, COMPARED})  # those that come and go with a card
 
 _SEAL = "\n<!-- Written by ftplug, and written anew while nobody has edited it. sha256: {} -->\n"
 _SEALED = re.compile(r"(?s)(.*)" + re.escape(_SEAL).replace(r"\{\}", "([0-9a-f]{64})"))

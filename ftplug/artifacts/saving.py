@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftplug.artifacts.author import checked_author, merged_author
-from ftplug.artifacts.card import CARD, CURVE, bare_card, card_files, is_generated
+from ftplug.artifacts.card import CARD, CARD_PICTURES, bare_card, card_files, is_generated
 from ftplug.artifacts.digests import FileEntry, file_entry
 from ftplug.artifacts.json_values import json_values
 from ftplug.artifacts.manifest import MANIFEST, Manifest, make_manifest, read_manifest
@@ -66,7 +66,7 @@ def save(
     earlier = _earlier(target)
     obsolete = earlier.weight_files() if earlier else set()
     if _has_generated_card(target):
-        obsolete.add(CURVE)
+        obsolete |= CARD_PICTURES
     with stated_write_errors(target), staged(target, last=MANIFEST, obsolete=obsolete) as stage:
         with with_own_use_cache(inner, attached.base.use_cache):
             written = _write_weights(inner, attached, tensors, stage)

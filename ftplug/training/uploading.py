@@ -13,7 +13,7 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy, SaveStrategy
 from transformers.utils.hub import PushInProgress
 
-from ftplug.artifacts.card import CARD, CURVE
+from ftplug.artifacts.card import CARD, CARD_PICTURES
 from ftplug.artifacts.manifest import MANIFEST, read_manifest
 from ftplug.artifacts.registries import registry
 from ftplug.context import logger
@@ -146,7 +146,7 @@ def _frozen(output_dir: Path) -> Path:
     Files are replaced by renaming, so a hard link keeps the old content and costs nothing.
     """
     frozen = open_stage(output_dir, UPLOAD)
-    for name in (MANIFEST, CARD, CURVE, *read_manifest(output_dir).files):
+    for name in (MANIFEST, CARD, *sorted(CARD_PICTURES), *read_manifest(output_dir).files):
         if (source := output_dir / name).is_file():
             (frozen / name).parent.mkdir(parents=True, exist_ok=True)
             try:

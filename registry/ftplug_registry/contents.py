@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ftplug.artifacts.author import checked_author, merged_author, require_base
-from ftplug.artifacts.card import CARD, CURVE, card_files, is_generated
+from ftplug.artifacts.card import CARD, CARD_PICTURES, card_files, is_generated
 from ftplug.artifacts.file_names import is_pickle
 from ftplug.artifacts.manifest import MANIFEST, Manifest, read_manifest
 from ftplug.errors import ArtifactError, RegistryError
@@ -109,7 +109,7 @@ def _card(directory: Path, manifest: Manifest, repo_id: str, *, told: bool) -> d
 
 def _refuse_strays(directory: Path, files: Mapping[str, Content]) -> None:
     """Name what is in the folder and belongs to nothing."""
-    known = {*files, CARD, CURVE}  # an old curve is no stray
+    known = {*files, CARD, *CARD_PICTURES}  # an old picture is no stray
     strays = [name for name in _files_in(directory) if name not in known]
     if strays:
         pickles = [name for name in strays if is_pickle(name)]

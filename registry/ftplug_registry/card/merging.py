@@ -15,7 +15,12 @@ from ftplug_registry.card.blocks import HEADING, TABLE, Block, Place, blocks, pl
 from ftplug_registry.card.conflict import CannotMergeError
 from ftplug_registry.card.front_matter import merged_front, parsed, split
 
-_OWN_TABLES = {"": "of facts", "Results": "of results", "Training": "of the training"}
+_OWN_TABLES = {
+    "": "of facts",
+    "Results": "of results",
+    "Comparison": "of the comparison",
+    "Training": "of the training",
+}
 
 
 @dataclass(frozen=True)

@@ -8,27 +8,32 @@ import shlex
 from collections.abc import Iterator, Mapping
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ftplug import discovery
-from ftplug.artifacts.card import CARD, CURVE
+from ftplug.artifacts.card import CARD, COMPARED, CURVE
 from ftplug.errors import PluginError
-from ftplug_registry.card import rows
+from ftplug_registry.card import compared, rows
 from ftplug_registry.card.markdown import code, fenced, line, link, plain, table
 from ftplug_registry.card.metadata import base_id, metadata, section
 from ftplug_registry.card.snippets import snippets
+
+if TYPE_CHECKING:
+    from ftplug.comparing.report.published import Published
 
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
 
 
 def render(manifest: dict[str, Any], *, repo_id: str | None = None) -> dict[str, bytes]:
-    """Return a card's files for a manifest: ``README.md`` and, of a run with a history, its curve.
+    """Return a card's files for a manifest: ``README.md`` and its pictures.
 
+    They are the curve of a run with a history, and what it was compared with.
     ``repo_id`` is the repository that it describes; without one it speaks of the folder it is in.
     A fact that is not known is left out.
     """
     training, place = manifest["training"], repo_id or "path/to/this/folder"
-    curve = _curve(training)
+    curve, beside = _curve(training), compared.compared(training)
+    picture = compared.drawn(beside) if beside else None
     name = manifest["author"].get("model_name") or (repo_id or "").rpartition("/")[2]
     name = name or _name(manifest)
     text = _template().render(
@@ -40,6 +45,7 @@ def render(manifest: dict[str, Any], *, repo_id: str | None = None) -> dict[str,
         results_elsewhere=rows.results_elsewhere(training),
         has_curve=curve is not None,
         curve=CURVE,
+        compared=_compared(beside, picture),
         snippets=list(snippets(manifest, place)),
         verify=f"ftplug verify {shlex.quote(line(place))}",
         training=table(("", ""), pairs) if (pairs := list(rows.training(manifest))) else "",
@@ -48,7 +54,8 @@ def render(manifest: dict[str, Any], *, repo_id: str | None = None) -> dict[str,
         version=plain(manifest["versions"].get("ftplug", "")),
     )
     files = {CARD: text.encode("utf-8", "replace")}
-    return files | ({CURVE: curve} if curve else {})
+    pictures = {CURVE: curve, COMPARED: picture}
+    return files | {name: content for name, content in pictures.items() if content}
 
 
 @cache
@@ -95,6 +102,18 @@ def _drawn(content: str) -> bytes | None:
 
     history, majority = json.loads(content)
     return training_curve(history, majority)
+
+
+def _compared(published: Published | None, picture: bytes | None) -> dict[str, Any] | None:
+    """Return what the card says of a comparison, as markdown."""
+    if published is None:
+        return None
+    return {
+        "answer": plain(published.answer),
+        "table": compared.verdicts(published),
+        "picture": COMPARED if picture else None,
+        "remarks": compared.remarks(published),
+    }
 
 
 def _citations(manifest: Mapping[str, Any]) -> Iterator[str]:

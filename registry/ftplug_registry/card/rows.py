@@ -17,7 +17,11 @@ Row = tuple[str, str]
 HUB = "https://huggingface.co"
 _LABELS = 20  # that a card lists
 _OTHER_DATA = "metrics_on_other_data"
-_ELSEWHERE = {"data", "metrics", "baselines", "history", "hyperparameters", "also", _OTHER_DATA}
+_COMPARED = "comparison"
+_ELSEWHERE = {"data", "metrics", "baselines", "history", "hyperparameters", "also"} | {
+    _OTHER_DATA,
+    _COMPARED,
+}
 
 
 def facts(manifest: Mapping[str, Any]) -> Iterator[Row]:

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from ftplug.artifacts.card import CARD, CURVE, is_generated
+from ftplug.artifacts.card import CARD, CARD_PICTURES, is_generated
 from ftplug.artifacts.manifest import MANIFEST, Manifest, read_manifest
 from ftplug.errors import ArtifactError, RegistryError
 from ftplug.files.staged import finish_interrupted, staged, stated_write_errors
@@ -37,7 +37,7 @@ def copy_to_folder(
         if _holds(target, folder):
             kept = _edited_card(target)
         elif overwrite:
-            obsolete = _listed(target) | {CARD, CURVE}
+            obsolete = _listed(target) | {CARD, *CARD_PICTURES}
         else:
             raise RegistryError(
                 f"{target} holds another artifact, or another version: choose another --to, or let "
@@ -62,7 +62,7 @@ def _edited_card(target: Path) -> set[str]:
     """Return the card's files where somebody edited it."""
     card = target / CARD
     edited = card.is_file() and not is_generated(card.read_text("utf-8", "replace"))
-    return {CARD, CURVE} if edited else set()
+    return {CARD, *CARD_PICTURES} if edited else set()
 
 
 def _listed(target: Path) -> set[str]:
