@@ -14,6 +14,7 @@ from ftplug.files.credentials import is_secret_name
 
 _LONGEST = 2000  # characters of one argument
 _HIDDEN = "…"
+_DEMO = "ftplug.demo.script"  # the module that runs where no script is given
 
 
 def command_again(comparison: Comparison, directory: Path) -> str:
@@ -21,9 +22,12 @@ def command_again(comparison: Comparison, directory: Path) -> str:
     places = Places.of(comparison.folder)
     options = [*_options(comparison), ("--out", _out(comparison, directory))]
     parts = [("ftplug", "compare"), *options]
-    if comparison.command:
+    command = tuple(_without_secrets(comparison.command))
+    if comparison.module and command[:1] == (_DEMO,):
+        parts += [("--", *command[1:])] if command[1:] else []
+    elif command:
         module = ("-m",) if comparison.module else ()
-        parts.append((*module, "--", *_without_secrets(comparison.command)))
+        parts.append((*module, "--", *command))
     lines = (" ".join(_quoted(places.clean(text, _LONGEST)) for text in part) for part in parts)
     return " \\\n  ".join(lines)
 

@@ -24,11 +24,19 @@ def answer(summary: Summary) -> str:
         return f"{name}{at} ({mean}) is as good as {against} within ±{summary.delta:g}: {how_sure}."
     if best.verdict == "worse":
         return f"{name}{at} ({mean}) is chosen, but worse than {against}: {how_sure}."
-    more = f"; about {best.more_seeds} more seeds would decide" if best.more_seeds else ""
+    why = "; ".join(open_because(best))
     return (
-        f"Not decided: {name}{at} has the best mean ({mean}), but whether it is better than "
-        f"{against} is open: {how_sure}{more}."
+        f"Not decided: {name}{at} comes first ({mean}), but whether it is better than {against} "
+        f"is open: {how_sure}{f'; {why}' if why and best.difference is not None else ''}."
     )
+
+
+def open_because(judged: Judged) -> list[str]:
+    """Return why a verdict is no decision, and what would decide it."""
+    said = [clean(judged.reason)] if judged.reason else []
+    if judged.more_seeds and not any("more seed" in text for text in said):
+        said.append(f"about {judged.more_seeds} more seeds would decide it")
+    return said
 
 
 def metric_name(summary: Summary) -> str:
@@ -38,9 +46,11 @@ def metric_name(summary: Summary) -> str:
 
 def measured_on(summary: Summary) -> str:
     """Say on which data the report is, and whether rates were chosen on them too."""
+    if summary.set is None:
+        return ""
     if summary.set == "test":
         return "Measured on the test set; rates were chosen on the evaluation set."
-    return "Chosen and measured on the same set, the evaluation set."
+    return "Measured on the evaluation set, on which rates and epochs are chosen as well."
 
 
 def _the_others(summary: Summary) -> str:

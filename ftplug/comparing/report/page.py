@@ -90,7 +90,7 @@ def _template() -> Any:
 def _figures(
     found: Sequence[Row], summary: Summary, costs: Sequence[tradeoffs.Cost]
 ) -> dict[str, str]:
-    """Return the SVGs by name; those that there is nothing to draw for are missing."""
+    """Return the SVGs by name; those that there is nothing to draw for are empty."""
     metric, against = metric_name(summary), clean(summary.baseline, NAME)
     made: dict[str, tuple[Figure | None, str, str]] = {
         "difference": (
@@ -114,9 +114,8 @@ def _figures(
             "beats in both. The table below has the same numbers.",
         )
     return {
-        name: svg_of(figure, name, title, said)
+        name: "" if figure is None else svg_of(figure, name, title, said)
         for name, (figure, title, said) in made.items()
-        if figure is not None
     }
 
 

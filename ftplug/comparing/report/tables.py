@@ -9,6 +9,7 @@ from typing import Any
 
 from ftplug.comparing.comparison import Comparison
 from ftplug.comparing.report import texts
+from ftplug.comparing.report.answer import open_because
 from ftplug.comparing.report.colors import VERDICTS
 from ftplug.comparing.report.facts import Row
 from ftplug.comparing.report.texts import NAME, WORDS, Places, clean
@@ -38,10 +39,7 @@ def verdicts(rows: Sequence[Row], places: Places) -> list[Line]:
 
 
 def _said(row: Row, places: Places) -> Iterator[str]:
-    if row.judged.reason:
-        yield places.clean(row.judged.reason)
-    if row.judged.more_seeds:
-        yield f"about {row.judged.more_seeds} more seeds would decide"
+    yield from map(places.shortened, open_because(row.judged))
     yield from (places.clean(note) for note in row.judged.notes)
 
 

@@ -8,6 +8,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,14 @@ from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 SECONDS = 60
+# The browser reads from 3 and writes to 4; either may be the other's number here.
+_AT_3_AND_4 = """
+import fcntl, os, sys
+high = [fcntl.fcntl(int(number), fcntl.F_DUPFD, 10) for number in sys.argv[1:3]]
+os.dup2(high[0], 3)
+os.dup2(high[1], 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 
 
 def found() -> str | None:
@@ -86,10 +95,14 @@ def opened(program: str, profile: Path) -> Iterator[Page]:
     back, from_it = os.pipe()
 
     options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe"]
-    options += ["--no-first-run", "--disable-dev-shm-usage", f"--user-data-dir={profile}"]
-    at_3_and_4 = f'exec "$@" 3<&{to_it} 4>&{from_it}'  # where it looks for them
+    options += [
+        "--no-first-run",
+        "--hide-scrollbars",
+        "--disable-dev-shm-usage",
+        f"--user-data-dir={profile}",
+    ]
     running = subprocess.Popen(
-        ["sh", "-c", at_3_and_4, "sh", program, *options],
+        [sys.executable, "-c", _AT_3_AND_4, str(to_it), str(from_it), program, *options],
         pass_fds=(to_it, from_it),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
