@@ -21,7 +21,7 @@ def command_again(comparison: Comparison, directory: Path) -> str:
     """Return ``ftplug compare …`` as one types it in the script's folder, a line an option."""
     places = Places.of(comparison.folder)
     options = [*_options(comparison), ("--out", _out(comparison, directory))]
-    parts = [("ftplug", "compare"), *options]
+    parts: list[tuple[str, ...]] = [("ftplug", "compare"), *options]
     command = tuple(_without_secrets(comparison.command))
     if comparison.module and command[:1] == (_DEMO,):
         parts += [("--", *command[1:])] if command[1:] else []
