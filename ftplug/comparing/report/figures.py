@@ -92,7 +92,7 @@ def _name_ends(axes: Axes, drawn: Sequence[Row], styles: Mapping[str, Style]) ->
     """Write each letter behind its curve, apart from the others."""
     ends = [row.curve[-1] for row in drawn]
     low, high = axes.get_ylim()
-    heights = spread([y for _, y in ends], 12 * (high - low) / _HIGH)
+    heights = spread([y for _, y in ends], 12 * (high - low) / _HIGH, low, high)
     for row, (x, _), height in zip(drawn, ends, heights, strict=True):
         axes.annotate(
             row.letter, (x, height), (7, 0), textcoords="offset points", va="center",

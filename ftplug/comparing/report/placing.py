@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -27,20 +28,20 @@ class Box(NamedTuple):
 
 
 # Above and to the left first: a front goes on to the right and comes from below.
-_ROUND = ((-0.8, 0.8), (0, 1), (-1, 0), (1, 0), (0, -1), (0.8, -0.8), (0.8, 0.8), (-0.8, -0.8))
+_ROUND = ((-0.9, 0.9), (0, 1), (-1, 0), (1, 0), (0, -1), (0.9, -0.9), (0.9, 0.9), (-0.9, -0.9))
 
 
 def placed(
-    point: tuple[float, float], size: tuple[float, float], taken: list[Box]
+    point: tuple[float, float], size: tuple[float, float], taken: list[Box], *, up: int = 1
 ) -> tuple[float, float]:
     """Return how far from its point a name goes: where it covers least of what is there.
 
-    Its place is added to ``taken``.
+    Its place is added to ``taken``. Above comes before below, with ``up=-1`` the other way round.
     """
     best: tuple[float, tuple[float, float], Box] | None = None
     for reach in (1.0, 1.6, 2.3):
-        for right, up in _ROUND:
-            offset = (reach * right * (7 + size[0] / 2), reach * up * (6 + size[1] / 2))
+        for right, above in _ROUND:
+            offset = (reach * right * (7 + size[0] / 2), reach * up * above * (6 + size[1] / 2))
             box = Box.around(point[0] + offset[0], point[1] + offset[1], *size)
             covered = sum(map(box.overlap, taken))
             if best is None or covered < best[0]:
@@ -50,10 +51,13 @@ def placed(
     return best[1]
 
 
-def spread(heights: Sequence[float], gap: float) -> list[float]:
+def spread(
+    heights: Sequence[float], gap: float, low: float = -math.inf, high: float = math.inf
+) -> list[float]:
     """Return heights in the same order, moved apart as little as makes all ``gap`` distant.
 
-    Those that are too close become one group around their mean, as often as groups meet.
+    Those that are too close become one group around their mean, as often as groups meet. As far as
+    there is room they stay between ``low`` and ``high``.
     """
     order = sorted(range(len(heights)), key=lambda at: heights[at])
     groups: list[list[int]] = []
@@ -67,6 +71,10 @@ def spread(heights: Sequence[float], gap: float) -> list[float]:
     for group in groups:
         for step, at in enumerate(group):
             found[at] = _low(group, heights, gap) + step * gap
+    for place, at in enumerate(order):
+        found[at] = max(found[at], low + place * gap)
+    for place, at in enumerate(reversed(order)):
+        found[at] = min(found[at], high - place * gap)
     return found
 
 

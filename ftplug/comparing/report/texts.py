@@ -75,7 +75,7 @@ def number(value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return UNKNOWN
     size = abs(value)
-    if 0 < size < 0.001:
+    if 0 < size < 0.0001:
         text = f"{value:.2e}"
     elif size < 10:
         text = f"{value:.4f}"

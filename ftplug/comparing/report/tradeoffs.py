@@ -112,7 +112,7 @@ def _draw_tradeoff(axes: Axes, rows: Sequence[Row], cost: Cost, summary: Summary
         style = styles[name]
         axes.plot([x], [y], style.shape, color=style.color, markersize=8, markeredgewidth=1.7,
                   markerfacecolor=style.color if name in best else LIGHT["surface"])  # fmt: skip
-    _name_points(axes, where, styles)
+    _name_points(axes, where, styles, up=1 if summary.greater_is_better else -1)
     aside = "" if summary.greater_is_better else ", less is better"
     finish(axes, f"{cost.title} ({unit})", f"{metric_name(summary)}{aside}")
 
@@ -133,14 +133,14 @@ def _scale(axes: Axes, costs: Sequence[float]) -> None:
 
 
 def _name_points(
-    axes: Axes, where: dict[str, tuple[float, float]], styles: dict[str, Style]
+    axes: Axes, where: dict[str, tuple[float, float]], styles: dict[str, Style], *, up: int
 ) -> None:
     """Write each letter beside its point, where nothing else is."""
     scale = 72 / axes.figure.dpi
     dots = {n: tuple(scale * v for v in axes.transData.transform(p)) for n, p in where.items()}
     taken = [Box.around(x, y, 10, 10) for x, y in dots.values()]
     for name, (x, y) in dots.items():
-        dx, dy = placed((x, y), (9 * len(name), 11), taken)
+        dx, dy = placed((x, y), (9 * len(name), 11), taken, up=up)
         axes.annotate(
             name, where[name], (dx, dy), textcoords="offset points", ha="center", va="center",
             fontsize=11, fontweight="bold", color=styles[name].color,

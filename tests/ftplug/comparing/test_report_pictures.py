@@ -26,6 +26,12 @@ def test_heights_are_moved_apart_and_keep_their_order(heights):
     assert spread(apart, 1.0) == pytest.approx(apart)
 
 
+def test_heights_stay_within_their_ends_while_there_is_room():
+    apart = spread([0.0, 0.1, 0.2, 9.9], 1.0, 0.0, 10.0)
+    assert apart == pytest.approx([0.0, 1.0, 2.0, 9.9])
+    assert spread([9.8, 9.9], 1.0, 0.0, 10.0) == pytest.approx([9.0, 10.0])
+
+
 def test_a_name_goes_where_nothing_is():
     taken = [Box.around(0, 0, 10, 10)]
     for _ in range(12):
