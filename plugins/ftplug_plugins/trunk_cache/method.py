@@ -90,13 +90,15 @@ class TrunkCache(Method):
 
     @hookimpl
     def on_step(self, model: nn.Module, step: int, total_steps: int) -> None:
-        """Say so where examples are hardly ever seen again, once."""
+        """Say so where examples are hardly ever seen again, once; say at the end what was saved."""
         for trunk in model.__dict__.get(_TRUNKS, ()):
             trunk.steps += 1
             second = -(-2 * total_steps // trunk.epochs) if trunk.epochs else None
             last = step == total_steps == trunk.steps and (second is None or step < second)
             if trunk.steps == second or last:
                 trunk.warn_if_useless()
+            if step == total_steps:
+                trunk.say()
 
     @hookimpl
     def merge_model(self, model: nn.Module) -> None:
