@@ -63,7 +63,9 @@ def computed(root: Path) -> dict[str, int]:
     found: dict[str, int] = {}
     for file in root.glob(f"*/{COMPUTED}"):
         for line in file.read_text(encoding="utf-8").splitlines():
-            with suppress(ValueError):  # one that was torn when its process was killed
+            with suppress(
+                ValueError, KeyError, TypeError
+            ):  # one that was torn when its process was killed
                 entry = json.loads(line)
                 found[entry["process"]] = found.get(entry["process"], 0) + entry["examples"]
     return found
@@ -85,7 +87,7 @@ class SharedStates:
         self._bad: list[Path] = []
         self._warned = False
         self._stamp = 0
-        self._patience = _PATIENCE
+        self._patience = 0.0 if _is_part_of_a_run() else _PATIENCE
         self.refresh()
 
     def __len__(self) -> int:
@@ -126,22 +128,22 @@ class SharedStates:
         Returns without it where everything ``wanted`` was published meanwhile, and where whoever
         holds it is waited for in vain: then this process computes for itself.
         """
-        lock = self._acquire(wanted) if self.writes else None
-        if lock is None:
-            self.refresh()
+        lock = self._open() if self.writes else None
         try:
-            yield lock is not None
+            held = lock is not None and self._lock(lock, wanted)
+            if not held:
+                self.refresh()
+            yield held
         finally:
             if lock is not None:
-                fcntl.flock(lock, fcntl.LOCK_UN)  # a forked child may have the descriptor, too
+                with suppress(OSError):
+                    fcntl.flock(lock, fcntl.LOCK_UN)  # a forked child may have the descriptor, too
                 os.close(lock)
 
     def publish(self, examples: Mapping[bytes, Tensor], computed_in: torch.dtype) -> bool:
         """Write examples (tokens, width), with the lock held; return whether all are there."""
         size = sum(states.nbytes for states in examples.values())
-        used = sum(file.stat().st_size for file in self.folder.parent.glob(f"*/*{SUFFIX}"))
-        if not examples or not self.writes:
-            return False
+        used = _bytes_in(self.folder.parent)
         if used + size > self.limit:
             self._stop_writing(
                 f"{self.folder.parent} holds {used:,} bytes of at most {self.limit:,} "
@@ -179,20 +181,22 @@ class SharedStates:
         self._segments[path.name] = found
         self._found.update(found.examples)
 
-    def _acquire(self, wanted: Collection[bytes]) -> int | None:
+    def _open(self) -> int | None:
         try:
-            lock = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+            return os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
         except OSError as error:
             self._stop_writing(f"{self.folder}: {one_line(error)}")
-            return None
+        return None
+
+    def _lock(self, lock: int, wanted: Collection[bytes]) -> bool:
         try:
-            if self._wait_for(lock, wanted):
-                self._clean()
-                return lock
+            held = self._wait_for(lock, wanted)
         except OSError as error:  # a file system without locks
             self._stop_writing(f"{self.folder}: {one_line(error)}")
-        os.close(lock)
-        return None
+            return False
+        if held:
+            self._clean()
+        return held
 
     def _wait_for(self, lock: int, wanted: Collection[bytes]) -> bool:
         end, known = time.monotonic() + self._patience, len(self)
@@ -234,15 +238,34 @@ class SharedStates:
         if len(small) < _MANY:
             return
         examples = {key: states for found in small for key, states in found.examples.items()}
-        self._read(segment.write(self.folder, self._key, examples, computed_in))
+        path = segment.write(self.folder, self._key, examples, computed_in)
         for found in small:
-            del self._segments[found.path.name]
-            found.path.unlink(missing_ok=True)
+            if found.path != path:
+                self._segments.pop(found.path.name, None)
+                found.path.unlink(missing_ok=True)
+        self._read(path)
 
     def _stop_writing(self, why: str) -> None:
         if self.writes:
             logger.warning("%s: %s: what is new is kept by this run alone", NAME, why)
         self.writes = False
+
+
+def _is_part_of_a_run() -> bool:
+    """Whether other processes train beside this one: each has examples of its own to compute."""
+    from torch import distributed
+
+    started = distributed.is_available() and distributed.is_initialized()
+    return started and distributed.get_world_size() > 1
+
+
+def _bytes_in(root: Path) -> int:
+    """Return how much is shared of all trunks."""
+    total = 0
+    for file in root.glob(f"*/*{SUFFIX}"):
+        with suppress(OSError):  # another process made one of many
+            total += file.stat().st_size
+    return total
 
 
 def _limit() -> int:

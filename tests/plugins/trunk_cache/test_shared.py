@@ -415,6 +415,33 @@ def test_who_waits_in_vain_computes_and_waits_no_more(tmp_path, monkeypatch, cap
         assert later  # it is free again
 
 
+def test_processes_of_one_run_do_not_wait_for_each_other(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    one, other = states(tmp_path), states(tmp_path)
+    with one.filling([b"a" * 16]) as held, other.filling([b"b" * 16]) as second:
+        assert (held, second) == (True, False)
+    assert caplog.text == ""
+
+
+def test_one_of_many_that_was_interrupted_is_made_again(tmp_path, monkeypatch):
+    one, values = states(tmp_path), {bytes([n]) * 16: torch.randn(2, 4) for n in range(3)}
+    with one.filling(values), monkeypatch.context() as patch:
+        patch.setattr(shared, "_MANY", 3)
+        patch.setattr(Path, "unlink", lambda *args, **kwargs: None)  # killed before it
+        for key, value in values.items():
+            one.publish({key: value}, torch.float32)
+    assert len(list(one.folder.glob(f"*{segment.SUFFIX}"))) == 4
+    monkeypatch.setattr(shared, "_MANY", 3)
+    other, new = states(tmp_path), {b"new" * 4 + b"newk": torch.randn(1, 4)}
+    with other.filling(new):
+        assert other.publish(new, torch.float32)
+        assert not other._make_one_of_many(torch.float32)
+    again = states(tmp_path)
+    assert len(list(one.folder.glob(f"*{segment.SUFFIX}"))) == 1
+    assert all(again.find(key).equal(value) for key, value in (values | new).items())
+
+
 @pytest.mark.slow
 def test_two_processes_compute_each_example_once(folder, tmp_path):
     started = [start(tmp_path / f"{n}.pt", seed=n) for n in range(2)]
