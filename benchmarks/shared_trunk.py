@@ -85,6 +85,8 @@ def measure(found: Found, count: int, options: Any) -> None:
     examples = sum(map(len, (Sweep(options, shared=False).parts)[:2]))
     cells = f"{options.rates} rates, {options.seeds} seeds, {options.epochs} epochs"
     for layers, what, goal in TRAINED:
+        if layers not in options.layers:
+            continue
         plain = Sweep(options, Freeze(layers=layers), shared=False)
         sharing = Sweep(options, Freeze(layers=layers), TrunkCache(), shared=True)
         compared = interleave(sharing, plain, count, warm_up=0, clock=lambda: Sweep.seconds)
@@ -101,5 +103,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(add_help=False)
     for name, default in (("rates", 3), ("seeds", 3), ("epochs", 5), ("rows", 1000)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--layers", type=int, nargs="+", default=[0, 2])
     options, sys.argv[1:] = parser.parse_known_args()
     report.main(__doc__, functools.partial(measure, options=options), pairs=3)
