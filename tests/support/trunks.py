@@ -1,9 +1,23 @@
-"""Runs by hand beside a trunk cache: texts shuffled and padded in another way in each epoch."""
+"""Runs by hand beside a trunk cache: texts shuffled and padded in another way in each epoch.
+
+``python trunks.py OUT SEED PAUSE`` is a run in a process of its own: ``start``.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
 
 import tiny
 import torch
+from ftplug_plugins.freeze import Freeze
+from ftplug_plugins.trunk_cache.method import TrunkCache
 from ftplug_plugins.trunk_cache.trunk import TRUNK
+from runs import trainer, weights
 
+import ftplug
 from ftplug.structure import layer_stacks
 
 
@@ -75,3 +89,46 @@ def trained_losses(model, data):
             optimizer.zero_grad()
             found.append(float(loss.detach()))
     return found
+
+
+def changed(model, name):
+    """Return the model with one value of a tensor of its backbone changed."""
+    tensor = dict(model.bert.named_parameters()) | dict(model.bert.named_buffers())
+    with torch.no_grad():
+        tensor[name].view(-1)[-1] += 1 if name.endswith("ids") else 0.5
+    return model
+
+
+def train_rows(seed=0):
+    """Train a tiny BERT for 20 steps of 4 rows; return its weights."""
+    with tempfile.TemporaryDirectory() as out:
+        bound = trainer(tiny.bert(dropout=0.1), Path(out), save_strategy="no", seed=seed)
+        ftplug.attach(bound, Freeze(layers=1), TrunkCache()).train()
+    return weights(bound.model)
+
+
+def start(out, seed=0, pause=0.0):
+    """Train in another process, which stands still for so many seconds within its third rename."""
+    command = [sys.executable, __file__, str(out), str(seed), str(pause)]
+    return subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)})
+
+
+def stand_still(seconds):
+    """Wait in the third rename, where a file is written and has not its name yet."""
+    real, calls = os.replace, []
+
+    def replace(source, target):
+        if str(source).endswith(".part"):
+            calls.append(1)
+            if len(calls) == 3:
+                time.sleep(seconds)
+        real(source, target)
+
+    os.replace = replace
+
+
+if __name__ == "__main__":
+    _, where, number, rest = sys.argv
+    torch.set_num_threads(1)
+    stand_still(float(rest))
+    torch.save(train_rows(int(number)), where)

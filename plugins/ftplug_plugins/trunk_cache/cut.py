@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ftplug import MethodError
-from ftplug.structure import LayerStack, pretrained, require_layer_stacks
+from ftplug.structure import LayerStack, pooler, pretrained, require_layer_stacks
 from ftplug_plugins.shared.depth import from_the_top
 from ftplug_plugins.shared.eval_mode import is_changed
 from ftplug_plugins.virtual.positions import is_causal
@@ -25,8 +25,8 @@ _BESIDE = "name beside it a method that leaves the lower layers frozen, e.g. fre
 class TrunkSpec:
     """The frozen part of a backbone, its input embeddings and lowest layers, and how it is kept.
 
-    ``layers`` and ``embeddings`` are names within the backbone, ``bias`` is one within a layer: no
-    module is held.
+    ``layers``, ``embeddings`` and ``above`` are names within the backbone, ``bias`` is one within a
+    layer: no module is held.
     """
 
     layers: str
@@ -35,6 +35,7 @@ class TrunkSpec:
     bias: str | None  # what computes T5's bias of the attention
     relative: bool  # padding in front changes nothing
     causal: bool
+    above: frozenset[str] = field(default=frozenset(), compare=False)  # what trains, and the pooler
     dtype: str | None = None  # what is kept is rounded to it
     limit: int = 2**31  # bytes
     on_disk: bool = False
@@ -74,6 +75,9 @@ def cuts(
                 ),
                 relative=_is_relative(backbone),
                 causal=is_causal(model),
+                above=frozenset(
+                    name.removeprefix(path) for name in {*may_train, *added, *pooler(model)}
+                ),
             ),
         )
     if not has_cut:

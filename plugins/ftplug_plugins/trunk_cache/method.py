@@ -30,7 +30,8 @@ class TrunkCache(Method):
     mode (no dropout), without gradient. What it gives is kept under a hash of each example's
     content, so that shuffling and padding do not matter; at padding stands zero. It is used in
     training, and in evaluation once the model has trained (not where a causal model fills a
-    key-value cache); never saved, and empty again in a copy, in another process and after resuming.
+    key-value cache); never saved, and empty again in a copy, in another process and after resuming,
+    unless the environment variable FTPLUG_SHARED_CACHE names a folder for all runs on this trunk.
 
     Losses equal those of a trunk in eval mode to rounding (1e-6 in float32), not to the last bit:
     examples run in other shapes here. Labels that stand on padding (a copy of the ids, with no
@@ -90,13 +91,15 @@ class TrunkCache(Method):
 
     @hookimpl
     def on_step(self, model: nn.Module, step: int, total_steps: int) -> None:
-        """Say so where examples are hardly ever seen again, once."""
+        """Say so where examples are hardly ever seen again, once; say at the end what was saved."""
         for trunk in model.__dict__.get(_TRUNKS, ()):
             trunk.steps += 1
             second = -(-2 * total_steps // trunk.epochs) if trunk.epochs else None
             last = step == total_steps == trunk.steps and (second is None or step < second)
             if trunk.steps == second or last:
                 trunk.warn_if_useless()
+            if step == total_steps:
+                trunk.say()
 
     @hookimpl
     def merge_model(self, model: nn.Module) -> None:
