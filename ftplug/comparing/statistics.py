@@ -138,43 +138,42 @@ class Variance:
 
     @property
     def excess(self) -> float:
-        """What seeds add to the variance that examples show already; 0 with one seed."""
-        return max(0.0, self.seeds - self.both)
+        """What seeds add to the variance that examples show already; 0 with one seed.
+
+        ``both`` stands in ``examples`` already. Of few seeds not all of it is taken off, none of
+        two, half of three: their variance may be small by luck, and must not vanish then.
+        """
+        if self.n_seeds == 1:
+            return 0.0
+        return max(0.0, self.seeds - self.both * (self.n_seeds - 2) / (self.n_seeds - 1))
 
     @property
     def total(self) -> float:
         """The variance of the mean difference over new seeds and new examples."""
         return self.examples + self.excess
 
-    @property
-    def degrees_of_freedom(self) -> float:
-        """Satterthwaite's: near seeds - 1 where seeds vary most, else near examples - 1.
-
-        The excess, a difference, is as uncertain as ``seeds`` is, from which it is made.
-        """
-        of_examples = self.examples**2 / max(1, self.n_examples - 1)
-        of_seeds = self.excess * self.seeds / max(1, self.n_seeds - 1)
-        uncertain = of_examples + of_seeds
-        return self.total**2 / uncertain if uncertain else float("inf")
-
     def half_width(self, confidence: float) -> float:
-        """Return the half width of Student's interval."""
+        """Return the half width of Student's interval.
+
+        The quantile lies between that of the examples and that of the seeds, with the squared
+        share of each variance as its weight, as in Satterthwaite's formula. He weighs 1 / degrees
+        of freedom, which is too narrow where seeds vary most and are two or three.
+        """
         from scipy.stats import t
 
-        quantile = t.ppf((1 + confidence) / 2, self.degrees_of_freedom)
+        tail = (1 + confidence) / 2
+        quantile = float(t.ppf(tail, max(1, self.n_examples - 1)))
+        if self.excess:
+            of_seeds = float(t.ppf(tail, self.n_seeds - 1))
+            quantile += max(0.0, of_seeds - quantile) * (self.excess / self.total) ** 2
         return float(quantile * np.sqrt(self.total))
 
     def at(self, n_seeds: int) -> Variance:
         """Return what it would be with another number of seeds, all else being equal."""
         shrunk = self.n_seeds / n_seeds
-        alone = max(0.0, self.examples - self.both)
-        return Variance(
-            (self.excess + self.both) * shrunk,
-            alone + self.both * shrunk,
-            self.both * shrunk,
-            n_seeds,
-            self.n_examples,
-        )
+        examples = max(0.0, self.examples - self.both) + self.both * shrunk
+        both = self.both * shrunk
+        return Variance(self.seeds * shrunk, examples, both, n_seeds, self.n_examples)
 
 
 def variance(differences: Floats) -> Variance:

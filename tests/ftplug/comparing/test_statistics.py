@@ -115,7 +115,7 @@ def test_many_examples_are_affordable():
     assert statistics.affordable(499, 10**9, 10**8) == 499
 
 
-def crossed(seeds=4, examples=30, of_seeds=1.0, of_examples=1.0, of_both=1.0, draws=4_000):
+def crossed(seeds=4, examples=30, of_seeds=1.0, of_examples=1.0, of_both=1.0, draws=2_000):
     """Differences of crossed random effects, (draws, seeds, examples)."""
     rng = np.random.default_rng(0)
     return (
@@ -130,7 +130,7 @@ def test_variances_are_those_of_new_seeds_and_examples(effects):
     differences = crossed(of_seeds=effects[0], of_examples=effects[1], of_both=effects[2])
     found = [statistics.variance(one) for one in differences]
     unbiased = np.mean([one.seeds + one.examples - one.both for one in found])
-    assert unbiased == pytest.approx(differences.mean((1, 2)).var(), rel=0.08)
+    assert unbiased == pytest.approx(differences.mean((1, 2)).var(), rel=0.12)
     assert np.mean([one.both for one in found]) == pytest.approx(effects[2] ** 2 / 120, rel=0.05)
 
 
@@ -173,7 +173,7 @@ def test_swapping_candidate_and_baseline_flips_it_all(make, shift):
 
 def test_each_verdict_is_reached():
     found = {
-        shift: verdicts.of_outcomes(losses(seed=2, examples=400, shift=shift))
+        shift: verdicts.of_outcomes(losses(seed=2, examples=200, shift=shift))
         for shift in (-1, 0, 0.05, 1)
     }
     names = [verdicts.verdict(one, one.p, delta=0.15) for one in found.values()]
