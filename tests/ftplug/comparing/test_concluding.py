@@ -366,6 +366,12 @@ def test_what_one_candidate_lacks_is_not_compared(folder):
     assert [one.pareto for one in folder.conclude("full", "quick").candidates] == [True, False]
 
 
+def test_where_all_have_a_gpu_its_memory_counts_alone(folder):
+    three(folder, "full", 0.9, peak_gpu=100, peak_rss=100)
+    three(folder, "lean", 0.7, peak_gpu=100, peak_rss=1)
+    assert [one.pareto for one in folder.conclude("full", "lean").candidates] == [True, False]
+
+
 def test_the_best_has_as_many_seeds_as_any(folder):
     three(folder, "full", 0.8)
     folder.kept("lora", 0.99)

@@ -216,6 +216,14 @@ def test_an_adjusted_p_may_undo_a_verdict():
     assert verdicts.verdict(found, 0.05, 0.01) == "not_decided"
 
 
+@pytest.mark.parametrize("interval", [(-0.03, 0.005), (-0.005, 0.03), (-0.03, 0.03)])
+def test_equivalent_needs_both_bounds(interval):
+    found = verdicts.of_outcomes(losses())
+    found = dataclasses.replace(found, interval=(-0.04, 0.04), interval_90=interval)
+    assert verdicts.verdict(found, 0.9, 0.01) == "not_decided"
+    assert verdicts.verdict(found, 0.9, 0.03) == "equivalent"
+
+
 def test_three_seeds_that_agree_by_luck_are_not_enough():
     """The bootstrap alone says better wherever all seeds have the same sign: one time in eight."""
     differences = np.repeat([[0.01], [0.03], [0.08]], 500, axis=1)
