@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_MASK = "attention_mask"
+_MASK, _DECODER = "attention_mask", "decoder_"
 _IGNORED = -100  # what pads labels
 
 
@@ -19,8 +19,8 @@ def contents(inputs: Mapping[str, Any], rows: int, labels: Collection[str]) -> l
     """Return what each example of a batch is, as bytes; equal examples give equal bytes.
 
     ``inputs`` are a batch's: tensors of (rows, …), and lists of ``rows`` texts or numbers. What
-    their attention masks of (rows, length) say is padding is left out, and so are the -100 that
-    labels end in.
+    their attention masks of (rows, length) say is padding is left out, and so are the -100 on
+    either side of labels.
     """
     tensors = {
         name: value.detach().cpu()
@@ -47,26 +47,32 @@ def _unpadded(
     """Yield an example's tensors without their padding."""
     masks = {n.removesuffix(_MASK): t for n, t in tensors.items() if n.endswith(_MASK)}
     masks = {prefix: mask for prefix, mask in masks.items() if mask.ndim == 2}
-    lengths = {tensors[n].shape: _length(tensors[n][row]) for n in labels if n in tensors}
+    spans = {tensors[n].shape: _span(tensors[n][row]) for n in labels if n in tensors}
     for name, tensor in tensors.items():
-        prefixes = sorted((p for p in masks if name.startswith(p)), key=len, reverse=True)
-        mask = next((masks[p] for p in prefixes if masks[p].shape == tensor.shape[:2]), None)
         value = tensor[row]
-        if name in labels and mask is None:
-            value = value[: lengths[tensor.shape]] if value.ndim else value
-        elif mask is not None:
+        if name in labels:
+            value = value[slice(*spans[tensor.shape])] if value.ndim else value
+        elif (mask := _mask_of(name, tensor, masks)) is not None:
             value = value[mask[row].bool()]
-        elif tensor.ndim > 1 and tensor.shape in lengths:  # decoder inputs, made of the labels
-            value = value[: lengths[tensor.shape]]
+        elif value.ndim and tensor.shape in spans:  # decoder inputs, made of the labels
+            value = value[: spans[tensor.shape][1]]
         yield name, value
 
 
-def _length(labels: Tensor) -> int:
-    """Return how many labels of an example there are before the last ones, all -100."""
+def _mask_of(name: str, tensor: Tensor, masks: Mapping[str, Tensor]) -> Tensor | None:
+    """Return the mask whose prefix a tensor's name has; a decoder's is never the encoder's."""
+    prefixes = sorted((p for p in masks if name.startswith(p)), key=len, reverse=True)
+    if name.startswith(_DECODER):
+        prefixes = [prefix for prefix in prefixes if prefix.startswith(_DECODER)]
+    return next((masks[p] for p in prefixes if masks[p].shape == tensor.shape[:2]), None)
+
+
+def _span(labels: Tensor) -> tuple[int, int]:
+    """Return where an example's labels begin and end, without the -100 on either side."""
     if labels.ndim != 1:
-        return len(labels) if labels.ndim else 0
+        return 0, len(labels) if labels.ndim else 0
     kept = (labels != _IGNORED).nonzero()
-    return int(kept[-1]) + 1 if len(kept) else 0
+    return (int(kept[0]), int(kept[-1]) + 1) if len(kept) else (0, 0)
 
 
 def _part(name: str, value: Tensor) -> bytes:
