@@ -13,7 +13,7 @@ from ftplug.comparing.measuring.losses import example_losses
 from ftplug.comparing.measuring.metrics import numbers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Sequence
 
     from transformers import EvalPrediction
 
@@ -35,7 +35,7 @@ class Evaluation:
     epoch: float | None
     elsewhere: bool
     after: bool
-    labels: Collection[str] = ()
+    labels: Sequence[str] = ()
     divides_loss: bool = False
     examples: list[bytes] = field(default_factory=list)
     losses: list[torch.Tensor] = field(default_factory=list)

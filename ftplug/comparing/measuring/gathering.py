@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,7 @@ def gather_course(result: Result, watched: Watching) -> None:
     own = [e for e in _own(watched) if watched.metric in e.metrics]
     if own and watched.metric:
         kept = [e for e in own if _is_of_kept_weights(e, watched)]
-        result.chosen_by = (kept or own)[-1].metrics[watched.metric]
+        result.chosen_by = finite((kept or own)[-1].metrics).get(watched.metric)
     if watched.has_begun:
         attached, model = watched.run.attached, watched.run.model
         result.methods = attached.host.spec()
@@ -68,7 +69,8 @@ def gather_measured(result: Result, watched: Watching, key: str, folder: Path) -
             "failed", unknown(asked_for(watched.asked, watched.trainer.args), found.metrics)
         )
     gather_course(result, watched)  # the evaluation now counts, too
-    result.metrics, result.set = found.metrics, "test" if found.elsewhere else "evaluation"
+    result.set = "test" if found.elsewhere else "evaluation"
+    result.metrics = finite(found.metrics)
     if not math.isfinite(found.metrics[metric]):
         raise Ended("diverged", f"{metric} is {found.metrics[metric]} after training")
     try:
@@ -84,8 +86,13 @@ def epochs_of(watched: Watching) -> list[dict[str, Any]]:
     for one in _own(watched):
         if one.step and not one.after:
             epoch = epochs.setdefault(one.step, {"epoch": one.epoch, "metrics": {}})
-            epoch["metrics"] |= one.metrics
+            epoch["metrics"] |= finite(one.metrics)
     return list(epochs.values())
+
+
+def finite(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return the metrics that JSON has numbers for."""
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 
 def _own(watched: Watching) -> list[Evaluation]:

@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -22,10 +22,12 @@ from ftplug.comparing.measuring.sizes import Batches, batch_rows, fresh_digest
 from ftplug.frames import trainer_in_construction
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from ftplug.training.run import Run
 
 GoOn = Callable[[float, float], bool]
-_REPLACED = ("evaluation_loop", "prediction_step", "compute_loss", "training_step")
+_REPLACED = ("evaluation_loop", "prediction_step", "training_step")
 
 
 @dataclass
@@ -64,7 +66,6 @@ class Watching(TrainerCallback):
         self.evaluations: list[Evaluation] = []
         self.is_training = False
         self._loop: Evaluation | None = None  # that runs, or ran last and is not reported yet
-        self._step: _Step | None = None
 
     @property
     def run(self) -> Run:
@@ -239,21 +240,11 @@ class Watching(TrainerCallback):
             return original(model, inputs, *args, **kwargs)
         rows = batch_rows(inputs)
         loop.sees(inputs, rows)
-        self._step = step = _Step()
-        names = [name for name in loop.labels if hasattr(inputs, "get")]
-        labels = inputs.get(names[0]) if len(names) == 1 else None
-        try:
+        labels = inputs.get(loop.labels[0]) if loop.labels and hasattr(inputs, "get") else None
+        with _outputs_of(model, wanted=loop.divides_loss) as outputs:
             answer = original(model, inputs, *args, **kwargs)
-        finally:
-            self._step = None
-        loss = answer[0] if isinstance(answer, tuple) else None
-        loop.divides(loss, step.outputs, labels, rows)
-        return answer
-
-    def _compute_loss(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        answer = original(*args, **kwargs)
-        if self._step is not None and isinstance(answer, tuple):
-            self._step.outputs = answer[1]
+            loss = answer[0] if isinstance(answer, tuple) else None
+            loop.divides(loss, outputs[0] if outputs else None, labels, rows)
         return answer
 
     def _training_step(
@@ -263,11 +254,23 @@ class Watching(TrainerCallback):
         return original(model, inputs, *args, **kwargs)
 
 
-@dataclass
-class _Step:
-    """A step of an evaluation: what the model answered."""
+@contextmanager
+def _outputs_of(model: nn.Module, *, wanted: bool) -> Iterator[list[Any]]:
+    """Yield what the model answers within the block; a Trainer may keep it to itself."""
+    outputs: list[Any] = []
+    if not wanted:
+        yield outputs
+        return
 
-    outputs: Any = field(default=None)
+    def keep_last(module: nn.Module, given: Any, output: Any) -> None:
+        outputs[:] = [output]
+
+    hook = model.register_forward_hook(keep_last)
+    try:
+        yield outputs
+    finally:
+        hook.remove()
+        outputs.clear()
 
 
 def _passing(function: Callable[..., Any], original: Callable[..., Any]) -> Callable[..., Any]:

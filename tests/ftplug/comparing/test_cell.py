@@ -5,11 +5,15 @@ import sys
 
 import pytest
 import tiny
+import torch
 from cells import CLASSIFIES, place, ran
+from runs import same
 
 import ftplug
 from ftplug.artifacts.manifest import read_manifest
+from ftplug.comparing.candidates import parse
 from ftplug.comparing.results import read_results, to_line
+from ftplug.training.script import Launch
 
 
 @pytest.fixture(scope="module")
@@ -215,3 +219,25 @@ def test_fresh_tensors_tell_seeds_apart(tmp_path):
     }
     assert fresh[1, ""] == fresh[1, "torch.manual_seed(0)\n"]  # the tiny head has a seed of its own
     assert fresh[1, ""] != fresh[2, ""]  # but not what lora adds
+
+
+SAVES = CLASSIFIES.replace("arguments()", "arguments(eval_strategy='epoch')").replace(
+    "tiny.bert()", "tiny.bert(dropout=0.2)"
+) + "torch.save(trainer.model.state_dict(), 'weights.pt')\n"  # fmt: skip
+
+
+def test_what_is_trained_is_what_run_trains(tmp_path, monkeypatch):
+    """Measuring draws nothing and changes nothing."""
+    result = ran(tmp_path, SAVES, seed=3)
+    assert result.status == "finished"
+    measured = torch.load(tmp_path / "weights.pt")
+    monkeypatch.chdir(tmp_path)
+    Launch(parse("lora r=4").methods, seed=3).run(["train.py"])
+    assert same(measured, torch.load(tmp_path / "weights.pt"))
+
+
+def test_numbers_that_are_none_do_not_reach_the_line(tmp_path):
+    nan = "trainer.compute_metrics = lambda p: {'accuracy': float('nan')}"
+    result = ran(tmp_path, trains(nan))
+    assert "NaN" not in to_line(result)
+    assert set(result.epochs[0]["metrics"]) == {"loss"}
