@@ -65,12 +65,14 @@ def equal(first, second):
     return first.keys() == second.keys() and all(first[n].equal(second[n]) for n in first)
 
 
-@pytest.mark.parametrize("begin", ["", "set_seed(42)"])
-def test_a_seed_decides_the_weights_to_the_last_bit(tmp_path, begin):
-    first = found(tmp_path / "a", [Lora(r=4)], begin, seed=1)
+@pytest.mark.parametrize(
+    ("begin", "more"), [("", ""), ("set_seed(42)", "seed=3, data_seed=7")], ids=["plain", "own"]
+)
+def test_a_seed_decides_the_weights_to_the_last_bit(tmp_path, begin, more):
+    first = found(tmp_path / "a", [Lora(r=4)], begin, more, seed=1)
     torch.rand(5), random.random(), np.random.rand()  # what went before does not count
-    again = found(tmp_path / "b", [Lora(r=4)], begin, seed=1)
-    other = found(tmp_path / "c", [Lora(r=4)], begin, seed=2)
+    again = found(tmp_path / "b", [Lora(r=4)], begin, more, seed=1)
+    other = found(tmp_path / "c", [Lora(r=4)], begin, more, seed=2)
     assert equal(first["weights"], again["weights"])
     assert first["asked"] == again["asked"] != other["asked"]
     assert sorted(first["asked"]) == sorted(other["asked"])
