@@ -149,7 +149,7 @@ class CellLaunch(Launch):
             self.note(f"the script trains {calls} times: the last counts")
         gather_measured(self.result, watched, self.comparison.key, self.folder)
         facts = training_facts(watched.trainer, watched.run.measured)
-        annotate(self.folder / ARTIFACT, training=facts)
+        annotate(self.folder / ARTIFACT, training=facts)  # with what was measured since
 
 
 def _launch(

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 def gather_course(result: Result, watched: Watching) -> None:
     """Note what is known however a cell ended: its epochs, its methods, its memory."""
     result.metric, result.greater_is_better = watched.metric, watched.greater_is_better
-    result.fresh = watched.fresh
+    for name, value in watched.begins_as.items():
+        setattr(result, name, value)
     result.epochs = epochs_of(watched)
     result.peak_rss = peak_resident()
     if torch.cuda.is_available():
@@ -35,10 +36,6 @@ def gather_course(result: Result, watched: Watching) -> None:
         kept = [e for e in own if _is_of_kept_weights(e, watched)]
         result.chosen_by = finite((kept or own)[-1].metrics).get(watched.metric)
     if watched.has_begun:
-        attached, model = watched.run.attached, watched.run.model
-        result.methods = attached.host.spec()
-        result.trained_parameters = attached.plan.trained_count(model)
-        result.total_parameters = attached.base.total
         result.evaluation_seconds = watched.timed.evaluation
 
 

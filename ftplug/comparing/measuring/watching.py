@@ -56,7 +56,7 @@ class Watching(TrainerCallback):
         self.trained = 0  # calls of train() that ended
         self.metric: str | None = None
         self.greater_is_better = True
-        self.fresh: str | None = None
+        self.begins_as: dict[str, Any] = {}  # what is known of a run before its first step
         self.final_step = 0  # of the weights that training left
         self._forget()
 
@@ -99,7 +99,13 @@ class Watching(TrainerCallback):
                 "{cell}, a folder of each cell's own",
             )
         self._forget()
-        self.fresh = fresh_digest(self.run.model, self.run.attached)
+        attached, model = self.run.attached, self.run.model
+        self.begins_as = {
+            "fresh": fresh_digest(model, attached),
+            "methods": attached.host.spec(),
+            "trained_parameters": attached.plan.trained_count(model),
+            "total_parameters": attached.base.total,
+        }
         self.is_training = True
         self.timed.began = time.perf_counter()
 

@@ -241,3 +241,11 @@ def test_numbers_that_are_none_do_not_reach_the_line(tmp_path):
     result = ran(tmp_path, trains(nan))
     assert "NaN" not in to_line(result)
     assert set(result.epochs[0]["metrics"]) == {"loss"}
+
+
+def test_a_script_may_merge_what_it_trained(tmp_path):
+    code = CLASSIFIES + "import ftplug\nftplug.merge(model)\ntrainer.model = None\n"
+    result = ran(tmp_path, code)
+    assert (result.status, result.reason) == ("finished", None)
+    assert result.value == result.epochs[-1]["metrics"]["accuracy"]
+    assert result.trained_parameters

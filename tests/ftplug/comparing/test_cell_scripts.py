@@ -78,3 +78,10 @@ def test_one_that_searches(root):
     assert (result.status, result.reason) == ("finished", None)
     assert any("times: the last counts" in note for note in result.notes)
     assert found is not None
+
+
+def test_one_that_keeps_the_best(root):
+    result, found = ran(root, "classify")
+    assert (result.status, result.metric, result.set) == ("finished", "accuracy", "evaluation")
+    assert found.outcomes.mean() == pytest.approx(result.value, abs=1e-6)
+    assert result.chosen_by == result.value

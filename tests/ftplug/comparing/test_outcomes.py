@@ -327,3 +327,13 @@ def test_what_was_evaluated_last_is_what_is_written(tmp_path):
     found = read_outcomes(place(tmp_path, result.cell) / "outcomes.safetensors")
     assert len(found.keys) == 14
     assert found.outcomes.mean() == pytest.approx(result.value, abs=1e-6)
+
+
+def test_a_cache_of_the_trunk_changes_no_example_and_no_outcome(tmp_path):
+    plain = ran(tmp_path / "a", CLASSIFIES, "freeze layers=1")
+    cached = ran(tmp_path / "b", CLASSIFIES, "freeze+trunk-cache freeze.layers=1")
+    assert (cached.status, cached.reason) == ("finished", None)
+    first, second = outcomes(tmp_path / "a", plain), outcomes(tmp_path / "b", cached)
+    assert np.array_equal(first.keys, second.keys)
+    assert np.array_equal(first.outcomes, second.outcomes)
+    assert cached.metrics["loss"] == pytest.approx(plain.metrics["loss"], abs=1e-5)
