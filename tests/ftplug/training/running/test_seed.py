@@ -152,3 +152,21 @@ def test_the_command_line_has_both(tmp_path):
         1,
         "ftplug: run: --seed-arg says where the seed goes: name it with --seed\n",
     )
+
+
+RESUMES = SCRIPT.replace('save_strategy="no"', 'save_strategy="steps", save_steps=6').replace(
+    "trainer.train()", "trainer.train(resume_from_checkpoint={resume!r})"
+)
+
+
+@pytest.mark.slow
+def test_a_resumed_run_goes_on_in_the_order_of_its_seed(tmp_path):
+    out, weights = tmp_path / "out", []
+    out.mkdir()
+    for resume in (None, str(out / "checkpoint-6")):  # in the middle of the second epoch
+        by_length = "train_sampling_strategy='group_by_length'"
+        told = {"paths": PATHS, "out": str(out), "begin": "", "more": by_length, "resume": resume}
+        (out / "train.py").write_text(RESUMES.format(**told))
+        Launch([Lora(r=4, lora_dropout=0.5)], seed=3).run([str(out / "train.py")])
+        weights.append(torch.load(out / "found.pt")["weights"])
+    assert equal(*weights)
