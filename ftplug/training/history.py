@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 _POINTS = 200  # of either curve: more than a picture shows
-_TIMING = ("_runtime", "_per_second", "_model_preparation_time")
+TIMING = ("_runtime", "_per_second", "_model_preparation_time")
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def curve(
 
 def evaluation(entry: Mapping[str, Any], prefix: str = "eval_") -> dict[str, float]:
     """Return the metrics of one evaluation, without what it says about speed."""
-    names = [k for k in entry if k.startswith(prefix) and not k.endswith(_TIMING)]
+    names = [k for k in entry if k.startswith(prefix) and not k.endswith(TIMING)]
     return _numbers(entry, names)
 
 

@@ -107,6 +107,11 @@ def peak_memory() -> int:
 
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
+    return peak_resident()
+
+
+def peak_resident() -> int:
+    """Return the peak bytes resident in this process; in a fork, since it was forked."""
     try:
         import resource
     except ImportError:  # Windows

@@ -40,6 +40,11 @@ from ftplug.training.running.dry_run import dry_run_text
 from ftplug.training.running.seeding import seed_order, seed_script, seed_trainer
 from ftplug.training.running.telling import Records, told, wait_for_children
 
+_TOLD = (  # to the processes that a script starts; and what Restarts says of itself
+    "train_head", "lr", "start_from", "dry_run", "check_finite", "author", "drop_peft_config",
+    "seed",
+)  # fmt: skip
+
 
 @dataclass
 class Launch:
@@ -114,16 +119,7 @@ class Launch:
         return os.getpid() != self.process
 
     def _for_children(self) -> dict[str, Any]:
-        names: tuple[str, ...] = (
-            "train_head",
-            "lr",
-            "start_from",
-            "dry_run",
-            "check_finite",
-            "author",
-        )
-        names += ("drop_peft_config", "seed")
-        options = {name: getattr(self, name) for name in names}
+        options = {name: getattr(self, name) for name in _TOLD}
         options["restarts"] = self.restarts.options()
         return {"version": __version__, "methods": Host(self.methods).spec(), "options": options}
 

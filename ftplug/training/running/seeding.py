@@ -42,7 +42,7 @@ def seed_order(loader: Any, seed: int, epoch: int) -> None:
 
     accelerate's own sampler does so already; that of length groups draws from torch's generator.
     """
-    sampler = getattr(loader, "batch_sampler", None)
+    sampler: Any = getattr(loader, "batch_sampler", None)
     while (inner := getattr(sampler, "batch_sampler", None)) is not None:
         sampler = inner
     sampler = getattr(sampler, "sampler", None)

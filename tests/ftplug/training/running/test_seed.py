@@ -65,12 +65,14 @@ def equal(first, second):
     return first.keys() == second.keys() and all(first[n].equal(second[n]) for n in first)
 
 
-@pytest.mark.parametrize("begin", ["", "set_seed(42)"])
-def test_a_seed_decides_the_weights_to_the_last_bit(tmp_path, begin):
-    first = found(tmp_path / "a", [Lora(r=4)], begin, seed=1)
+@pytest.mark.parametrize(
+    ("begin", "more"), [("", ""), ("set_seed(42)", "seed=3, data_seed=7")], ids=["plain", "own"]
+)
+def test_a_seed_decides_the_weights_to_the_last_bit(tmp_path, begin, more):
+    first = found(tmp_path / "a", [Lora(r=4)], begin, more, seed=1)
     torch.rand(5), random.random(), np.random.rand()  # what went before does not count
-    again = found(tmp_path / "b", [Lora(r=4)], begin, seed=1)
-    other = found(tmp_path / "c", [Lora(r=4)], begin, seed=2)
+    again = found(tmp_path / "b", [Lora(r=4)], begin, more, seed=1)
+    other = found(tmp_path / "c", [Lora(r=4)], begin, more, seed=2)
     assert equal(first["weights"], again["weights"])
     assert first["asked"] == again["asked"] != other["asked"]
     assert sorted(first["asked"]) == sorted(other["asked"])
@@ -150,3 +152,21 @@ def test_the_command_line_has_both(tmp_path):
         1,
         "ftplug: run: --seed-arg says where the seed goes: name it with --seed\n",
     )
+
+
+RESUMES = SCRIPT.replace('save_strategy="no"', 'save_strategy="steps", save_steps=6').replace(
+    "trainer.train()", "trainer.train(resume_from_checkpoint={resume!r})"
+)
+
+
+@pytest.mark.slow
+def test_a_resumed_run_goes_on_in_the_order_of_its_seed(tmp_path):
+    out, weights = tmp_path / "out", []
+    out.mkdir()
+    for resume in (None, str(out / "checkpoint-6")):  # in the middle of the second epoch
+        by_length = "train_sampling_strategy='group_by_length'"
+        told = {"paths": PATHS, "out": str(out), "begin": "", "more": by_length, "resume": resume}
+        (out / "train.py").write_text(RESUMES.format(**told))
+        Launch([Lora(r=4, lora_dropout=0.5)], seed=3).run([str(out / "train.py")])
+        weights.append(torch.load(out / "found.pt")["weights"])
+    assert equal(*weights)

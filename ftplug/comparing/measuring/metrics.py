@@ -1,0 +1,56 @@
+"""Which metric counts, and whether more of it is better."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ftplug.training.history import TIMING
+
+LOSS = "loss"
+_LOWER = re.compile(r"(loss|error|perplexity|(^|[_\W])(mse|mae|rmse|wer|cer|ter))$")
+
+
+def bare(name: str, prefix: str = "eval") -> str:
+    """Return a metric's name without the prefix of its evaluation."""
+    return name.removeprefix(f"{prefix}_")
+
+
+def numbers(metrics: Mapping[str, Any], prefix: str) -> dict[str, float]:
+    """Return the numbers among metrics by bare name, without what they say about speed."""
+    return {
+        bare(name, prefix): float(value)
+        for name, value in metrics.items()
+        if name.startswith(f"{prefix}_") and not name.endswith(TIMING)
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+
+
+def is_loss(name: str) -> bool:
+    """Whether a metric is the loss, of whichever evaluation set."""
+    return name == LOSS or name.endswith(f"_{LOSS}")
+
+
+def asked_for(asked: str | None, args: Any) -> str | None:
+    """Return the bare name that the comparison or the script asks for; None if neither does."""
+    name = asked or args.metric_for_best_model
+    return bare(name) if name else None
+
+
+def first_computed(names: Iterable[str], *, computes: bool) -> str | None:
+    """Return the first metric that ``compute_metrics`` gave, else the loss, else None."""
+    given = list(names)
+    computed = [name for name in given if not is_loss(name)] if computes else []
+    return next(iter([*computed, *filter(is_loss, given)]), None)
+
+
+def greater_is_better(metric: str, args: Any) -> bool:
+    """Whether more is better: as the script says of its best model, else by the name.
+
+    Less is better of names that end in loss, error, perplexity, mse, mae, rmse, wer, cer or ter.
+    """
+    named = args.metric_for_best_model
+    if named and bare(named) == metric and args.greater_is_better is not None:
+        return bool(args.greater_is_better)
+    return _LOWER.search(metric.lower()) is None
