@@ -30,12 +30,12 @@ def ask(server, method="GET", path="/api/models?full=true", body=None, headers=N
 
 @pytest.mark.parametrize("kind", [*HUGE, *ODD])
 def test_a_card_is_read_or_refused_at_once(kind):
-    start = time.monotonic()
     text = card((HUGE | ODD)[kind])
+    start = time.thread_time()  # of the processor: others may keep this one waiting
     with suppress(ValueError):
         metadata.parse(text)
     assert isinstance(metadata.errors(text), list)
-    assert time.monotonic() - start < SERVED
+    assert time.thread_time() - start < SERVED
 
 
 def test_a_time_stays_what_was_written():
