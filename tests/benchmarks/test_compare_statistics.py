@@ -50,7 +50,7 @@ def test_itself_differs_by_seeds_and_chance_alone():
 
 @pytest.mark.slow
 def test_the_command_prints_a_row_of_each_design():
-    command = [sys.executable, "benchmarks/compare_statistics.py", "--simulations", "4"]
+    command = [sys.executable, "benchmarks/simulations/compare_statistics.py", "--simulations", "4"]
     asked = [*command, "--only", "10 seeds", "--resamples", "50", "--processes", "1"]
     done = subprocess.run(asked, cwd=ROOT, check=True, capture_output=True, text=True)
     rows = done.stdout.splitlines()[1:]
