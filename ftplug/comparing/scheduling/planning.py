@@ -8,6 +8,7 @@ order is the same in every run of a comparison.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -47,6 +48,12 @@ class Plan:
         """Return the cells that are needed and have not ended."""
         ended = {result.cell for result in results}
         return [cell for cell in self.cells(results) if cell not in ended]
+
+    def left_out(self, results: Sequence[Result]) -> list[Cell]:
+        """Return what has not ended of all that is needed, rates that ``only`` forbids too."""
+        ended = {result.cell for result in results}
+        rates = [] if self.is_grid else dataclasses.replace(self, only=None)._of_rates(results)
+        return list(dict.fromkeys([*(c for c in rates if c not in ended), *self.todo(results)]))
 
     def most(self, results: Sequence[Result]) -> int:
         """Return how many cells there will be, as far as can be told: each seed counts."""

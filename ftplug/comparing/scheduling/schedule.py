@@ -59,7 +59,7 @@ class Schedule:
 
     def left_out(self) -> list[Cell]:
         """Return the cells that were needed and have not run."""
-        return self.plan.todo(self.folder.results)
+        return self.plan.left_out(self.folder.results)
 
     def _start(self) -> None:
         while len(self.engine.since()) < self.engine.jobs:
