@@ -125,10 +125,12 @@ def rates(text: str | None) -> tuple[float, ...] | Literal["suggested"] | None:
     """Return what ``--lr`` says: one rate, several joined by commas, or the methods' own."""
     if text is None or text == "suggested":
         return learning_rate(text)  # type: ignore[return-value]
-    found = [float(learning_rate(one.strip()) or 0) for one in text.split(",")]
+    found = [rate for one in text.split(",") if (rate := learning_rate(one.strip()))]
+    if "suggested" in found:
+        raise FtplugError(f"--lr {text!r}: write 'suggested' alone, or rates: 1e-4,3e-4,1e-3")
     if len(set(found)) < len(found):
         raise FtplugError(f"--lr {text!r}: a learning rate stands there twice")
-    return tuple(found)
+    return tuple(map(float, found))
 
 
 def _script(command: Sequence[str], module: bool) -> tuple[tuple[str, ...], bool]:

@@ -58,10 +58,12 @@ def run_comparison(
         schedule = None
         code = 0
         try:
-            with ended_by_signals():
-                shown = Shown(folder)
-                schedule = _schedule(folder, jobs, _engine(engine, folder, jobs, run), shown)
+            with Signals() as signals:
+                shown, runs = Shown(folder), _engine(engine, folder, jobs, run)
+                schedule = _schedule(folder, jobs, runs, shown)
+                schedule.undisturbed = signals.withheld
                 with shown.shown():
+                    runs.get_ready()
                     schedule.run()
         except Ended as ended:
             code = 128 + ended.number
@@ -101,23 +103,36 @@ def _clock() -> Callable[[], float]:
     return lambda: time.monotonic() - began
 
 
-@contextmanager
-def ended_by_signals() -> Iterator[None]:
-    """Raise :class:`Ended` at the first SIGINT or SIGTERM within; a second one does what it did."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.getsignal(number) for number in numbers}
+class Signals:
+    """Raises :class:`Ended` at the first SIGINT or SIGTERM; a second one does what it would."""
 
-    def restore() -> None:
-        for number, handler in before.items():
+    def __init__(self) -> None:
+        self.before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
+        self.seen: int | None = None
+        self.is_withheld = False
+
+    def __enter__(self) -> Signals:
+        for number in self.before:
+            signal.signal(number, self._end)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
             signal.signal(number, handler)
 
-    def end(number: int, _: FrameType | None) -> None:
-        restore()
-        raise Ended(number)
+    @contextmanager
+    def withheld(self) -> Iterator[None]:
+        """Finish what is within before an end: a line and what is known of it belong together."""
+        self.is_withheld = True
+        try:
+            yield
+        finally:
+            self.is_withheld = False
+        if self.seen is not None:
+            raise Ended(self.seen)
 
-    for number in numbers:
-        signal.signal(number, end)
-    try:
-        yield
-    finally:
-        restore()
+    def _end(self, number: int, _: FrameType | None) -> None:
+        self.__exit__()
+        self.seen = number
+        if not self.is_withheld:
+            raise Ended(number)

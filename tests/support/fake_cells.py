@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -40,9 +41,7 @@ def value_of(cell: Cell) -> float:
     return int(cell.id[:6], 16) / 16**6
 
 
-def sleep(
-    comparison: Comparison, cell: Cell, folder: Path, *, go_on: Any, **options: Any
-) -> Result:
+def sleep(comparison: Comparison, cell: Cell, folder: Path, *, go_on: Any) -> Result:
     """Be a cell that takes a moment, evaluates twice and leaves an artifact."""
     with open(Path(comparison.folder) / STARTED, "a", encoding="utf-8") as file:
         file.write(f"{cell.id}\n")
@@ -58,9 +57,7 @@ def sleep(
     return result(cell, value, epochs=epochs)
 
 
-def fail_in_some_way(
-    comparison: Comparison, cell: Cell, folder: Path, *, go_on: Any, **options: Any
-) -> Result:
+def fail_in_some_way(comparison: Comparison, cell: Cell, folder: Path, *, go_on: Any) -> Result:
     """End as the candidate's name says."""
     print(f"about to {cell.candidate}")
     if cell.candidate == "freeze":
@@ -74,9 +71,7 @@ def fail_in_some_way(
     return result(cell)
 
 
-def leave_children(
-    comparison: Comparison, cell: Cell, folder: Path, *, go_on: Any, **options: Any
-) -> Result:
+def leave_children(comparison: Comparison, cell: Cell, folder: Path, *, go_on: Any) -> Result:
     """Start a worker, a program and one apart from both, say who they are, and hang."""
     children = [os.getpid(), subprocess.Popen(["sleep", "600"]).pid]
     children.append(subprocess.Popen(["sleep", "600"], start_new_session=True).pid)
@@ -91,9 +86,7 @@ def leave_children(
     return result(cell)
 
 
-def surroundings(
-    comparison: Comparison, cell: Cell, folder: Path, *, go_on: Any, **options: Any
-) -> Result:
+def surroundings(comparison: Comparison, cell: Cell, folder: Path, *, go_on: Any) -> Result:
     """Say what a cell finds."""
     import torch
 
@@ -102,6 +95,31 @@ def surroundings(
     found += [f"threads={torch.get_num_threads()}", f"cwd={os.getcwd()}"]
     found += [f"cuda={torch.cuda.is_initialized()}", f"group={os.getpgid(0) == os.getpid()}"]
     return result(cell, notes=found)
+
+
+def meet(comparison: Comparison, cell: Cell, folder: Path, *, go_on: Any) -> Result:
+    """Wait until another cell has begun, too."""
+    place = Path(comparison.folder)
+    (place / f"{cell.id}.here").touch()
+    while len(list(place.glob("*.here"))) < 2:
+        time.sleep(0.01)
+    return result(cell)
+
+
+def fork_by_a_server(comparison: Comparison, cell: Cell, folder: Path, *, go_on: Any) -> Result:
+    """Start a process by multiprocessing's fork server, and say whose it is."""
+    context = multiprocessing.get_context("forkserver")
+    ours, theirs = context.Pipe()
+    child = context.Process(target=send_group, args=(theirs,))
+    child.start()
+    own = ours.recv() == os.getpgid(0)
+    child.join()
+    return result(cell, notes=["of its own" if own else "of the server that it came from"])
+
+
+def send_group(pipe: Any) -> None:
+    """Send the group of this process."""
+    pipe.send(os.getpgid(0))
 
 
 def choose(comparison: Comparison, results: Any) -> dict[str, float | None]:

@@ -16,8 +16,16 @@ class Engine(Protocol):
         """Begin a cell; ``prunes``: it is ended early where it falls behind."""
         ...
 
-    def wait(self, seconds: float) -> list[Result]:
-        """Return the results of cells that have ended, after at most so many seconds."""
+    def get_ready(self) -> None:
+        """Wait until a cell can begin at once."""
+        ...
+
+    def look(self, seconds: float) -> None:
+        """Wait until a cell has ended, for at most so many seconds."""
+        ...
+
+    def ended(self) -> list[Result]:
+        """Return the results of cells that have ended since this was asked."""
         ...
 
     def since(self) -> dict[Cell, float]:

@@ -27,11 +27,14 @@ _SHOWN = 300  # characters of a log's last line
 
 def keep(task: Task) -> None:
     """Run a cell in a process that is ended with everything it started when the command ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command answers Ctrl-C
-    asked: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
     command, kills = multiprocessing.parent_process(), oom_kills()
     of_command = [command.sentinel] if command is not None else []  # none in a cluster's job
+    asked: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
+    if command is not None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command answers Ctrl-C
+    else:
+        signal.signal(signal.SIGINT, lambda number, _: asked.append(number))
     process = start_cell(task)
     ended_early = False
     while process.is_alive() and not ended_early:

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from ftplug.comparing.folder import Folder, pruned, read_result
+from ftplug.comparing.folder import RESULT, Folder, pruned, read_result
 from ftplug.comparing.processes.inside import failed
 from ftplug.comparing.processes.keeper import keep
 from ftplug.comparing.processes.task import CACHE, SHARED_CACHE, RunCell, Task, run_script
@@ -24,7 +24,7 @@ from ftplug.errors import FtplugError
 _JOB = "job.txt"  # its number, in the cell's folder
 _LONGEST = 24 * 60  # minutes of a job, where neither a budget nor SBATCH_TIMELIMIT says
 _GRACE = 10.0  # seconds in which a file that a node has written is seen here
-_LOOK = 0.5
+_LOOK = 0.2
 
 
 @dataclass
@@ -74,15 +74,20 @@ class Jobs:
         (place / _JOB).write_text(job.job_id, encoding="utf-8")
         self.submitted[cell] = Submitted(task, job, time.monotonic())
 
-    def wait(self, seconds: float) -> list[Result]:
-        """Return the results of cells that have ended, after at most so many seconds."""
+    def get_ready(self) -> None:
+        """Nothing: jobs begin when the cluster lets them."""
+
+    def look(self, seconds: float) -> None:
+        """Wait until a cell has left its result, for at most so many seconds."""
         until = time.monotonic() + seconds
-        while True:
-            ended = [r for one in list(self.submitted.values()) if (r := self._result(one))]
-            left = until - time.monotonic()
-            if ended or left <= 0:
-                return ended
+        while (left := until - time.monotonic()) > 0:
+            if any((one.task.folder / RESULT).is_file() for one in self.submitted.values()):
+                return
             time.sleep(min(_LOOK, left))
+
+    def ended(self) -> list[Result]:
+        """Return the results of cells that have ended since this was asked."""
+        return [r for one in list(self.submitted.values()) if (r := self._result(one))]
 
     def since(self) -> dict[Cell, float]:
         """Return the cells that are submitted, and for how many seconds each has been."""

@@ -25,6 +25,7 @@ FORKS = sys.platform == "linux"
 _SERVER = {
     "OPENBLAS_NUM_THREADS": "1",  # numpy's and scipy's would start threads when imported
     "PYTHONHASHSEED": "0",  # sets are in one order in all cells, those of a second start included
+    "JE_ARROW_MALLOC_CONF": "background_thread:false",  # pyarrow's would start one, too
     "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # a GPU is looked for without touching it
 }
 
@@ -68,9 +69,16 @@ class Processes:
         process = started(keep, task)
         self.running[cell] = Running(task, process, slot, time.monotonic())
 
-    def wait(self, seconds: float) -> list[Result]:
-        """Return the results of cells that have ended, after at most so many seconds."""
+    def get_ready(self) -> None:
+        """Wait until the server has imported everything."""
+        started(_nothing).join()
+
+    def look(self, seconds: float) -> None:
+        """Wait until a cell has ended, for at most so many seconds."""
         connection.wait([one.process.sentinel for one in self.running.values()], seconds)
+
+    def ended(self) -> list[Result]:
+        """Return the results of cells that have ended since this was asked."""
         ended = [one for one in self.running.values() if not one.process.is_alive()]
         return [self._ended(one) for one in ended]
 
@@ -143,6 +151,10 @@ def started(target: Callable[..., None], *arguments: object) -> BaseProcess:
         process = multiprocessing.get_context("spawn").Process(target=target, args=arguments)
     process.start()
     return process
+
+
+def _nothing() -> None:
+    """What a process does that is started to see whether one can be."""
 
 
 def visible_gpus() -> list[str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -35,13 +36,17 @@ class Watching(Protocol):
 
 @dataclass
 class Schedule:
-    """The cells of a comparison on an engine; what ends is in the folder before the next begins."""
+    """The cells of a comparison on an engine; what ends is in the folder before the next begins.
+
+    Within ``undisturbed`` nothing may be interrupted: a cell begins, or its line is written.
+    """
 
     folder: Folder
     engine: Engine
     plan: Plan
     watching: Watching
     budget: Budget | None = None
+    undisturbed: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def run(self) -> None:
         """Run what is left to do, in the plan's order."""
@@ -49,12 +54,9 @@ class Schedule:
             self._start()
             if not self.engine.since():
                 return
-            for result in self.engine.wait(self._patience()):
-                self._keep(result)
-            if self.budget and self.budget.left <= 0:
-                reason = f"the budget of {self.budget.minutes:g} minutes had ended"
-                for result in self.engine.end(reason):
-                    self._keep(result)
+            self.engine.look(self._patience())
+            with self.undisturbed():
+                self._keep_what_has_ended()
             self.watching.look(self.plan, self.engine, self.folder.results)
 
     def left_out(self) -> list[Cell]:
@@ -69,7 +71,8 @@ class Schedule:
                 return
             cell = waiting[0]
             prunes = self.budget is not None and self.plan.is_for_rates(cell)
-            self.engine.start(cell, prunes=prunes)
+            with self.undisturbed():
+                self.engine.start(cell, prunes=prunes)
             self.watching.started(cell)
 
     def _todo(self) -> list[Cell]:
@@ -84,6 +87,13 @@ class Schedule:
 
     def _patience(self) -> float:
         return _LOOK if self.budget is None else max(0.0, min(_LOOK, self.budget.left))
+
+    def _keep_what_has_ended(self) -> None:
+        ended = self.engine.ended()
+        if self.budget and self.budget.left <= 0:
+            ended += self.engine.end(f"the budget of {self.budget.minutes:g} minutes had ended")
+        for result in ended:
+            self._keep(result)
 
     def _keep(self, result: Result) -> None:
         self.folder.append(result)

@@ -1,4 +1,4 @@
-"""Which cells a comparison needs: rates first, seeds for the chosen one, a grid where it is asked."""
+"""Which cells a comparison needs: rates first, then seeds of the best; a grid where asked."""
 
 import dataclasses
 from pathlib import Path
@@ -144,8 +144,10 @@ class Engine:
         self.running[cell] = self.now
         self.pruning += [cell] if prunes else []
 
-    def wait(self, seconds):
+    def look(self, seconds):
         self.now += seconds
+
+    def ended(self):
         over = [c for c, since in self.running.items() if self.now - since >= self.seconds]
         return [self._ended(cell) for cell in over]
 
@@ -212,7 +214,7 @@ def test_jobs_run_at_the_same_time_and_end_with_the_same_cells():
 def test_a_budget_is_kept(minutes, jobs):
     plan = plan_of("lora", "bitfit", "ia3", seeds=3, budget_minutes=minutes)
     engine = Engine(jobs=jobs)
-    schedule, results = scheduled(plan, engine, minutes)
+    schedule, _ = scheduled(plan, engine, minutes)
     assert engine.now <= minutes * 60
     needed = 3 * (3 + 2) * 60 / jobs
     assert bool(schedule.left_out()) == (needed > minutes * 60)
@@ -220,13 +222,13 @@ def test_a_budget_is_kept(minutes, jobs):
 
 
 def test_what_is_furthest_behind_gets_no_more_seeds():
-    """Nine cells of rates are eight minutes; four of six seeds fit beside them."""
-    plan = plan_of("lora", "bitfit", "ia3", seeds=3, baseline="lora", budget_minutes=13.5)
+    """Nine cells of rates leave time for eight of the twelve others."""
+    plan = plan_of("lora", "bitfit", "ia3", seeds=5, baseline="lora", budget_minutes=18)
     values = {"lora": 0.1, "bitfit": 0.5, "ia3": 0.9}
     engine = Engine(seconds=58.0, values=lambda cell: values[cell.candidate])
-    schedule, results = scheduled(plan, engine, 13.5)
+    schedule, results = scheduled(plan, engine, 18)
     seeds = {name: {r.seed for r in results if r.candidate == name} for name in values}
-    assert seeds == {"lora": {0, 1, 2}, "bitfit": {0}, "ia3": {0, 1, 2}}
+    assert seeds == {"lora": set(range(5)), "bitfit": {0}, "ia3": set(range(5))}
     assert {cell.candidate for cell in schedule.left_out()} == {"bitfit"}
 
 
