@@ -77,10 +77,10 @@ def run_comparison(
 
 
 def _schedule(folder: Folder, jobs: int, engine: Engine, shown: Shown) -> Schedule:
-    from ftplug.comparing.choosing import chosen_rates
+    from ftplug.comparing.choosing import at_edge, chosen_rates
 
     comparison = folder.comparison
-    plan = Plan(comparison, planned_rates(comparison), chosen_rates)
+    plan = Plan(comparison, planned_rates(comparison), chosen_rates, at_edge)
     budget = None
     if comparison.budget_minutes is not None:
         spent = sum(result.seconds or 0.0 for result in folder.results) / jobs

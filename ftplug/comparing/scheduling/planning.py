@@ -11,12 +11,25 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from ftplug.comparing.candidates import low_suggested_high, parse
 from ftplug.comparing.comparison import Comparison
 from ftplug.comparing.results import Cell, Result
 
 Rates = tuple[float | None, ...]
+
+
+class Edge(Protocol):
+    """Where the best rate of a candidate has no neighbour, and the rate beyond."""
+
+    @property
+    def next_rate(self) -> float:
+        """The rate to try."""
+        ...
+
+
+Beyond = Callable[[Sequence[Result], str, float | None], Edge | None]
 Choosing = Callable[[Comparison, Sequence[Result]], Mapping[str, float | None]]
 
 
@@ -25,12 +38,15 @@ class Plan:
     """The cells of a comparison, from what has ended so far.
 
     ``rates`` are those that each candidate tries first; ``choose`` returns the best of each
-    candidate. ``only`` ends the search for rates: no further cell of it is begun.
+    candidate, ``beyond`` the edge that a rate stands at: ``chosen_rates`` and ``at_edge`` of
+    :mod:`ftplug.comparing.choosing`. ``only`` ends the search for rates: no further cell of it is
+    begun.
     """
 
     comparison: Comparison
     rates: Mapping[str, Rates]
     choose: Choosing
+    beyond: Beyond
     only: frozenset[Cell] | None = None
 
     def cells(self, results: Sequence[Result]) -> list[Cell]:
@@ -96,9 +112,10 @@ class Plan:
             first = {Cell(candidate, rate, 0) for rate in rates}
             if len(rates) > 1 and first <= ended:
                 among = [result for result in results if result.cell in first]
-                rate = beyond_edge(self.comparison, among, candidate, self.choose)
-                if rate is not None:
-                    cells.append(Cell(candidate, rate, 0))
+                best = self.choose(self.comparison, among).get(candidate)
+                edge = self.beyond(among, candidate, best)
+                if edge is not None and any(one.status == "finished" for one in among):
+                    cells.append(Cell(candidate, edge.next_rate, 0))
         return cells
 
     def _of_seeds(self, results: Sequence[Result]) -> list[Cell]:
@@ -120,24 +137,6 @@ class Plan:
             for seed in range(1, self.comparison.seeds)
             for candidate in ready
         ]
-
-
-def beyond_edge(
-    comparison: Comparison, results: Sequence[Result], candidate: str, choose: Choosing
-) -> float | None:
-    """Return the next rate beyond those tried where the best one of a candidate is the last.
-
-    As far from it, in proportion, as its neighbour on the other side; None where it has neighbours
-    on both sides, and where nothing finished.
-    """
-    own = [result for result in results if result.candidate == candidate]
-    tried = sorted({result.lr for result in own if result.lr is not None})
-    finished = any(result.status == "finished" for result in own)
-    best = choose(comparison, own).get(candidate) if finished else None
-    if best is None or len(tried) < 2 or best not in (tried[0], tried[-1]):
-        return None
-    neighbour = tried[1] if best == tried[0] else tried[-2]
-    return float(f"{best * best / neighbour:.6g}")
 
 
 def planned_rates(comparison: Comparison) -> dict[str, Rates]:

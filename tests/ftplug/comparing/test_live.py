@@ -31,7 +31,9 @@ def folder(tmp_path):
 
 @pytest.fixture
 def plan(folder):
-    return Plan(folder.comparison, planned_rates(folder.comparison), fake_cells.choose)
+    return Plan(
+        folder.comparison, planned_rates(folder.comparison), fake_cells.choose, fake_cells.at_edge
+    )
 
 
 def printed(*what, width=120):

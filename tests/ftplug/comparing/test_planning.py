@@ -17,7 +17,7 @@ LOW, SUGGESTED, HIGH = 1e-4, 1e-3, 1e-2
 
 def plan_of(*candidates, **options):
     comparison = fake_cells.comparison(Path("/work"), *candidates, **{"rates": None} | options)
-    return Plan(comparison, planned_rates(comparison), fake_cells.choose)
+    return Plan(comparison, planned_rates(comparison), fake_cells.choose, fake_cells.at_edge)
 
 
 def told(cells):
