@@ -30,15 +30,24 @@ def finish(folder: Folder, left_out: Sequence[Cell], *, interrupted: bool = Fals
     from ftplug.comparing.report import write_report
 
     summary = conclude(folder.comparison, folder.results, folder.path)
-    note_left_out(summary, left_out, _why(folder, interrupted))
+    note_left_out(summary, left_out, None if interrupted else folder.comparison.budget_minutes)
     summary.write(folder.path)
     best = copy_best(folder, summary)
     report = write_report(folder.path, folder.comparison, folder.results, summary)
     return Finished(summary, report, best)
 
 
-def note_left_out(summary: Summary, left_out: Sequence[Cell], why: str) -> None:
-    """Say in the rows of candidates which of their cells have not run."""
+def note_left_out(summary: Summary, left_out: Sequence[Cell], minutes: float | None) -> None:
+    """Say in the rows of candidates which of their cells have not run.
+
+    ``minutes`` is the budget that did not suffice; None where the comparison was interrupted.
+    """
+    if minutes is None:
+        why = of_rates = of_seeds = "the comparison was interrupted; the same command goes on"
+    else:
+        why = f"the budget of {minutes:g} minutes"
+        of_rates = f"rates take half of {why}"
+        of_seeds = f"{why} went to candidates that were nearer to the best"
     if left_out:
         summary.complete = False
         summary.notes.append(f"{len(left_out)} cells have not run: {why}")
@@ -47,14 +56,7 @@ def note_left_out(summary: Summary, left_out: Sequence[Cell], why: str) -> None:
         seeds = sorted({cell.seed for cell in cells} - {0})
         rates = sorted({cell.lr or 0.0 for cell in cells if cell.seed == 0})
         if seeds:
-            row.notes.append(f"not run: seeds {', '.join(map(str, seeds))}: {why}")
+            row.notes.append(f"not run: seeds {', '.join(map(str, seeds))}: {of_seeds}")
         if rates:
             shown = ", ".join(f"{rate:g}" if rate else "the script's" for rate in rates)
-            row.notes.append(f"not run: learning rates {shown}: {why}")
-
-
-def _why(folder: Folder, interrupted: bool) -> str:
-    minutes = folder.comparison.budget_minutes
-    if interrupted or minutes is None:
-        return "the comparison was interrupted; the same command goes on with it"
-    return f"the budget of {minutes:g} minutes went to candidates that were nearer to the best"
+            row.notes.append(f"not run: learning rates {shown}: {of_rates}")

@@ -50,8 +50,11 @@ class Pruning:
         """Whether a cell goes on that has reached ``value`` (more is better) after ``epoch``."""
         self.seen.append((epoch, value))
         ended = read_results(self.directory / FILE)
-        study = rebuilt([curve(one) for one in ended if is_beside(one, self.cell)])
-        return not is_behind(study, self.seen)
+        beside = [one for one in ended if is_beside(one, self.cell)]
+        whole = [curve(one) for one in beside if one.status == "finished"]
+        if any(epoch >= known[-1][0] for known in whole if known):
+            return True  # it has run as long as the script runs: there is nothing to save
+        return not is_behind(rebuilt([curve(one) for one in beside]), self.seen)
 
 
 def is_beside(result: Result, cell: Cell) -> bool:

@@ -24,7 +24,6 @@ def here(tmp_path, monkeypatch):
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     (tmp_path / "train.py").write_text("raise SystemExit('never run')\n")
     return tmp_path
 
@@ -216,12 +215,12 @@ def test_rows_say_what_has_not_run():
     rows = [Judged("lora", 1e-3, "baseline"), Judged("bitfit", None, "not_decided")]
     summary = Summary("accuracy", True, "evaluation", "lora", 0.01, rows)
     left = [Cell("bitfit", 3e-3, 2), Cell("bitfit", 3e-3, 1), Cell("bitfit", 1e-4, 0)]
-    note_left_out(summary, left, "late")
+    note_left_out(summary, left, 4)
     assert not summary.complete
-    assert summary.notes == ["3 cells have not run: late"]
+    assert summary.notes == ["3 cells have not run: the budget of 4 minutes"]
     assert rows[0].notes == []
-    assert rows[1].notes == [
-        "not run: seeds 1, 2: late", "not run: learning rates 0.0001: late",
-    ]  # fmt: skip
-    note_left_out(whole := Summary("accuracy", True, "evaluation", "lora", 0.01, []), [], "late")
+    seeds, rates = rows[1].notes
+    assert seeds.startswith("not run: seeds 1, 2: the budget of 4 minutes went to candidates")
+    assert rates == "not run: learning rates 0.0001: rates take half of the budget of 4 minutes"
+    note_left_out(whole := Summary("accuracy", True, "evaluation", "lora", 0.01, []), [], None)
     assert whole.complete

@@ -47,7 +47,7 @@ BEST = curve(Cell("lora", 1e-3, 0), 0.7, 0.8, 0.9)
         ([BEST], [0.8, 0.85, 0.8], 3),
         ([BEST, curve(Cell("lora", 1e-2, 0), 0.75, status="pruned")], [0.72, 0.9, 0.9], 1),
         ([curve(Cell("lora", 1e-3, 0), -0.7, -0.5, greater=False)], [-0.8, -0.4], 1),
-        ([curve(Cell("lora", 1e-3, 0), -0.7, -0.5, greater=False)], [-0.6, -0.4], 2),
+        ([curve(Cell("lora", 1e-3, 0), -0.7, -0.5, -0.3, greater=False)], [-0.6, -0.6, -0.2], 2),
     ],
 )
 def test_what_is_behind_at_a_whole_epoch_ends(tmp_path, others, values, epochs):
@@ -95,3 +95,11 @@ def test_a_budget_without_optuna_is_refused(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(FtplugError, match=r"pip install 'ftplug\[compare\]'"):
         pruning.check_installed()
+
+
+def test_a_cell_that_is_done_is_not_called_pruned_at_its_last_epoch(tmp_path):
+    two = curve(Cell("lora", 1e-3, 0), 0.7, 0.9)
+    (tmp_path / "results.jsonl").write_text(f"{to_line(two)}\n")
+    of_cell = Pruning(tmp_path, CELL)
+    assert of_cell.goes_on(1.0, 0.8)
+    assert of_cell.goes_on(2.0, 0.1)
