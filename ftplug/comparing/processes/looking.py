@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,16 +52,25 @@ def look(command: Sequence[str], module: bool, folder: str, log: Path, answer: C
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.chdir(folder)
+    threading.Thread(target=_end_with_the_command, daemon=True).start()
     looking = _looking()
     try:
         looking.run(command, module=module)
-    except SystemExit:
-        pass
+    except SystemExit as done:
+        if isinstance(done.code, str):
+            print(done.code, file=sys.stderr, flush=True)
     except BaseException as error:
         answer.send(("error", f"{type(error).__name__}: {one_line(error)}"))
         return
     if looking.found:
         answer.send(("model", looking.found[0]))
+
+
+def _end_with_the_command() -> None:
+    command = multiprocessing.parent_process()
+    assert command is not None
+    wait([command.sentinel])
+    os.killpg(0, signal.SIGKILL)
 
 
 def _looking() -> Any:

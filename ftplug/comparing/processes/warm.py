@@ -20,7 +20,7 @@ from ftplug.comparing.processes.keeper import died, keep
 from ftplug.comparing.processes.task import CACHE, SHARED_CACHE, RunCell, Task, run_script
 from ftplug.comparing.results import Cell, Result
 
-IMPORTS = "ftplug.comparing.processes.imports"  # what the server holds
+PRELOADED = ["ftplug.comparing.processes.imports"]  # what the server imports
 FORKS = sys.platform == "linux"
 _SERVER = {
     "OPENBLAS_NUM_THREADS": "1",  # numpy's and scipy's would start threads when imported
@@ -136,7 +136,7 @@ class Processes:
 def start_server() -> None:
     """Let the server begin to import, unless it has; where none is used, nothing."""
     if FORKS:
-        forkserver.set_forkserver_preload([IMPORTS])
+        forkserver.set_forkserver_preload(PRELOADED)
         with _environment(_SERVER):
             forkserver.ensure_running()
 

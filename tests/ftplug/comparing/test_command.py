@@ -207,7 +207,10 @@ def test_the_default_of_a_script_is_of_its_model(here, monkeypatch):
         texts, _ = command._compared(["default"], None, ("tiny_script.py", name), False)
         assert texts[-1] == last
     assert not Path("trained").exists()
-    with pytest.raises(FtplugError, match="shows no model"):
+
+
+def test_a_script_that_shows_no_model_is_refused_with_what_it_said():
+    with pytest.raises(FtplugError, match="shows no model: never run"):
         command._compared(["default"], None, ("train.py",), False)
 
 

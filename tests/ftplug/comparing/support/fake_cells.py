@@ -193,7 +193,7 @@ def main(out: str, jobs: str, seeds: str, kind: str, *names: str) -> int:
     from ftplug.comparing.processes import warm
     from ftplug.comparing.whole import run_comparison
 
-    warm.IMPORTS = __name__  # torch takes seconds
+    warm.PRELOADED[:] = [__name__]  # torch takes seconds
     stand_in()
     wanted = comparison(Path(out).parent, *names, seeds=int(seeds), rates=(1e-4, 1e-3))
     return run_comparison(wanted, Path(out), jobs=int(jobs), run=globals()[kind]).code
