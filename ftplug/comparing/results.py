@@ -48,10 +48,11 @@ class Result:
     are chosen: the best epoch's where the best model is kept, else the last one's. ``epochs`` has
     ``{"epoch": 1.0, "metrics": {…}}`` of the evaluation set.
 
-    Sizes are in bytes, times in seconds. ``outcomes`` is a path relative to the comparison's
-    folder, or None, and ``no_outcomes`` says why. ``fresh`` is a digest of the values that fresh
-    tensors (a head, an adapter) began with. ``forgetting`` is the mean KL divergence to the base's
-    answers per token, in nats, for language models.
+    Sizes are in bytes, times in seconds; ``seconds`` is the whole life of the cell's process.
+    ``outcomes`` is a path relative to the comparison's folder, or None, and ``no_outcomes`` says
+    why. ``fresh`` is a digest of the values that fresh tensors (a head, an adapter) began with.
+    ``forgetting`` is the mean KL divergence to the base's answers per token, in nats, for language
+    models.
     """
 
     candidate: str
@@ -65,6 +66,7 @@ class Result:
     chosen_by: float | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     epochs: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float | None = None
     train_seconds: float | None = None
     evaluation_seconds: float | None = None
     start_seconds: float | None = None
@@ -107,8 +109,8 @@ def read_results(path: Path) -> list[Result]:
     if not path.is_file():
         return []
     text = path.read_bytes().decode("utf-8", errors="replace")
-    whole, _, _ = text.rpartition("\n")
-    return [_read(line, f"{path}:{at}") for at, line in enumerate(whole.splitlines(), start=1)]
+    *whole, _ = text.split("\n")  # a text in it may have other ends of lines
+    return [_read(line, f"{path}:{at}") for at, line in enumerate(whole, start=1)]
 
 
 def _read(line: str, place: str) -> Result:
