@@ -35,6 +35,7 @@ NAMES = (
     "loading",
     "advice",
 )
+BY_ITSELF = ("shared_trunk",)  # takes hours
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "huggingface-hub", "trl")
 SECTION = re.compile(r"(?<=<!-- benchmarks -->\n).*?(?=<!-- /benchmarks -->)", re.DOTALL)
 

@@ -28,11 +28,14 @@ def finish(folder: Folder, left_out: Sequence[Cell], *, interrupted: bool = Fals
     """
     from ftplug.comparing.concluding import conclude
     from ftplug.comparing.report import write_report
+    from ftplug.comparing.report.card import add_to_artifact
 
     summary = conclude(folder.comparison, folder.results, folder.path)
     note_left_out(summary, left_out, None if interrupted else folder.comparison.budget_minutes)
     summary.write(folder.path)
     best = copy_best(folder, summary)
+    if best is not None:
+        add_to_artifact(best, folder.path, folder.comparison, folder.results, summary)
     report = write_report(folder.path, folder.comparison, folder.results, summary)
     return Finished(summary, report, best)
 

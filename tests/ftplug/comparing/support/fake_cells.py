@@ -167,6 +167,10 @@ def write_report(directory: Path, *_: Any) -> Path:
     return path
 
 
+def add_to_artifact(*_: Any) -> None:
+    """Stand in for :func:`ftplug.comparing.report.card.add_to_artifact`: these are no artifacts."""
+
+
 def stand_in(modules: Any = sys.modules) -> None:
     """Put the stand-ins where the command looks for the real ones."""
     from types import ModuleType
@@ -180,6 +184,7 @@ def stand_in(modules: Any = sys.modules) -> None:
         "choosing": {"chosen_rates": choose, "at_edge": at_edge},
         "concluding": {"conclude": conclude},
         "report": {"write_report": write_report},
+        "report.card": {"add_to_artifact": add_to_artifact},
         "report.table": {"terminal_table": terminal_table},
     }
     for name, contents in named.items():
