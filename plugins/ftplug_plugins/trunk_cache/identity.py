@@ -10,10 +10,10 @@ import hashlib
 import json
 import platform
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ftplug import __version__
 from ftplug_plugins.trunk_cache.cut import TrunkSpec
 from ftplug_plugins.trunk_cache.forward import layers, outside
 
@@ -43,7 +43,15 @@ def trunk_key(backbone: Any, spec: TrunkSpec, tag: str, rounded_to: str) -> str:
     _refuse_hooks([*outside(backbone, spec), *lower])
     digest = hashlib.sha256()
     cut = (spec.layers, spec.depth, spec.embeddings, spec.bias, spec.relative, spec.causal)
-    said = [_FORMAT, __version__, cut, tag, rounded_to, *_code(backbone, spec), *_kernels(backbone)]
+    said = [
+        _FORMAT,
+        version("ftplug"),
+        cut,
+        tag,
+        rounded_to,
+        *_code(backbone, spec),
+        *_kernels(backbone),
+    ]
     digest.update(json.dumps(said, sort_keys=True, default=str).encode())
     for name, tensor in _tensors(backbone, spec):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
