@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ftplug.comparing.folder import Folder, copy_of_artifact, drop
+from ftplug.comparing.folder import ARTIFACT, Folder, copy_of_artifact, drop
 from ftplug.comparing.results import Cell, Result
 from ftplug.comparing.scheduling.planning import Plan
 from ftplug.comparing.summary import Summary
 
-ARTIFACT = "artifact"  # of a cell, in its folder
 BEST = "best"  # the winner's, in the comparison's folder
 
 

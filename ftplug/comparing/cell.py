@@ -20,6 +20,7 @@ from ftplug.artifacts.author import named_by_author
 from ftplug.artifacts.saving import annotate, save
 from ftplug.comparing.candidates import parse
 from ftplug.comparing.comparison import Comparison
+from ftplug.comparing.folder import ARTIFACT, OUTPUT
 from ftplug.comparing.measuring.ending import Ended, exit_reason, status_of
 from ftplug.comparing.measuring.forgetting import mean_divergence, not_measured, retained_text
 from ftplug.comparing.measuring.gathering import gather_course, gather_measured, gather_trained
@@ -29,8 +30,6 @@ from ftplug.errors import FtplugError
 from ftplug.training.record import training_facts
 from ftplug.training.running.as_main import print_from_script
 from ftplug.training.script import Launch
-
-ARTIFACT, OUTPUT = "artifact", "output"
 
 
 def run_cell(

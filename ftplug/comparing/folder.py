@@ -32,6 +32,7 @@ from ftplug.files.swapping import replace_directory
 HOLDER = "running.json"  # who runs the comparison, while somebody does
 RESULT = "result.json"  # of a cell, in its folder
 LOG = "log.txt"
+ARTIFACT, OUTPUT = "artifact", "output"  # of a cell: what it trained, its Trainer's own folder
 PROGRESS = "progress.jsonl"  # the metric by epoch, while a cell runs
 _MAY_CHANGE = ("key", "delta", "budget_minutes")
 _MAY_GROW = ("candidates", "seeds")

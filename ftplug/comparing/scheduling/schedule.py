@@ -8,8 +8,8 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
-from ftplug.comparing.artifacts import ARTIFACT, drop_artifacts
-from ftplug.comparing.folder import Folder, drop
+from ftplug.comparing.artifacts import drop_artifacts
+from ftplug.comparing.folder import ARTIFACT, OUTPUT, Folder, drop
 from ftplug.comparing.processes.engine import Engine
 from ftplug.comparing.results import Cell, Result
 from ftplug.comparing.scheduling.budget import Budget
@@ -98,6 +98,6 @@ class Schedule:
     def _keep(self, result: Result) -> None:
         self.folder.append(result)
         folder = self.folder.cell(result.cell)
-        drop(folder, ["output"] if result.status == "finished" else ["output", ARTIFACT])
+        drop(folder, [OUTPUT] if result.status == "finished" else [OUTPUT, ARTIFACT])
         drop_artifacts(self.folder, self.plan)
         self.watching.ended(result)
