@@ -46,8 +46,9 @@ LAYERS = {
     """,
     "ftplug_registry": """
         commands
-        printing
-        local_hub searching showing verification
+        verifying
+        printing options
+        local_hub searching showing
         pushing
         pulling
         card contents

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ftplug_registry.pushing.publishing import Published, push
     from ftplug_registry.searching import Found, search
     from ftplug_registry.showing import show
-    from ftplug_registry.verification import verify
+    from ftplug_registry.verifying.verification import verify
 
 _HOME = {
     "Hub": "hub",
@@ -27,7 +27,7 @@ _HOME = {
     "Found": "searching",
     "search": "searching",
     "show": "showing",
-    "verify": "verification",
+    "verify": "verifying.verification",
 }
 
 __all__ = [
