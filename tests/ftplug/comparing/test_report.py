@@ -12,6 +12,7 @@ from pages import Page, contrast, inside
 from ftplug.comparing.comparison import Comparison
 from ftplug.comparing.report import colors, write_report
 from ftplug.comparing.report.answer import answer
+from ftplug.comparing.report.table import notes
 from ftplug.comparing.results import Result, read_results
 from ftplug.comparing.summary import Judged, Summary
 
@@ -314,3 +315,9 @@ def test_comparison_and_summary_come_back_as_they_were_written(made):
     directory, _ = made
     assert Comparison.read(directory) == comparisons.comparison(directory.parent)
     assert Summary.read(directory) == comparisons.summary()
+
+
+def test_a_terminal_shows_the_notes_too():
+    rows = [Judged("full", 1e-4, "baseline", notes=["its rate is the \x1b[1mhighest"])]
+    summary = Summary("accuracy", True, "test", "full", 0.01, rows, notes=["of the same set"])
+    assert notes(summary) == ["note: of the same set", "note: full: its rate is the �[1mhighest"]
