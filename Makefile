@@ -44,6 +44,7 @@ coverage: .venv/installed .venv/peers
 soak: .venv/installed
 	$(BIN)/python tests/soak/kill_and_resume.py
 	$(BIN)/python tests/soak/kill_a_worker.py --engines ddp
+	$(BIN)/python tests/soak/kill_a_comparison.py -- --limit 96 --epochs 1
 	if [ -e .venv/zero/installed ]; then DS_ACCELERATOR=cpu TORCH_EXTENSIONS_DIR=$(CURDIR)/.venv/zero/extensions \
 		.venv/zero/bin/python tests/soak/kill_a_worker.py --engines zero2; fi
 
