@@ -100,6 +100,22 @@ def test_the_answer_says_how_sure_it_is(best, changes, says):
     assert says in answer(summary)
 
 
+@pytest.mark.parametrize(
+    ("measured", "says"),
+    [
+        ("test", "comes first on the evaluation set (accuracy 0.9020 on the test set)"),
+        ("evaluation", "comes first (accuracy 0.9020)"),
+    ],
+)
+def test_the_answer_says_by_which_set_the_first_one_is_chosen(measured, says):
+    rows = [
+        Judged("full", 1e-4, "baseline", mean=0.9),
+        Judged("ia3", 1e-2, "not_decided", 0.002, mean=0.902, seeds=[0, 1, 2]),
+    ]
+    summary = Summary("accuracy", True, measured, "full", 0.01, rows, best="ia3")
+    assert f"Not decided: ia3 at learning rate 0.01 {says}, but whether" in answer(summary)
+
+
 def test_each_fact_of_a_candidate_is_in_the_page(made):
     _, text = made
     [row] = [row for row in inside(text, "tr") if "lora+bitfit" in row and "equivalent" in row]
