@@ -24,7 +24,7 @@ Status = Literal["finished", "pruned", "diverged", "failed", "out_of_memory"]
 class Cell:
     """One run of the script: a candidate, as given, at a learning rate with a seed.
 
-    ``lr`` is None where no method of the candidate suggests one: the script's own counts.
+    ``lr`` is None for the script's own: suggested rates are asked for, and its methods have none.
     """
 
     candidate: str

@@ -28,9 +28,10 @@ def answer(summary: Summary) -> str:
     # Rates and the winner are chosen there: on the test set another one may stand higher.
     first = " on the evaluation set" if summary.set == "test" else ""
     where = " on the test set" if first else ""
+    more = f"; {why}" if why and best.difference is not None else ""
     return (
         f"Not decided: {name}{at} comes first{first} ({mean}{where}), but whether it is better "
-        f"than {against} is open: {how_sure}{f'; {why}' if why and best.difference is not None else ''}."
+        f"than {against} is open: {how_sure}{more}."
     )
 
 
