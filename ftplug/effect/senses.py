@@ -139,9 +139,10 @@ def sounds(model: Any, takes: Mapping[str, Any]) -> Iterator[Sense]:
 def _sound_shapes(name: str, config: Any) -> Iterator[tuple[int, ...]]:
     names = ("num_mel_bins", "input_feat_per_channel", "feature_size", "n_mels", "input_dim")
     bands = _number(config, *names, default=80)
+    stacked = _number(config, "feature_projection_input_dim", default=2 * bands)
     longest = 2 * (getattr(config, "max_source_positions", None) or 32)
     frames = _number(config, "max_length", default=64)
-    mel = [(1, bands, longest), (1, frames, bands), (1, 64, 2 * bands), (1, bands, 64)]
+    mel = [(1, bands, longest), (1, frames, bands), (1, 64, stacked), (1, bands, 64)]
     waves = [(1, 4000), (1, 1, 4000), (1, 1, 32, 32)]
     if name == "input_values":
         yield from [*waves, *mel]
