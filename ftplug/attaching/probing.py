@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import random
+from collections.abc import Collection, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ftplug import structure
 from ftplug.inplace import in_eval_mode
+from ftplug.structure.shards import is_shard
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -88,34 +90,85 @@ def moved(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
 
 @contextmanager
 def without_a_trace(model: nn.Module) -> Iterator[None]:
-    """Hold the model in eval mode, without gradients; its state afterwards is what it was."""
+    """Hold the model in eval mode, without gradients; its state afterwards is what it was.
+
+    Random numbers within the block are always the same ones; the generators are put back.
+    """
     import torch
     from transformers import GenerationConfig
 
     inner: Any = structure.pretrained(model)
-    devices = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
-    # A dictionary for each module: rotary embeddings put others in the place of their buffers.
-    buffers = [(m, dict(m._buffers)) for m in model.modules() if m._buffers]
-    small = [b for _, own in buffers for b in own.values() if b is not None and b.numel() <= _SMALL]
-    values = [buffer.clone() for buffer in small]
     chosen = getattr(inner, "generation_config", None)  # beams, sampling, a static cache
     names = ("bos_token_id", "pad_token_id", "decoder_start_token_id")
     own_tokens = {name: getattr(chosen, name, None) for name in names}
     try:
         inner.generation_config = GenerationConfig(**own_tokens)
         with (
-            torch.random.fork_rng(devices=sorted(devices)),
+            _modules_put_back(model),
+            _generators_put_back(model),
             torch.no_grad(),
             in_eval_mode(model.modules()),
         ):
             yield
     finally:
         inner.generation_config = chosen
+
+
+@contextmanager
+def _modules_put_back(model: nn.Module) -> Iterator[None]:
+    """Give buffers, parts and attributes back that a forward has put others in the place of.
+
+    Rotary embeddings do that with their buffers; BigBird exchanges its attention for good where a
+    text is short. Engines that keep parts of a model do their own bookkeeping on its modules.
+    """
+    import torch
+
+    shared = any(is_shard(parameter) for parameter in model.parameters())
+    kept = [] if shared else [(m, dict(vars(m)), dict(m._modules)) for m in model.modules()]
+    # A dictionary for each module: others may stand in the place of its buffers.
+    buffers = [(m, dict(m._buffers)) for m in model.modules() if m._buffers]
+    small = [b for _, own in buffers for b in own.values() if b is not None and b.numel() <= _SMALL]
+    values = [buffer.clone() for buffer in small]
+    try:
+        yield
+    finally:
+        for module, attributes, parts in kept:
+            _put_back(vars(module), attributes)
+            _put_back(module._modules, parts)
         for module, known in buffers:
             module._buffers.update(known)
         with torch.no_grad():
             for buffer, value in zip(small, values, strict=True):
                 buffer.copy_(value)
+
+
+def _put_back(now: MutableMapping[str, Any], before: Mapping[str, Any]) -> None:
+    """Make a dictionary hold the very objects that it held; one that does is not touched."""
+    if len(now) == len(before) and all(now.get(name) is value for name, value in before.items()):
+        return
+    now.clear()
+    now.update(before)
+
+
+@contextmanager
+def _generators_put_back(model: nn.Module) -> Iterator[None]:
+    """Seed the generators of torch, numpy and Python, and put them back afterwards."""
+    import numpy as np
+    import torch
+
+    devices = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
+    python, numbers = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=sorted(devices)):
+            torch.default_generator.manual_seed(0)
+            for device in devices:
+                torch.cuda.default_generators[device].manual_seed(0)
+            random.seed(0)
+            np.random.seed(0)
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numbers)
 
 
 @contextmanager
