@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from ftplug import structure
 from ftplug.attaching.sharding import is_sharded
-from ftplug.context import logger
+from ftplug.artifacts.contents import Contents
+from ftplug.context import logger, quiet
 from ftplug.effect.probe import FILE, Probe
-from ftplug.errors import ArtifactError, FtplugError, NotProbed, one_line
+from ftplug.errors import ArtifactError, FtplugError, NotProbed, NotReplayable, one_line
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from ftplug.artifacts.contents import Contents
+    from ftplug.artifacts.manifest import Manifest
+    from ftplug.effect.pieces import Answers
     from ftplug.effect.replaying import Replayed
 
 _CURE = "load it on its own base, or force=True"
@@ -61,6 +63,48 @@ def asked(model: nn.Module, probe: Probe, *, one: bool = False) -> Replayed | st
         raise
     except (RuntimeError, ValueError, TypeError, KeyError, IndexError) as error:
         return one_line(error)[:200]
+
+
+def own_probe(directory: Path, manifest: Manifest) -> Probe | None:
+    """Read the probe of an artifact in a folder, if it has one, and check its digest."""
+    if FILE not in manifest.files:
+        return None
+    return probe_in(Contents(directory, {FILE: manifest.files[FILE]}, tensors_later=True))
+
+
+def off(model: nn.Module, probe: Probe) -> Answers | None:
+    """Return the answers without the method of a model that still carries it; None where it cannot.
+
+    They say how noisy this machine is: a plain model has no method to switch off.
+    """
+    from ftplug.effect.replaying import without_method
+
+    try:
+        return without_method(model, probe)
+    except FtplugError:
+        return None
+
+
+def asked_plain(
+    cls: Any, folder: Path, probe: Probe, without: Answers | None, artifact: Path
+) -> str:
+    """Read a merged model with its class's ``from_pretrained``, ask it, and return what it says.
+
+    Raises :class:`ArtifactError` where its answers are not those of the artifact.
+    """
+    from ftplug.effect.replaying import replay_plain
+
+    if not hasattr(cls, "from_pretrained"):
+        return f"its answers were not compared with the trained ones: {cls.__name__} is read by hand"
+    with quiet():
+        model = cls.from_pretrained(folder).eval()
+    try:
+        found = replay_plain(model, probe, without)
+    except (NotProbed, NotReplayable) as error:
+        return f"its answers were not compared with the trained ones: {error}"
+    if found.verdict in ("no effect", "other"):
+        raise ArtifactError(f"{artifact}: merged, it does not answer as trained: {found.line()}")
+    return found.line()
 
 
 def why_not_asked(model: nn.Module) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ftplug import structure
 from ftplug.attaching.attachment import attachment_of, trunk_of_base
 from ftplug.effect.answers import ask_as
+from ftplug.effect.plainly import plainly
 from ftplug.effect.figures import Figures, measured, shortest
 from ftplug.effect.verdicts import (
     QUANTIZED,
@@ -20,6 +21,7 @@ from ftplug.effect.verdicts import (
     overall,
 )
 from ftplug.errors import NotReplayable
+from ftplug.quiet import quiet
 
 if TYPE_CHECKING:
     from torch import nn
@@ -91,16 +93,26 @@ def replay(model: nn.Module, probe: Probe, *, one: bool = False) -> Replayed:
     """
     probe = _largest(probe) if one else probe
     try:
-        answers = ask_as(model, probe)
-        if one:
-            quick = compared(answers, None, probe, model)
-            if quick.verdict == "trained":
-                return quick
-        with trunk_of_base(model):
-            without = ask_as(model, probe)
+        with plainly(model):
+            answers = ask_as(model, probe)
+            found = compared(answers, None, probe, model)
+            if _trains_head_alone(model) or (one and found.verdict == "trained"):
+                return found
+            without = without_method(model, probe)
     except NotReplayable as error:
         return Replayed("not replayable", str(error), inputs=len(probe.inputs))
     return compared(answers, without, probe, model)
+
+
+def without_method(model: nn.Module, probe: Probe) -> Answers | None:
+    """Return what the head of a model that carries its method answers on the base's trunk.
+
+    None where the head alone trained: it is all the effect there is.
+    """
+    if _trains_head_alone(model):
+        return None
+    with plainly(model), quiet(), trunk_of_base(model):
+        return ask_as(model, probe)
 
 
 def replay_plain(model: nn.Module, probe: Probe, without: Answers | None) -> Replayed:
@@ -122,11 +134,11 @@ def compared(
     """Return what answers of a model say, beside those of its head on the base's trunk."""
     conditions = Conditions(probe.dtype, dtype_of(model), rounded)
     reference = probe.head_only
-    head_alone = _trains_head_alone(model)
-    figures = measured(answers, without, probe.trained, reference, least=conditions.least)
-    conclusions = {
-        kind: concluded(each, conditions, head_alone=head_alone) for kind, each in figures.items()
-    }
+    least = conditions.least
+    if _trains_head_alone(model):
+        least = max(least, _of_the_trunk(answers, probe, conditions))
+    figures = measured(answers, without, probe.trained, reference, least=least)
+    conclusions = {kind: concluded(each, conditions) for kind, each in figures.items()}
     found: Conclusion = overall(conclusions)
     return Replayed(
         found.verdict,
@@ -152,7 +164,13 @@ def _trains_head_alone(model: nn.Module) -> bool:
     attached = attachment_of(model)
     if attached is None or attached.plan.added:
         return False
-    return set(attached.plan.may_train) <= set(attached.facts.base.head)
+    return set(attached.plan.may_train) <= set(attached.trained_head)
+
+
+def _of_the_trunk(answers: Answers, probe: Probe, conditions: Conditions) -> float:
+    """Return how noisy a trunk is that nothing trained, by its hidden states."""
+    hidden = measured(answers, None, probe.trained, probe.trained, least=conditions.least)
+    return hidden["hidden"].error if "hidden" in hidden else 0.0
 
 
 def _largest(probe: Probe) -> Probe:

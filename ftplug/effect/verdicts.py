@@ -67,8 +67,8 @@ class Conclusion:
     beyond: float
 
 
-def concluded(figures: Figures, conditions: Conditions, *, head_alone: bool = False) -> Conclusion:
-    """Return what the figures of one kind of answer say; ``head_alone``: no effect on the trunk.
+def concluded(figures: Figures, conditions: Conditions) -> Conclusion:
+    """Return what the figures of one kind of answer say.
 
     A verdict needs an effect of at least three times the noise. ``trained`` needs answers within
     three noises of the trained ones, the whole effect along its own direction, and noise that
@@ -82,8 +82,6 @@ def concluded(figures: Figures, conditions: Conditions, *, head_alone: bool = Fa
         if conditions.same:
             return Conclusion("other", "the base itself answers differently here", beyond)
         return Conclusion("not decidable here", "the base's own answers are mostly noise", beyond)
-    if head_alone and beyond <= 1:
-        return Conclusion("trained", "", beyond)
     if figures.effect < TOLERANCE * figures.noise:
         if figures.error > CERTAIN * (tolerance + figures.effect):
             return Conclusion("other", "further from the trained answers than noise is", beyond)

@@ -112,13 +112,6 @@ def test_an_effect_of_nil_cannot_be_decided_but_something_else_can():
     assert verdict(effect=0.0, fault=0.01) == "other"
 
 
-def test_a_head_alone_needs_no_effect_on_the_trunk():
-    figures, _ = judged(effect=0.0)
-    assert concluded(figures, FULL, head_alone=True).verdict == "trained"
-    figures, _ = judged(effect=0.0, fault=0.01)
-    assert concluded(figures, FULL, head_alone=True).verdict == "other"
-
-
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_answers_that_overflow_are_something_else(value):
     here = plus(BASE, drawn(1))
