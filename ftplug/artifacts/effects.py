@@ -43,7 +43,9 @@ def written(
             effect = outcome.probe.effect()
         except Exception as error:  # a trained model must not be lost to a question about it
             (stage / FILE).unlink(missing_ok=True)
-            outcome = Outcome(note=f"the probe cannot be written: {one_line(error)}", expected=False)
+            outcome = Outcome(
+                note=f"the probe cannot be written: {one_line(error)}", expected=False
+            )
     if outcome.probe is None:
         if not outcome.expected:
             logger.warning("%s has no probe: %s", target, outcome.note)

@@ -39,18 +39,20 @@ class Raw:
 
 
 def ask(
-    model: nn.Module, inputs: Sequence[Input], *, continuations: bool = True
+    model: nn.Module, inputs: Sequence[Input], *, continuations: bool = True, finite: bool = True
 ) -> tuple[Raw, ...]:
     """Return the model's answers to inputs; what the model was before it is afterwards.
 
     In eval mode, without gradients, under seeded generators that are put back. Of a compiled model
     the uncompiled one is asked. Where processes share a model all must call. ``continuations`` asks
     for 16 greedy tokens after each prompt. Raises :class:`ftplug.errors.NotProbed` with the reason
-    where the model gives no finite answer.
+    where the model gives no answer, or with ``finite`` one that is NaN or infinite.
     """
     whole = unwrap_model(model)
     with without_a_trace(whole), _reason_of(whole):
         raws = [_asked(whole, given) for given in inputs]
+        if finite:
+            _refuse_infinite(raws)
         if continuations and writes(structure.pretrained(whole)):
             for index, tokens in _continued(whole, inputs).items():
                 raws[index] = Raw(raws[index].answers, raws[index].next_token, tokens)
@@ -81,7 +83,7 @@ def _asked(model: nn.Module, given: Input) -> Raw:
         logits = _own_rows(logits, tensors)
         answers["logits"] = sample(logits, given.stored.get("input_ids"))
         following = logits[0, -1].float().log_softmax(-1).cpu()
-        return _finite(Raw(answers, following))
+        return Raw(answers, following)
     hidden = heard[-1] if heard else None
     if logits is not None:
         answers["logits"] = sample(_own_rows(logits, tensors))
@@ -89,7 +91,7 @@ def _asked(model: nn.Module, given: Input) -> Raw:
         answers["hidden"] = sample(_own_rows(hidden, tensors))
     if not answers:
         raise NotProbed(f"{type(inner).__name__} answers with no tensor of numbers")
-    return _finite(Raw(answers, classes=_classes(inner, logits)))
+    return Raw(answers, classes=_classes(inner, logits))
 
 
 def _called(model: nn.Module, tensors: Mapping[str, Tensor]) -> Any:
@@ -146,11 +148,10 @@ def _classes(inner: Any, logits: Tensor | None) -> int:
     return width if 2 <= width <= SAMPLE and not alone else 0
 
 
-def _finite(raw: Raw) -> Raw:
-    for kind, answer in raw.answers.items():
+def _refuse_infinite(raws: Sequence[Raw]) -> None:
+    for kind, answer in (pair for raw in raws for pair in raw.answers.items()):
         if not answer.isfinite().all():
             raise NotProbed(f"its answers ({kind}) to the probe's inputs are NaN or infinite")
-    return raw
 
 
 def _continued(model: nn.Module, inputs: Sequence[Input]) -> dict[int, tuple[int, ...]]:
@@ -173,8 +174,11 @@ def _continued(model: nn.Module, inputs: Sequence[Input]) -> dict[int, tuple[int
 
 
 def ask_as(model: nn.Module, probe: Probe) -> Answers:
-    """Return a model's answers to a probe's inputs: the samples and tokens that the probe has."""
-    raws = ask(model, probe.inputs, continuations=False)
+    """Return a model's answers to a probe's inputs: the samples and tokens that the probe has.
+
+    They may be NaN or infinite: a model that overflows answers otherwise.
+    """
+    raws = ask(model, probe.inputs, continuations=False, finite=False)
     return _chosen(raws, probe.token_ids)
 
 
@@ -188,9 +192,10 @@ def make_probe(
     fresh_head: bool = False,
     tokenizer: Any = None,
 ) -> Probe:
-    """Put answers together: choose the tokens, and of a base with a fresh head what has no part in it.
+    """Put answers together, with the same tokens in all of them.
 
-    ``base`` is None where it was never asked. ``tokenizer`` spells the continuations.
+    ``base`` is None where it was never asked; with ``fresh_head`` only what does not pass its head
+    counts. ``tokenizer`` spells the continuations.
     """
     token_ids = _likeliest(trained, base or head_only)
     before = _chosen(base, token_ids) if base else None

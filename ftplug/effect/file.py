@@ -1,4 +1,4 @@
-"""The probe's file: a small safetensors file and a JSON text in it, read with everything bounded."""
+"""The probe's file: a small safetensors file with a JSON text in it, everything bounded."""
 
 from __future__ import annotations
 

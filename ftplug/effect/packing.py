@@ -202,7 +202,8 @@ class _Unpacking:
             raise _Malformed("token_ids is no row of as many int64 as told")
         if counts != wanted or int(ids.min()) < 0 or int(ids.max()) > _MOST_TOKENS:
             raise _Malformed("token_ids does not fit log_probs")
-        return ids.split(counts)
+        parts: tuple[Tensor, ...] = ids.split(counts)
+        return parts
 
     def _continuation(self, about: _Continuation) -> Continuation:
         if about["input"] >= self.count or (about["base"] is None) != (about["base_text"] is None):

@@ -17,8 +17,8 @@ Answers = tuple["dict[str, Tensor]", ...]
 """A dict for each input, float32 of shape (n,) by kind of answer.
 
 ``logits`` is a sample of what the model's head gives, in places that depend on its shape alone;
-``hidden`` a sample of the backbone's last hidden state (not of language models); ``log_probs`` those
-of the next token at ``Probe.token_ids`` (language models).
+``hidden`` a sample of the backbone's last hidden state (not of language models); ``log_probs`` are
+those of the next token at ``Probe.token_ids`` (language models).
 """
 
 
@@ -26,8 +26,8 @@ of the next token at ``Probe.token_ids`` (language models).
 class Drawn:
     """Pixels or sound that need not be stored: a seed makes them again.
 
-    Standard normal numbers of ``numpy.random.RandomState(seed)``, a stream that numpy has frozen, as
-    float32 of this shape; ``sha256`` is that of their bytes, little-endian.
+    Standard normal numbers of ``numpy.random.RandomState(seed)``, a stream that numpy has frozen,
+    as float32 of this shape; ``sha256`` is that of their bytes, little-endian.
     """
 
     seed: int

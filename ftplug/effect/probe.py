@@ -50,7 +50,7 @@ class Probe:
 
     @classmethod
     def read(cls, path: Path) -> Probe:
-        """Read a file that anybody may have written: an ArtifactError says in a line what is off."""
+        """Read a file that anybody may have written; an ArtifactError says what is off."""
         return cls(**unpack(*read_probe_file(path), path))
 
     def effect(self) -> Effect:

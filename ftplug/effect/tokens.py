@@ -47,8 +47,8 @@ def vocabulary(model: Any) -> int:
 def seeded(model: Any, acting: Sequence[int]) -> list[Input]:
     """Return eight inputs of ids from ``numpy.random.RandomState``, a stream that is frozen.
 
-    ``acting`` stand in each, in a row, before the last two ids. The last ids of the vocabulary occur
-    (new tokens stand there), ids that the config gives a meaning do not.
+    ``acting`` stand in each, in a row, before the last two ids. The last ids of the vocabulary
+    occur (new tokens stand there), ids that the config gives a meaning do not.
     """
     takes = inspect.signature(model.forward).parameters
     return [Input(_arguments(model, takes, _drawn(model, i, acting), i), {}) for i in range(COUNT)]
@@ -132,11 +132,14 @@ def prompts(model: Any, tokenizer: Any, acting: Sequence[int]) -> list[Input]:
         stored = _arguments(model, takes, ids, 0)
         if "decoder_input_ids" in stored:
             stored["decoder_input_ids"] = torch.tensor([[decoder_start(model)]])
-        if acting:
-            text = tokenizer.decode(ids, skip_special_tokens=True)
-            text = text if _encoded(tokenizer, text) == ids else None
-        found.append(Input(stored, {}, text))
+        found.append(Input(stored, {}, _spelled(tokenizer, ids) if acting else text))
     return found
+
+
+def _spelled(tokenizer: Any, ids: list[int]) -> str | None:
+    """Return the text of ids, where it gives the same ids again."""
+    text = str(tokenizer.decode(ids, skip_special_tokens=True))
+    return text if _encoded(tokenizer, text) == ids else None
 
 
 def _encoded(tokenizer: Any, text: str) -> list[int]:
