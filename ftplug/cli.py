@@ -235,13 +235,16 @@ def merge(
 ) -> None:
     """Fold an artifact into its base: a plain transformers model that needs no ftplug.
 
+    It is read back and asked what the artifact's probe asks: other answers are refused.
+
     Example: ftplug merge org/my-adapter --to merged
     """
-    from ftplug.artifacts.merged_model import merge_artifact
+    from ftplug.artifacts.merged_model import merged
 
-    target = merge_artifact(artifact, to, base=base, revision=revision)
-    size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
-    typer.echo(f"{target}: a plain model of {size:,} bytes; from_pretrained reads it")
+    done = merged(artifact, to, base=base, revision=revision)
+    size = sum(path.stat().st_size for path in done.folder.rglob("*") if path.is_file())
+    said = f"{done.folder}: a plain model of {size:,} bytes; from_pretrained reads it"
+    typer.echo(f"{said}\n{done.effect}")
 
 
 @app.command()
