@@ -49,6 +49,8 @@ def load(
     revision: str | None = None,
     force: bool = False,
     allow_pickle: bool = False,
+    require_signature: bool = False,
+    trusted: str | os.PathLike[str] | None = None,
 ) -> nn.Module:
     """Put an artifact on its base model, in place, and return the model.
 
@@ -58,6 +60,8 @@ def load(
     a weightless copy of the model: where anything is wrong an :class:`ArtifactError` or
     :class:`RegistryError` is raised and the model is untouched. ``force=True`` loads onto a base
     whose weights differ from those the artifact was trained on, and NaN or infinite values.
+    ``require_signature=True`` refuses one that nobody has signed who is known here; ``trusted`` is
+    a file or folder of keys of which one must have signed.
 
     A PEFT adapter that ftplug did not make has no manifest: that is warned about, and the model is
     wrapped as ``PeftModel.from_pretrained`` does; ``allow_pickle=True`` accepts pickled weights.
@@ -68,7 +72,13 @@ def load(
         raise ArtifactError(f"load: the base is a model, an id or a folder, not {base!r}")
     if not isinstance(artifact, str | os.PathLike):
         raise ArtifactError(f"load: the artifact is a folder or org/name, not {artifact!r}")
-    directory = artifact_folder(artifact, revision, allow_pickle=allow_pickle)
+    directory = artifact_folder(
+        artifact,
+        revision,
+        allow_pickle=allow_pickle,
+        require_signature=require_signature,
+        trusted=trusted,
+    )
     if is_plain(directory):
         return registry().load_plain(base, directory, allow_pickle=allow_pickle, force=force)
     manifest, read = _opened(directory)
