@@ -23,6 +23,7 @@ from ftplug_registry.signing.trusted import Trusted, trusted
 from ftplug_registry.signing.verifying import (
     key_that_came,
     name_in,
+    require_beside,
     verified_by,
     verify_beside,
     verify_by_key,
@@ -86,7 +87,7 @@ class Signed:
             case "first use":
                 return f"{who}{key}, pinned for this repository from now on"
             case "unknown":
-                return f"whole, by the key {self.key}, for which nobody vouches here (--trusted)"
+                return f"by the key {self.key}, for which nobody vouches here (--trusted)"
         return f"not checked: {MISSING if not _installed() else 'its key is not known (--trusted)'}"
 
 
@@ -189,6 +190,7 @@ def _identified(folder: Path, bundle: Bundle, known: _Known) -> Seen:
     beside = None
     if os.path.lexists(folder / PROVENANCE):
         beside = read_bundle(folder / PROVENANCE, SLSA)
+        require_beside(bundle, beside)
     line = verified_by(bundle, known.lines)
     key = line.key if line else None
     if line is None and bundle.kind == "publicKey":

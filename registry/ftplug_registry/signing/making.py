@@ -100,7 +100,7 @@ class Signer:
                 config.use_certificate_signer(
                     private_key=self.path,
                     signing_certificate=self.certificate,
-                    certificate_chain=self.chain,
+                    certificate_chain=self.chain or (self.certificate,),  # it takes no empty one
                 )
             else:
                 secret = self.passphrase.encode("utf-8") if self.passphrase else None
@@ -151,12 +151,12 @@ def signable(folder: Path, *, replace: bool) -> tuple[dict[str, str], Manifest]:
 
 
 def write_signatures(folder: Path, made: Mapping[str, bytes]) -> None:
-    """Write the files of a signature; the one that counts comes last."""
+    """Write the files of a signature, the one that counts last; what was there before goes."""
     with stated_write_errors(folder):
-        for name in signatures_in(folder):
-            (folder / name).unlink()
         for name in sorted(SIGNATURES & made.keys()):
             replace_file(folder / name, made[name])
+        for name in signatures_in(folder) - made.keys():
+            (folder / name).unlink()
 
 
 def files_in(folder: Path) -> Iterator[str]:

@@ -82,10 +82,11 @@ def accept(
 
 def _follows(pinned: Pin, seen: Seen, folder: Path) -> bool:
     """Whether statements of the pinned key lead to the one that was seen."""
-    if not pinned.pem or not seen.public or not seen.provenance:
+    holder = pinned.public_keys().get(pinned.key)
+    if holder is None or not seen.public or not seen.provenance:
         return False
     rotations = seen.provenance.get("ftplug_keyRotations") or []
-    return leads(rotations, PublicKey(pinned.pem), seen.public.fingerprint, folder / PROVENANCE)
+    return leads(rotations, holder, seen.public.fingerprint, folder / PROVENANCE)
 
 
 def _another(folder: Path, pinned: Pin, key: str) -> RegistryError:

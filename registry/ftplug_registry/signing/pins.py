@@ -65,10 +65,10 @@ class Pin:
     earlier: list[Earlier] = field(default_factory=list)
 
     def public_keys(self) -> dict[str, PublicKey]:
-        """Return the keys that are known, by fingerprint; one that does not fit its is left out."""
-        known = [PublicKey(one.pem) for one in self.earlier]
-        known += [PublicKey(self.pem)] if self.pem else []
-        return {key.fingerprint: key for key in known}
+        """Return the keys that are known, by fingerprint; one that has another is left out."""
+        known = [Earlier(self.key, self.pem or ""), *self.earlier]
+        keys = {one.key: PublicKey(one.pem) for one in known}
+        return {name: key for name, key in keys.items() if key.fingerprint == name}
 
     def as_trusted(self) -> list[Trusted]:
         """Return an identity at Sigstore as a line would name it."""

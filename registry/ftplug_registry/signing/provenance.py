@@ -84,9 +84,10 @@ def _data(facts: Any) -> Iterator[dict[str, Any]]:
     for prefix, name in (("", "data"), ("eval_", "evaluation data")):
         said = facts if isinstance(facts, dict) else {}
         where, sha = said.get(f"{prefix}dataset"), said.get(f"{prefix}revision")
-        if where or sha:
-            uri = f"https://huggingface.co/datasets/{where}" if where else None
-            yield _resource(name, uri, gitCommit=sha)
+        if where and sha:
+            yield _resource(name, f"https://huggingface.co/datasets/{where}", gitCommit=sha)
+        elif where:
+            yield _resource(f"{name}: {where}", None)
 
 
 def _scripts(training: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -105,14 +105,21 @@ def name_in(bundle: Bundle) -> str | None:
     return str(x509.load_der_x509_certificate(bundle.certificates[0]).subject.rfc4514_string())
 
 
-def verify_beside(bundle: Bundle, beside: Bundle, key: PublicKey | None) -> Mapping[str, Any]:
-    """Return what a provenance says, once it is of the same model and by the same signer."""
+def require_beside(bundle: Bundle, beside: Bundle) -> None:
+    """Refuse a provenance that is of another model, or names another signer."""
     if beside.root_digest != bundle.root_digest:
         raise RegistryError(f"{beside.path}: the provenance of another artifact")
-    if beside.kind != bundle.kind or beside.certificates[:1] != bundle.certificates[:1]:
+    same = (beside.kind, beside.hint, beside.certificates[:1]) == (
+        *(bundle.kind, bundle.hint, bundle.certificates[:1]),
+    )
+    if not same:
         raise RegistryError(f"{beside.path}: not by the signer of {bundle.path}")
     if bundle.kind == "certificate":
         raise RegistryError(f"{beside.path}: provenance is signed by keys or certificates alone")
+
+
+def verify_beside(bundle: Bundle, beside: Bundle, key: PublicKey | None) -> Mapping[str, Any]:
+    """Return what a provenance says, once the signer of the model has signed it too."""
     by = key or key_of(bundle)
     if not by.verify(beside.signature, pre_authentication(beside.payload)):
         raise RegistryError(f"{beside.path}: not by the signer of {bundle.path}, or altered")
@@ -128,4 +135,6 @@ def key_that_came(bundle: Bundle, beside: Bundle | None) -> PublicKey | None:
     if bundle.kind != "publicKey" or not beside or not isinstance(pem, str):
         return None
     key = public_key(pem.encode("utf-8"), beside.path)
-    return key if key.fingerprint == bundle.hint else None
+    if key.fingerprint != bundle.hint:
+        raise RegistryError(f"{beside.path}: brings another key than {bundle.path} names")
+    return key
