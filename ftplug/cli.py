@@ -29,12 +29,14 @@ from ftplug.options import (
     Preemptible,
     Probe,
     Report,
+    RequireSignature,
     Resume,
     Seed,
     SeedArg,
     Settings,
     StartFrom,
     TrainHead,
+    Trusted,
     configured,
     learning_rate,
     resumes,
@@ -95,10 +97,8 @@ def methods(
         typer.echo(listing.overview(classes, further))
         return
     rows = [listing.row(cls, discovery.entry(key)) for key, cls in classes.items()]
-    if as_json:
-        typer.echo(json.dumps(rows[0] if name else rows, indent=2, default=str))
-    else:
-        typer.echo(listing.page(rows[0]))
+    one = rows[0] if name else rows
+    typer.echo(json.dumps(one, indent=2, default=str) if as_json else listing.page(rows[0]))
 
 
 class _FromScript(BaseException):
@@ -118,6 +118,8 @@ def run(
     settings: Settings = [],  # noqa: B006
     lr: LearningRateText = None,
     start_from: StartFrom = None,
+    require_signature: RequireSignature = False,
+    trusted: Trusted = None,
     like: Like = None,
     dry_run: DryRun = False,
     report: Report = None,
@@ -145,6 +147,7 @@ def run(
     compat.check_requirements()
     compat.check_transformers()
     from ftplug.artifacts.author import named_by_author
+    from ftplug.artifacts.registries import signed_start
     from ftplug.training.restarting.going_on import Restarts
     from ftplug.training.script import Launch, methods_from
 
@@ -167,6 +170,7 @@ def run(
     if won is None and not method and start_from is None:
         raise FtplugError("run: name a --method (ftplug methods lists them) or an artifact --from")
     rate = won.lr if won else learning_rate(lr)
+    start_from = signed_start(start_from, require_signature, trusted)
     chosen = configured(method, settings) if method else []
     chosen = chosen or (list(won.methods) if won else methods_from(start_from or ""))
     launch = Launch(

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftplug import structure
-from ftplug.attaching.sharding import is_sharded
 from ftplug.artifacts.contents import Contents
+from ftplug.attaching.sharding import is_sharded
 from ftplug.context import logger, quiet
 from ftplug.effect.probe import FILE, Probe
 from ftplug.errors import ArtifactError, FtplugError, NotProbed, NotReplayable, one_line

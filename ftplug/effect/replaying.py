@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from ftplug import structure
 from ftplug.attaching.attachment import attachment_of, trunk_of_base
 from ftplug.effect.answers import ask_as
-from ftplug.effect.plainly import plainly
 from ftplug.effect.figures import Figures, measured, shortest
+from ftplug.effect.plainly import plainly
 from ftplug.effect.verdicts import (
     QUANTIZED,
     Conclusion,
