@@ -51,7 +51,9 @@ LAYERS = {
         local_hub searching showing
         pushing
         pulling
-        card contents
+        contents
+        bom
+        card
         server
         inspection hub
         answers

@@ -1,4 +1,4 @@
-"""The content to publish of an artifact folder: its manifest's files and its card, nothing else.
+"""The content to publish of an artifact folder: its manifest's files, card, bill of materials.
 
 Nothing is changed in the folder: the card that names the repository is composed in memory.
 """
@@ -16,9 +16,12 @@ from ftplug.artifacts.author import checked_author, merged_author, require_base
 from ftplug.artifacts.card import CARD, CARD_PICTURES, card_files, is_generated
 from ftplug.artifacts.file_names import is_pickle
 from ftplug.artifacts.manifest import MANIFEST, Manifest, read_manifest
-from ftplug.errors import ArtifactError, RegistryError
+from ftplug.context import logger
+from ftplug.errors import ArtifactError, FtplugError, RegistryError
+from ftplug_registry.bom.document import BOM, bom, can_make_bom
 from ftplug_registry.inspection import PICTURES, Content, inspect
 
+SIGNATURE = "model.sig"  # of OpenSSF's model signing, which covers every file beside it
 _LINK = re.compile(r"""!\[[^\]]*\]\(\s*<?([^)\s>]+)|<img[^>]+src=["']([^"']+)""", re.IGNORECASE)
 
 
@@ -47,6 +50,7 @@ def contents(
     if isinstance(written := card[CARD], Path):
         manifest = dataclasses.replace(manifest, card=card_digest(written.read_bytes()))
     files: dict[str, Content] = {**listed, MANIFEST: manifest.text().encode(), **card}
+    files |= _bill_of_materials(directory, manifest, repo_id)
     if not strays:
         _refuse_strays(directory, files)
     for name, content in sorted(files.items()):
@@ -107,9 +111,22 @@ def _card(directory: Path, manifest: Manifest, repo_id: str, *, told: bool) -> d
     return {CARD: path, **{name: p for name, p in pictures.items() if p.is_file()}}
 
 
+def _bill_of_materials(directory: Path, manifest: Manifest, repo_id: str) -> dict[str, Content]:
+    """Return the bill of materials, made anew; beside a signature, which covers it, as it lies."""
+    if (directory / SIGNATURE).is_file():
+        return {BOM: directory / BOM} if (directory / BOM).is_file() else {}
+    if not can_make_bom():
+        return {}
+    try:
+        return {BOM: bom(manifest, repo_id).encode()}
+    except FtplugError as error:  # it is an addition: without it the artifact is whole
+        logger.warning("%s: published without a bill of materials: %s", directory, error)
+        return {}
+
+
 def _refuse_strays(directory: Path, files: Mapping[str, Content]) -> None:
     """Name what is in the folder and belongs to nothing."""
-    known = {*files, CARD, *CARD_PICTURES}  # an old picture is no stray
+    known = {*files, CARD, *CARD_PICTURES, BOM}  # an old picture or bill is no stray
     strays = [name for name in _files_in(directory) if name not in known]
     if strays:
         pickles = [name for name in strays if is_pickle(name)]

@@ -12,6 +12,7 @@ from ftplug.artifacts.methods import methods_of, writer
 from ftplug.artifacts.registries import is_published
 from ftplug.errors import FtplugError
 from ftplug.method import settings_to_show
+from ftplug_registry.bom.document import bom
 from ftplug_registry.card.metadata import weights
 from ftplug_registry.hub import Hub
 from ftplug_registry.pulling.fetching import manifest_at
@@ -40,12 +41,27 @@ def show(
     }
 
 
-def _located(
+def bill_of_materials(
     artifact: str | Path, revision: str | None = None, *, hub: Hub | None = None
+) -> str:
+    """Return CycloneDX 1.6 as JSON, of the manifest of a folder or of ``org/name``.
+
+    No plugin is imported. Raises :class:`FtplugError` where the extra ``[bom]`` is not installed.
+    """
+    manifest, where, sha = _located(artifact, revision, hub=hub, plugins=False)
+    return bom(manifest, where if sha else None)
+
+
+def _located(
+    artifact: str | Path,
+    revision: str | None = None,
+    *,
+    hub: Hub | None = None,
+    plugins: bool = True,
 ) -> tuple[Manifest, str, str | None]:
     """Return manifest, name and, for a repository, commit sha."""
     if not is_published(artifact, revision):
-        return read_manifest(Path(artifact)), str(artifact), None
+        return read_manifest(Path(artifact), plugins=plugins), str(artifact), None
     manifest, sha = manifest_at(str(artifact), revision, hub)
     return manifest, str(artifact), sha
 
