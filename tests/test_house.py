@@ -29,6 +29,7 @@ LAYERS = {
         training
         applying
         artifacts
+        effect
         attaching
         host
         discovery
