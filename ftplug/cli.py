@@ -27,6 +27,7 @@ from ftplug.options import (
     Like,
     Methods,
     Preemptible,
+    Probe,
     Report,
     Resume,
     Seed,
@@ -122,6 +123,7 @@ def run(
     report: Report = None,
     train_head: TrainHead = True,
     check_finite: CheckFinite = True,
+    probe: Probe = True,
     drop_peft_config: DropPeftConfig = False,
     resume: Resume = None,
     preemptible: Preemptible = False,
@@ -169,6 +171,7 @@ def run(
     chosen = chosen or (list(won.methods) if won else methods_from(start_from or ""))
     launch = Launch(
         *(chosen, train_head, rate, start_from, dry_run, report, check_finite),
+        probe=probe,
         author=author,
         drop_peft_config=drop_peft_config,
         seed=seed,

@@ -44,6 +44,9 @@ TrainHead = Annotated[
 CheckFinite = Annotated[
     bool, typer.Option(help="Stop at a loss or gradient that is NaN or infinite.")
 ]
+Probe = Annotated[
+    bool, typer.Option(help="Keep in artifacts what the method changes in a few answers.")
+]
 DropPeftConfig = Annotated[
     bool, typer.Option("--drop-peft-config", help="Leave out the script's own peft adapters.")
 ]

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ftplug.artifacts import effects
 from ftplug.artifacts.author import checked_author, merged_author
 from ftplug.artifacts.card import CARD, CARD_PICTURES, bare_card, card_files, is_generated
 from ftplug.artifacts.digests import FileEntry, file_entry
@@ -41,6 +42,7 @@ def save(
     author: Mapping[str, Any] | None = None,
     processing_class: Any = None,
     state_dict: Mapping[str, Tensor] | None = None,
+    probe: bool = True,
 ) -> Path:
     """Write the artifact of a model that carries a method; complete or not at all.
 
@@ -48,13 +50,17 @@ def save(
     run's facts are known already. ``author`` adds what only the author knows (:class:`Author`);
     what was said of an earlier artifact in the same folder still holds. ``processing_class`` (the
     tokenizer) is saved with it; ``state_dict`` holds gathered tensors where the model's own are
-    sharded: without them all processes must call, and the first writes. Returns the folder.
+    sharded: without them all processes must call, and the first writes. ``probe=False`` leaves out
+    what the methods change in a few answers. Returns the folder.
     """
     import torch
 
     attached = require_attachment(model)
     inner = unwrap_model(model)
     target = Path(directory)
+    training = training or attached.training
+    alone = bool(state_dict)
+    asked = effects.asked(inner, probe=probe, alone=alone, tokenizer=processing_class)
     said = merged_author(checked_author(attached.author), checked_author(author or {}))
     tensors = gathered_tensors(inner, attached.plan, state_dict)
     if not state_dict and is_sharded(inner) and torch.distributed.get_rank() != 0:
@@ -72,6 +78,7 @@ def save(
             written = _write_weights(inner, attached, tensors, stage)
         if processing_class is not None:
             processing_class.save_pretrained(str(stage))
+        effect = effects.written(asked, stage, attached.host.names, training, target)
         files = {
             path.relative_to(stage).as_posix(): file_entry(path)
             for path in sorted(stage.rglob("*"))
@@ -82,10 +89,11 @@ def save(
         manifest = make_manifest(
             inner,
             attached,
-            training=training or attached.training,
+            training=training,
             files=files,
             written=written,
             author=merged_author(earlier.author if earlier else {}, said),
+            effect=effect,
         )
         for name, content in _card(manifest, target).items():
             (stage / name).write_bytes(content)
@@ -172,9 +180,8 @@ def _save_pretrained(self: nn.Module, *args: Any, **kwargs: Any) -> None:
         raise MethodError("save_pretrained: name the folder to save to")
     if not kwargs.get("is_main_process", True):
         if kwargs.get("state_dict") is None and is_sharded(self):
-            gathered_tensors(
-                self, require_attachment(self).plan
-            )  # the main process waits for these
+            effects.asked(self)  # the main process waits for these
+            gathered_tensors(self, require_attachment(self).plan)
         return
     save(self, directory, state_dict=kwargs.get("state_dict"))
     if kwargs.get("push_to_hub"):

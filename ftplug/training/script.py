@@ -42,7 +42,7 @@ from ftplug.training.running.telling import Records, told, wait_for_children
 
 _TOLD = (  # to the processes that a script starts; and what Restarts says of itself
     "train_head", "lr", "start_from", "dry_run", "check_finite", "author", "drop_peft_config",
-    "seed",
+    "seed", "probe",
 )  # fmt: skip
 
 
@@ -57,6 +57,7 @@ class Launch:
     dry_run: bool = False
     report: Path | None = None
     check_finite: bool = True
+    probe: bool = True
     author: Author = field(default_factory=Author)
     drop_peft_config: bool = False
     seed: int | None = None
@@ -161,6 +162,7 @@ class LaunchedCallback(FTPlugCallback):
             lr=launch.lr,
             start_from=launch.start_from,
             check_finite=launch.check_finite,
+            probe=launch.probe,
         )
         self.run.without_adapters = script_adapters.way_out(launch.drop_peft_config)
         self.run.told = launch.author

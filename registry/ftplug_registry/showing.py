@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ftplug.artifacts.effects import in_words
 from ftplug.artifacts.manifest import Manifest, read_manifest
 from ftplug.artifacts.methods import methods_of, writer
 from ftplug.artifacts.registries import is_published
@@ -88,6 +89,7 @@ def rows(content: dict[str, Any]) -> list[tuple[str, str]]:
         ("Task", model.get("task")),
         ("Labels", ", ".join((model.get("labels") or {}).values())),
         ("Trained", f"{trained:,} of {total:,} parameters ({trained / max(total, 1):.2%})"),
+        ("Effect", in_words(content["effect"])),
         ("Data set", ", ".join(author.get("dataset_names", ()))),
         ("Data", _pairs(training.get("data"))),
         ("Metrics", _pairs(training.get("metrics"))),
