@@ -69,7 +69,12 @@ def verify(
 
 
 def _further(
-    artifact: str, sha: str | None, base: str | None, url: str | None, model: str | None, rerun: bool
+    artifact: str,
+    sha: str | None,
+    base: str | None,
+    url: str | None,
+    model: str | None,
+    rerun: bool,
 ) -> dict[str, Any]:
     """Check what costs more than reading files; raises where it is not as it should be."""
     from ftplug.artifacts.registries import artifact_folder
