@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -38,6 +39,10 @@ def verify(
         bool,
         typer.Option("--rerun", help="Measure its metrics again here, on the data it names."),
     ] = False,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="With --rerun: the local file that it was evaluated on."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Recompute every file's sha256 and the fingerprint of the base's weights.
@@ -52,7 +57,7 @@ def verify(
     if (url is None) != (model is None):
         raise typer.BadParameter("--served URL and --model NAME go together")
     done = verify(artifact, revision, base=base, files_only=files_only)
-    further = _further(artifact, done.sha, base, url, model, rerun)
+    further = _further(artifact, done.sha, base, (url, model), (rerun, data))
     if as_json:
         typer.echo(json.dumps(done.as_json() | further, indent=2))
         return
@@ -72,13 +77,13 @@ def _further(
     artifact: str,
     sha: str | None,
     base: str | None,
-    url: str | None,
-    model: str | None,
-    rerun: bool,
+    server: tuple[str | None, str | None],
+    evaluation: tuple[bool, Path | None],
 ) -> dict[str, Any]:
     """Check what costs more than reading files; raises where it is not as it should be."""
     from ftplug.artifacts.registries import artifact_folder
 
+    (url, model), (rerun, data) = server, evaluation
     found: dict[str, Any] = {}
     if url is not None and model is not None:
         from ftplug_registry.verifying.served import require_trained, served
@@ -90,7 +95,7 @@ def _further(
         from ftplug_registry.verifying.rerun import require_met
         from ftplug_registry.verifying.rerun import rerun as measured_again
 
-        measured = measured_again(artifact_folder(artifact, sha), base)
+        measured = measured_again(artifact_folder(artifact, sha), base, file=data)
         require_met(measured, artifact)
         found["rerun"] = measured.as_json() | {"line": measured.line}
     return found

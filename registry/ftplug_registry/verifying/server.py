@@ -70,7 +70,7 @@ class Server:
         return str(self._address.copy_with(path="/")).rstrip("/")[:200]
 
     def _within_patience(self, body: bytes) -> tuple[int, bytes]:
-        """Ask in a thread that may be left behind: headers may drip, a name be looked up for long."""
+        """Ask in a thread that may be left behind: headers may drip for as long as they like."""
         answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
         def ask() -> None:
