@@ -31,7 +31,8 @@ def apply(
     under ``seed`` (the Trainer's default); torch's own generators are left as they were.
 
     The base is asked now what the artifact's probe will compare with, unless ``probe=False``
-    leaves the probe out. What gets no gradient in the first backward pass is named once that has ended.
+    leaves the probe out. What gets no gradient in the first backward pass is named once that has
+    ended.
 
     No version of transformers is refused or checked here: binding to a Trainer does that. Returns
     the same object. Raises :class:`MethodError` where a method or setting does not fit.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,10 +44,12 @@ def written(
             effect = outcome.probe.effect()
         except Exception as error:  # a trained model must not be lost to a question about it
             (stage / FILE).unlink(missing_ok=True)
-            outcome = Outcome(note=f"the probe cannot be written: {one_line(error)}", expected=False)
+            outcome = Outcome(
+                note=f"the probe cannot be written: {one_line(error)}", expected=False
+            )
     if outcome.probe is None:
-        if not outcome.expected:
-            logger.warning("%s has no probe: %s", target, outcome.note)
+        level = logging.INFO if outcome.expected else logging.WARNING
+        logger.log(level, "%s has no probe: %s", target, outcome.note)
         return {"probe": None, "note": outcome.note[:600]}
     entry: EffectEntry = {
         "probe": FILE,

@@ -92,7 +92,11 @@ class Manifest:
 
         What its methods and the host wrote; all else (a tokenizer's files) belongs to the model.
         """
-        return {WEIGHTS, PROBE, *(name for method in self.methods for name in method.get("files", ()))}
+        return {
+            WEIGHTS,
+            PROBE,
+            *(name for method in self.methods for name in method.get("files", ())),
+        }
 
     @property
     def also(self) -> list[Mapping[str, Any]]:

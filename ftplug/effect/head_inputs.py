@@ -67,8 +67,8 @@ class HeadInputs:
 
 def _outermost(model: nn.Module, head: Collection[str], added: Collection[str]) -> tuple[str, ...]:
     """Return the names of the modules that hold parameters of the head alone."""
-    own, found = set(head), []
-    beside = set(added)
+    own, beside = set(head), set(added)
+    found: list[str] = []
     for name, module in model.named_modules():
         held = {f"{name}.{n}" if name else n for n, _ in module.named_parameters()} - beside
         inside = any(name.startswith(f"{other}.") for other in found)

@@ -20,7 +20,7 @@ from ftplug.attaching.attachment import (
     trunk_of_base,
     unwrap_model,
 )
-from ftplug.attaching.sharding import is_sharded, slowest
+from ftplug.attaching.sharding import slowest
 from ftplug.context import logger
 from ftplug.effect.answers import Raw, ask, make_probe
 from ftplug.effect.head_inputs import HeadInputs
@@ -192,7 +192,9 @@ def _take(model: nn.Module, attached: Attachment) -> None:
         taken.inputs = inputs_for(inner, attached, taken.tokenizer)
         head_inputs = None
         if _has_head_of_its_own(attached) and _changes_trunk(attached):
-            head_inputs = None if structure.is_language_model(inner) else HeadInputs(inner, attached)
+            head_inputs = (
+                None if structure.is_language_model(inner) else HeadInputs(inner, attached)
+            )
         with plainly(inner), _base(inner, attached, taken):
             _require_patience(inner, taken.inputs)
             with head_inputs.recorded(inner) if head_inputs else nullcontext():
@@ -230,7 +232,7 @@ def _changes_trunk(attached: Attachment) -> bool:
 def _finished(model: nn.Module, attached: Attachment, taken: Taken) -> Outcome:
     assert taken.base is not None
     _require_patience(model, taken.inputs)
-    with Called(model, attached.plan.saved) as called:
+    with Called(model, attached.plan) as called:
         trained = ask(model, taken.inputs)
     probe = make_probe(
         taken.inputs,
@@ -241,7 +243,7 @@ def _finished(model: nn.Module, attached: Attachment, taken: Taken) -> Outcome:
         fresh_head=bool(attached.base.fresh) and not structure.is_language_model(model),
         tokenizer=taken.tokenizer,
     )
-    return Outcome(probe, unseen=called.unseen(model, taken.inputs, trained))
+    return Outcome(probe, unseen=called.unseen(taken.inputs, trained))
 
 
 def _head_only(model: nn.Module, attached: Attachment, taken: Taken) -> tuple[Raw, ...]:

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
 LearningRateChoice = float | Literal["suggested"] | None
 
+
 class Run:
     """What the methods of one Trainer are, and how its training goes.
 

@@ -314,7 +314,20 @@ class StopsTheOthers(Scale):
                 parameter.grad = None
 
 
+@dataclass(frozen=True, eq=False)
+class SleepsOverASingleRow(Scale):
+    """Acts on batches alone: what one input is answered, as on a server, does not show it."""
+
+    @hookimpl
+    def prepare_model(self, model):
+        Scale.prepare_model(self, model)
+        for linear in feed_forwards(model):
+            unwrap_forward(linear)
+            wrap_forward(linear, lambda m, forward, x: forward(x) * (m.scale if len(x) > 1 else 1))
+
+
 CATCHES = [
+    ("every_saved_tensor_is_seen", SleepsOverASingleRow, r"scale: with half of its .*2 tensors"),
     ("every_tensor_gets_a_gradient", Detached, r"scale \(2 in all\) may train but got no gradient"),
     ("every_tensor_is_in_the_optimizer", ForgetsOne, "the optimizer does not hold bert"),
     ("every_tensor_is_in_the_optimizer", TakesAll, r"holds bert\S+ 1 times, not 0"),
