@@ -54,7 +54,9 @@ LAYERS = {
         pushing
         pulling
         signing
-        card contents
+        contents
+        bom
+        card
         server
         inspection hub
         answers

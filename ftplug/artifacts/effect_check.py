@@ -95,7 +95,9 @@ def asked_plain(
     from ftplug.effect.replaying import replay_plain
 
     if not hasattr(cls, "from_pretrained"):
-        return f"its answers were not compared with the trained ones: {cls.__name__} is read by hand"
+        return (
+            f"its answers were not compared with the trained ones: {cls.__name__} is read by hand"
+        )
     with quiet():
         model = cls.from_pretrained(folder).eval()
     try:

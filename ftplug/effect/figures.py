@@ -114,9 +114,7 @@ def _figures(rows: Sequence[_Row], least: float) -> Figures:
     return Figures(
         effect=_rms([row.trained - row.without for row in rows]) / size,
         error=_rms(errors) / size,
-        worst=max(
-            _rms([e]) / max(_rms([n]), noise) for e, n in zip(errors, noises, strict=True)
-        ),
+        worst=max(_rms([e]) / max(_rms([n]), noise) for e, n in zip(errors, noises, strict=True)),
         remaining=remaining / size,
         noise=noise / size,
         share=share,

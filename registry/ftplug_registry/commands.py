@@ -239,13 +239,26 @@ def search(
         typer.echo(f"more with --page {page + 1}")
 
 
-def show(artifact: Target, revision: Revision = None, as_json: AsJson = False) -> None:
+def show(
+    artifact: Target,
+    revision: Revision = None,
+    bom: Annotated[
+        bool,
+        typer.Option("--bom", help="Print its bill of materials: CycloneDX 1.6, in JSON."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Show what an artifact is: method, base, data, metrics. Only its manifest is fetched.
 
-    Example: ftplug show org/my-adapter
-    """
-    from ftplug_registry.showing import rows, show
+    The bill of materials lists files with their hashes, the base, data, libraries and licences.
 
+    Example: ftplug show org/my-adapter --bom > my-adapter.cdx.json
+    """
+    from ftplug_registry.showing import bill_of_materials, rows, show
+
+    if bom:
+        typer.echo(bill_of_materials(artifact, revision), nl=False)
+        return
     content = show(artifact, revision)
     if as_json:
         typer.echo(json.dumps(content, indent=2))

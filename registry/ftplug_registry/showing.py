@@ -13,6 +13,7 @@ from ftplug.artifacts.methods import methods_of, writer
 from ftplug.artifacts.registries import is_published
 from ftplug.errors import FtplugError
 from ftplug.method import settings_to_show
+from ftplug_registry.bom.document import bom
 from ftplug_registry.card.metadata import weights
 from ftplug_registry.hub import Hub
 from ftplug_registry.pulling.fetching import signed_manifest_at
@@ -45,13 +46,28 @@ def show(
     }
 
 
-def _located(
+def bill_of_materials(
     artifact: str | Path, revision: str | None = None, *, hub: Hub | None = None
+) -> str:
+    """Return CycloneDX 1.6 as JSON, of the manifest of a folder or of ``org/name``.
+
+    No plugin is imported. Raises :class:`FtplugError` where the extra ``[bom]`` is not installed.
+    """
+    manifest, where, sha, _ = _located(artifact, revision, hub=hub, plugins=False)
+    return bom(manifest, where if sha else None)
+
+
+def _located(
+    artifact: str | Path,
+    revision: str | None = None,
+    *,
+    hub: Hub | None = None,
+    plugins: bool = True,
 ) -> tuple[Manifest, str, str | None, Signed | None]:
     """Return manifest, name, for a repository commit sha, and who signed the manifest."""
     if not is_published(artifact, revision):
         folder = Path(artifact)
-        manifest = read_manifest(folder)
+        manifest = read_manifest(folder, plugins=plugins)
         signed = check_artifact(folder, [MANIFEST], manifest, demand=Demand())
         return manifest, str(artifact), None, signed
     manifest, sha, signed = signed_manifest_at(str(artifact), revision, hub)

@@ -36,9 +36,9 @@ def judged(conditions=FULL, *, effect=0.3, share=1.0, noise=0.0, fault=None, shi
         here = plus(here, drawn(4, fault))
     if shift:  # another base: both move
         here, without_here = (plus(each, drawn(5, shift)) for each in (here, without_here))
-    figures = measured(
-        here, without_here if off else None, trained, BASE, least=conditions.least
-    )["logits"]
+    figures = measured(here, without_here if off else None, trained, BASE, least=conditions.least)[
+        "logits"
+    ]
     return figures, concluded(figures, conditions)
 
 

@@ -134,7 +134,10 @@ STATEMENTS = {
     "a digest of another length": (_resource(digest="ab"), "has no sha256"),
     "upper case": (_resource(digest="A" * 64), "has no sha256"),
     "no name": (_resource(name=None), "is no file"),
-    "shards": (lambda said: said["predicate"]["serialization"].update(method="shards"), "verify it"),
+    "shards": (
+        lambda said: said["predicate"]["serialization"].update(method="shards"),
+        "verify it",
+    ),
     "two subjects": (lambda said: said["subject"].append(said["subject"][0]), "not one name"),
     "no subject": (lambda said: said.update(subject=[]), "not one name"),
     "another type": (lambda said: said.update(_type="x"), "its statement is not"),

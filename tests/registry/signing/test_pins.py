@@ -203,7 +203,9 @@ def test_trust_names_the_key(publish, pulled, alice, mallory, typed, repo_id, hu
     assert typed("trust", "no-namespace")[0] == 1
 
 
-def test_trust_before_the_first_pull(publish, pulled, alice, mallory, typed, repo_id, hub, monkeypatch):
+def test_trust_before_the_first_pull(
+    publish, pulled, alice, mallory, typed, repo_id, hub, monkeypatch
+):
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.api_endpoint)
     typed("trust", repo_id, f"{alice[0]}.pub")
     old = publish()
@@ -360,14 +362,18 @@ def test_an_unsigned_picture_of_an_edited_card_stays_away(publish, hub, repo_id,
     picture = b"\x89PNG\r\n\x1a\n"
     hub.api.upload_file(path_or_fileobj=picture, path_in_repo="p.png", repo_id=repo_id)
     hub.api.upload_file(
-        path_or_fileobj=b"---\nlicense: mit\n---\n# edited\n![p](p.png)\n", path_in_repo="README.md", repo_id=repo_id
+        path_or_fileobj=b"---\nlicense: mit\n---\n# edited\n![p](p.png)\n",
+        path_in_repo="README.md",
+        repo_id=repo_id,
     )
     fetched = snapshot(repo_id, hub=hub, **demand(trusted=f"{alice[0]}.pub"))
     assert "p.png" not in fetched.files
     assert "README.md" in fetched.files
 
 
-def test_overwriting_a_signed_copy_leaves_no_signature(publish, hub, repo_id, alice, tmp_path, artifact):
+def test_overwriting_a_signed_copy_leaves_no_signature(
+    publish, hub, repo_id, alice, tmp_path, artifact
+):
     publish(alice)
     copy = pull(repo_id, hub=hub, to=tmp_path / "copy")
     other = f"{repo_id}-other"

@@ -87,9 +87,7 @@ def test_ours_verifies_what_upstream_signed(artifact, alice, ignored):
 
 def test_certificates_both_ways(artifact, tmp_path):
     paths = signers.certified(tmp_path, "carol")
-    signer = Signer.of(
-        paths["key"], certificate=paths["certificate"], chain=(paths["authority"],)
-    )
+    signer = Signer.of(paths["key"], certificate=paths["certificate"], chain=(paths["authority"],))
     from ftplug_registry.signing.making import sign
 
     sign(artifact, signer)
@@ -286,7 +284,9 @@ def _truncated(folder, mallory):
 def _signature_flipped(folder, mallory):
     def change(bundle):
         one = bundle["dsseEnvelope"]["signatures"][0]
-        one["sig"] = ("A" if one["sig"][20] != "A" else "B").join((one["sig"][:20], one["sig"][21:]))
+        one["sig"] = ("A" if one["sig"][20] != "A" else "B").join(
+            (one["sig"][:20], one["sig"][21:])
+        )
 
     signers.rewritten(folder / "model.sig", change)
 
