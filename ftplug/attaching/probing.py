@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Collection, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 _LENGTH, _PADDING, _NEW_TOKENS = 6, 2, 3
 _MOVED_BY = 0.1  # standard deviation
+_HELD = re.compile(r"_(modules|buffers|(forward|backward)(_pre)?_hooks)")
 _SMALL = 2**20  # numbers in a buffer that a forward may change; a quantized weight has more
 
 
@@ -116,33 +118,41 @@ def without_a_trace(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _modules_put_back(model: nn.Module) -> Iterator[None]:
-    """Give buffers, parts and attributes back that a forward has put others in the place of.
+    """Give buffers, parts, hooks and attributes back that a forward has changed.
 
-    Rotary embeddings do that with their buffers; BigBird exchanges its attention for good where a
-    text is short. Engines that keep parts of a model do their own bookkeeping on its modules.
+    Rotary embeddings put others in the place of their buffers; BigBird exchanges its attention for
+    good where a text is short; transformers hooks what it is first asked the hidden states of.
+    Engines that keep parts of a model do their own bookkeeping on its modules: that stays.
     """
     import torch
 
     shared = any(is_shard(parameter) for parameter in model.parameters())
-    kept = [] if shared else [(m, dict(vars(m)), dict(m._modules)) for m in model.modules()]
-    # A dictionary for each module: others may stand in the place of its buffers.
-    buffers = [(m, dict(m._buffers)) for m in model.modules() if m._buffers]
-    small = [b for _, own in buffers for b in own.values() if b is not None and b.numel() <= _SMALL]
+    # A dictionary for each module, as others may stand in the place of its buffers.
+    kept = [
+        (held, dict(held))
+        for module in model.modules()
+        for held in ([module._buffers] if shared else _held(module))
+    ]
+    buffers = [b for module in model.modules() for b in module._buffers.values()]
+    small = [b for b in buffers if b is not None and b.numel() <= _SMALL]
     values = [buffer.clone() for buffer in small]
     try:
         yield
     finally:
-        for module, attributes, parts in kept:
-            _put_back(vars(module), attributes)
-            _put_back(module._modules, parts)
-        for module, known in buffers:
-            module._buffers.update(known)
+        for held, before in kept:
+            _put_back(held, before)
         with torch.no_grad():
             for buffer, value in zip(small, values, strict=True):
                 buffer.copy_(value)
 
 
-def _put_back(now: MutableMapping[str, Any], before: Mapping[str, Any]) -> None:
+def _held(module: nn.Module) -> list[dict[str, Any]]:
+    """Return the dictionaries of what a module holds: its attributes, and those among them."""
+    own = vars(module)
+    return [own, *(d for name, d in own.items() if _HELD.match(name))]
+
+
+def _put_back(now: MutableMapping[Any, Any], before: Mapping[Any, Any]) -> None:
     """Make a dictionary hold the very objects that it held; one that does is not touched."""
     if len(now) == len(before) and all(now.get(name) is value for name, value in before.items()):
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -51,13 +51,14 @@ def ask(
     where the model gives no answer, or with ``finite`` one that is NaN or infinite.
     """
     whole = unwrap_model(model)
+    ends = _ends_of_text(structure.pretrained(whole))
     with without_a_trace(whole), _reason_of(whole):
         raws = [_asked(whole, given) for given in inputs]
         if finite:
             _refuse_infinite(raws)
         if continuations and writes(structure.pretrained(whole)):
             for index, tokens in _continued(whole, inputs).items():
-                raws[index] = Raw(raws[index].answers, raws[index].next_token, tokens)
+                raws[index] = replace(raws[index], continuation=_up_to(tokens, ends))
     return tuple(raws)
 
 
@@ -108,6 +109,20 @@ def _refuse_infinite(raws: Sequence[Raw]) -> None:
     for kind, answer in (pair for raw in raws for pair in raw.answers.items()):
         if not answer.isfinite().all():
             raise NotProbed(f"its answers ({kind}) to the probe's inputs are NaN or infinite")
+
+
+def _ends_of_text(inner: Any) -> frozenset[int]:
+    """Return the tokens behind which a model writes nothing more."""
+    configs = (getattr(inner, "generation_config", None), inner.config.get_text_config())
+    found = (getattr(config, "eos_token_id", None) for config in configs)
+    ends: Any = next((each for each in found if each is not None), [])
+    return frozenset(ends if isinstance(ends, list | tuple) else [ends])
+
+
+def _up_to(tokens: tuple[int, ...], ends: frozenset[int]) -> tuple[int, ...]:
+    """Return tokens up to the first that ends a text, which is the last."""
+    end = next((i for i, token in enumerate(tokens) if token in ends), len(tokens))
+    return tokens[: end + 1]
 
 
 def _continued(model: nn.Module, inputs: Sequence[Input]) -> dict[int, tuple[int, ...]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ftplug import structure
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ftplug.attaching.attachment import Attachment
 
 COUNT = 8
+_OF_TEXT = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "bbox")
 _LENGTHS = (10, 64)  # tokens; some architectures read no short text
 _MOST_PLACEHOLDERS = 256  # tokens for an image or sound in each of eight inputs; else in two
 _MOST_TRIALS, _PATIENCE = 60, 10.0  # forwards, seconds: to find out what a model reads
@@ -48,8 +49,9 @@ def inputs_for(
         found = [kind.input(index) for index in range(COUNT)]
         if tokenizer is not None and tokens.reads_prompts(inner):
             prompts = tokens.prompts(inner, tokenizer, acting)
-            found += prompts if prompts and _answered(whole, prompts[0]) else []
-    return _as_methods_need(whole, attached, found)
+            if prompts and _answered(whole, _as_methods_need(whole, attached, prompts[:1])[0]):
+                found += prompts
+        return _as_methods_need(whole, attached, found)
 
 
 @dataclass(frozen=True)
@@ -61,11 +63,14 @@ class _Kind:
     length: int
     senses: tuple[Sense, ...]
     few: bool = False  # in the first two inputs alone, the others are text
+    text: bool = True
 
     def input(self, index: int) -> Input:
         """Return input ``index``, always the same."""
         senses = () if self.few and index > 1 else self.senses
         stored = tokens.arguments(self.inner, index, self.length, self.acting, senses)
+        if not self.text:
+            stored = {n: v for n, v in stored.items() if n not in _OF_TEXT}
         drawn: dict[str, Drawn] = {}
         for sense in senses:
             stored |= sense.stored
@@ -80,7 +85,7 @@ class _Trials:
     def __init__(
         self, whole: nn.Module, inner: Any, acting: Sequence[int], attached: Attachment | None
     ) -> None:
-        self.whole, self.inner, self.acting = whole, inner, acting
+        self.whole, self.inner, self.acting, self.attached = whole, inner, acting, attached
         saved = set(attached.plan.may_train) if attached else None
         self.owners = {
             name
@@ -107,18 +112,25 @@ class _Trials:
         return found[1]
 
     def _kinds(self) -> Iterator[_Kind]:
-        takes = tokens.takes(self.inner)
-        reads_text = tokens.reads_tokens(self.inner)
+        """Yield kinds of input, those that have everything first."""
+        takes, alone = tokens.takes(self.inner), not tokens.reads_tokens(self.inner)
+        senses = [
+            tuple(each for each in (seen, heard) if each.shapes)
+            for seen in sights(self.inner, takes)
+            for heard in sounds(self.inner, takes)
+        ]
         for length in _LENGTHS:
-            for seen in sights(self.inner, takes):
-                for heard in sounds(self.inner, takes):
-                    senses = tuple(each for each in (seen, heard) if each.shapes)
-                    if not senses and not reads_text:
-                        continue
-                    kind = _Kind(self.inner, self.acting, length, senses)
+            for beside in senses:
+                kind = _Kind(self.inner, self.acting, length, beside, text=not alone)
+                if beside or not alone:
                     yield kind
-                    if reads_text and sum(each.count for each in senses) > _MOST_PLACEHOLDERS:
-                        yield _Kind(self.inner, self.acting, length, senses, few=True)
+                if not alone and sum(each.count for each in beside) > _MOST_PLACEHOLDERS:
+                    yield replace(kind, few=True)
+            if alone:
+                return
+        for beside in senses:
+            if beside:  # it reads the one or the other
+                yield _Kind(self.inner, self.acting, 0, beside, text=False)
 
     def _ran(self, kind: _Kind) -> set[str] | None:
         """Return the names of the modules with tensors that ran; None where the forward fails."""
@@ -132,8 +144,9 @@ class _Trials:
 
                 hooks.callback(module.register_forward_pre_hook(hook).remove)
             try:
-                for index in (0, 2) if kind.few else (0,):
-                    called(self.whole, materialized(kind.input(index), self.whole))
+                tried = [kind.input(index) for index in ((0, 2) if kind.few else (0,))]
+                for given in _as_methods_need(self.whole, self.attached, tried):
+                    called(self.whole, materialized(given, self.whole))
             except Exception as error:  # whatever a model says of what it does not read
                 self.reason = f"it takes none of the probe's inputs: {one_line(error)[:200]}"
                 return None
@@ -163,10 +176,15 @@ def _as_methods_need(
         if len(answer) != len(inputs):
             raise NotProbed(f"{method.name}: probe_inputs gave {len(answer)} for {len(inputs)}")
         inputs = [
-            Input(each.stored | dict(own), each.drawn, each.text)
+            Input(each.stored | _but_ids_of_a_text(each, own), each.drawn, each.text)
             for each, own in zip(inputs, answer, strict=True)
         ]
     return tuple(inputs)
+
+
+def _but_ids_of_a_text(given: Input, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Leave a prompt the ids that its text has."""
+    return {n: v for n, v in own.items() if given.text is None or n != "input_ids"}
 
 
 def called(model: nn.Module, tensors: Mapping[str, Tensor]) -> Any:

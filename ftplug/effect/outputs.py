@@ -41,11 +41,16 @@ def head_answers(output: Any, *, has_head: bool) -> dict[str, Tensor]:
         named = {str(index): part for index, part in enumerate(parts)}
         if not has_head:
             named.pop("0", None)
-    return {
+    wanted = {
         name: value
         for name, value in named.items()
-        if isinstance(value, torch.Tensor) and value.is_floating_point() and value.numel()
         if name not in _HIDDEN and not any(part in name for part in _NO_ANSWERS)
+    }
+    return {
+        name: each
+        for name, value in wanted.items()
+        for each in (value if isinstance(value, tuple | list) else (value,))  # the last feature map
+        if isinstance(each, torch.Tensor) and each.is_floating_point() and each.numel()
     }
 
 

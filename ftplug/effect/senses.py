@@ -92,6 +92,7 @@ def _in_tiles(
         stored = {"aspect_ratio_ids": ids, "aspect_ratio_mask": mask}
         yield Sense({name: (1, 1, tiles, *image[1:])}, stored)
     elif "image_sizes" in takes:
+        yield Sense({name: image})
         for tiles in (2, 3, 5):
             yield Sense({name: (1, tiles, *image[1:])}, _sizes_told(takes, *image[2:]))
 
@@ -139,9 +140,10 @@ def sounds(model: Any, takes: Mapping[str, Any]) -> Iterator[Sense]:
 def _sound_shapes(name: str, config: Any) -> Iterator[tuple[int, ...]]:
     names = ("num_mel_bins", "input_feat_per_channel", "feature_size", "n_mels", "input_dim")
     bands = _number(config, *names, default=80)
+    stacked = _number(config, "feature_projection_input_dim", default=2 * bands)
     longest = 2 * (getattr(config, "max_source_positions", None) or 32)
     frames = _number(config, "max_length", default=64)
-    mel = [(1, bands, longest), (1, frames, bands), (1, 64, 2 * bands), (1, bands, 64)]
+    mel = [(1, bands, longest), (1, frames, bands), (1, 64, stacked), (1, bands, 64)]
     waves = [(1, 4000), (1, 1, 4000), (1, 1, 32, 32)]
     if name == "input_values":
         yield from [*waves, *mel]
@@ -162,9 +164,10 @@ def _with_placeholders(model: Any, found: Sense, names: tuple[str, ...], reader:
     """Count the vectors that a model makes of it, where a token of its text stands for each."""
     token = next((t for n in names if isinstance(t := getattr(model.config, n, None), int)), -1)
     read: Callable[..., Any] | None = getattr(model, reader, None)
-    if token < 0 or read is None:
+    if token < 0:
         return found
-    return Sense(found.shapes, found.stored, token, _vectors(model, read, found))
+    count = _vectors(model, read, found) if read else 1  # which the model itself spreads out
+    return Sense(found.shapes, found.stored, token, count)
 
 
 def _vectors(model: Any, read: Callable[..., Any], found: Sense) -> int:
@@ -172,9 +175,11 @@ def _vectors(model: Any, read: Callable[..., Any], found: Sense) -> int:
 
     import torch
 
-    drawn = {n: torch.zeros(s, dtype=model.dtype) for n, s in found.shapes.items()}
+    drawn = {n: torch.randn(s, dtype=model.dtype) for n, s in found.shapes.items()}
     takes = inspect.signature(read).parameters
-    given = {n: v.to(model.device) for n, v in (drawn | dict(found.stored)).items() if n in takes}
+    anything = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in takes.values())
+    everything = {n: v.to(model.device) for n, v in (drawn | dict(found.stored)).items()}
+    given = {n: v for n, v in everything.items() if n in takes or anything}
     try:
         made = read(**given)
     except Exception:  # these shapes are not the model's

@@ -127,19 +127,29 @@ def _arguments(
     if (getattr(model.config, "type_vocab_size", 0) or 0) > 1:
         stored["token_type_ids"] = (torch.arange(len(ids))[None] >= len(ids) // 2).long()
     stored["mm_token_type_ids"] = torch.isin(row, torch.tensor(list(placeholders) or [-1])).long()
-    stored["bbox"] = _boxes(np.random.RandomState(seed), len(ids))
-    size, special = vocabulary(model), special_ids(model.config)
-    more = _ordinary(np.random.RandomState(100 + seed), DECODER_LENGTH - 1, size, special)
-    stored["decoder_input_ids"] = torch.tensor([[decoder_start(model), *more]])
+    page = getattr(model.config, "max_2d_position_embeddings", None) or 1000
+    stored["bbox"] = _boxes(np.random.RandomState(seed), len(ids), min(page, 1000))
+    stored["decoder_input_ids"] = _decoded(model, seed) if writes(model) else row
     return {name: value for name, value in stored.items() if name in arguments}
 
 
-def _boxes(draw: Any, count: int) -> Tensor:
-    """Return where on a page of 1000 by 1000 each token stands, (1, tokens, 4)."""
+def _decoded(model: Any, seed: int) -> Tensor:
+    """Return the start of a decoder's answer, and ids after it."""
+    import numpy as np
     import torch
 
-    corners = torch.tensor(draw.randint(0, 500, (1, count, 2)))
-    return torch.cat([corners, corners + torch.tensor(draw.randint(1, 500, (1, count, 2)))], -1)
+    draw, special = np.random.RandomState(100 + seed), special_ids(model.config)
+    more = _ordinary(draw, DECODER_LENGTH - 1, vocabulary(model), special)
+    return torch.tensor([[decoder_start(model), *more]])
+
+
+def _boxes(draw: Any, count: int, page: int) -> Tensor:
+    """Return where on a page of this width and height each token stands, (1, tokens, 4)."""
+    import torch
+
+    corners = torch.tensor(draw.randint(0, page // 2, (1, count, 2)))
+    sides = torch.tensor(draw.randint(1, page // 2, (1, count, 2)))
+    return torch.cat([corners, corners + sides], -1)
 
 
 def decoder_start(model: Any) -> int:
