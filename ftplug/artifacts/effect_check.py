@@ -1,4 +1,4 @@
-"""Asking a model that was just loaded what the artifact's probe asked, before anybody relies on it."""
+"""Asking a model that was just loaded what the artifact's probe asked."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftplug import structure
-from ftplug.attaching.sharding import is_sharded
 from ftplug.artifacts.contents import Contents
+from ftplug.attaching.sharding import is_sharded
 from ftplug.context import logger, quiet
 from ftplug.effect.probe import FILE, Probe
 from ftplug.errors import ArtifactError, FtplugError, NotProbed, NotReplayable, one_line
@@ -95,7 +95,9 @@ def asked_plain(
     from ftplug.effect.replaying import replay_plain
 
     if not hasattr(cls, "from_pretrained"):
-        return f"its answers were not compared with the trained ones: {cls.__name__} is read by hand"
+        return (
+            f"its answers were not compared with the trained ones: {cls.__name__} is read by hand"
+        )
     with quiet():
         model = cls.from_pretrained(folder).eval()
     try:
@@ -108,7 +110,7 @@ def asked_plain(
 
 
 def why_not_asked(model: nn.Module) -> str:
-    """Return why a model is not asked while it is loaded: it has no values, or asking takes long."""
+    """Return why a model is not asked while it is loaded: no values are there, or it takes long."""
     inner: Any = structure.pretrained(model)
     if any(tensor.is_meta for tensor in model.parameters()):
         return "the model is on the meta device, or offloaded"

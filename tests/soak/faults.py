@@ -1,6 +1,6 @@
 """Faults that leave an artifact without its effect, in several dtypes: which of them are found.
 
-    python tests/soak/faults.py                # a table of 35 faults x 6 methods, and honest loads
+python tests/soak/faults.py                # a table of 35 faults x 6 methods, and honest loads
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ def main() -> int:
             one, other = (made(kind, root, steps=o.steps, seed=s, rate=o.rate) for s in (0, 1))
             probe = one.probe
             for d in o.dtypes:
-                print(f"## {name} {d}: honest {replay(loaded(one, other, DTYPES[d]).model, probe).line()}")
+                print(
+                    f"## {name} {d}: honest {replay(loaded(one, other, DTYPES[d]).model, probe).line()}"
+                )
                 for fault, breaks in FAULTS.items():
                     if o.only not in fault:
                         continue
@@ -54,7 +56,11 @@ def main() -> int:
                         continue
                     found = replay(model, probe)
                     counts[d][found.verdict] += 1
-                    if o.verbose or found.verdict == "trained" or (d == "fp32" and found.verdict == "not decidable here"):
+                    if (
+                        o.verbose
+                        or found.verdict == "trained"
+                        or (d == "fp32" and found.verdict == "not decidable here")
+                    ):
                         print(f"  {fault:34} {found.line()}")
     print(time.time() - start)
     for d, c in counts.items():

@@ -349,9 +349,7 @@ def test_a_run_that_continues_an_artifact_compares_with_the_base(tmp_path, metho
 @pytest.mark.parametrize("options", [{"bf16": True}, {CHECKPOINTING: True}])
 def test_how_the_trainer_computes_is_no_part_of_the_answers(tmp_path, options):
     """Under autocast they are those of the loaded artifact all the same, in its own type."""
-    trainer = trained(
-        bound(base_model("bert"), tmp_path / "out", "lora", {"r": 4}, **options)
-    )
+    trainer = trained(bound(base_model("bert"), tmp_path / "out", "lora", {"r": 4}, **options))
     trainer.save_model(str(tmp_path / "a"))
     assert "_original_forward" in vars(trainer.model) or "bf16" not in options
     probe = saved_probe(tmp_path / "a")

@@ -34,14 +34,12 @@ KINDS = {
     "prefix-tuning": Kind("prefix-tuning", "llama", {"num_virtual_tokens": 6}),
     "bottleneck": Kind("bottleneck", "bert", {"reduction_factor": 4}),
     "bitfit": Kind("bitfit", "roberta"),
-    "lora on experts": Kind(
-        "lora", "qwen3-moe", {"r": 4, "target_parameters": ("all-experts",)}
-    ),
+    "lora on experts": Kind("lora", "qwen3-moe", {"r": 4, "target_parameters": ("all-experts",)}),
 }
 """Six methods; of the last the experts train as well."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Artifact:
     """Where the base and the artifact lie, and the probe."""
 
@@ -69,7 +67,9 @@ def _family(name: str) -> Any:
     return tiny.FAMILIES[name](num_hidden_layers=LAYERS)
 
 
-def made(kind: Kind, root: Path, *, steps: int, seed: int = 0, rate: float | None = None) -> Artifact:
+def made(
+    kind: Kind, root: Path, *, steps: int, seed: int = 0, rate: float | None = None
+) -> Artifact:
     """Train a model for some steps of 16 rows and save its artifact, beside its base."""
     base = root / "base"
     if not base.exists():
