@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -47,8 +48,8 @@ def written(
                 note=f"the probe cannot be written: {one_line(error)}", expected=False
             )
     if outcome.probe is None:
-        if not outcome.expected:
-            logger.warning("%s has no probe: %s", target, outcome.note)
+        level = logging.INFO if outcome.expected else logging.WARNING
+        logger.log(level, "%s has no probe: %s", target, outcome.note)
         return {"probe": None, "note": outcome.note[:600]}
     entry: EffectEntry = {
         "probe": FILE,

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from ftplug import structure
 from ftplug.attaching.attachment import unwrap_model
 from ftplug.attaching.probing import without_a_trace
-from ftplug.effect.inputs import materialized, writes
+from ftplug.effect.inputs import called, materialized
+from ftplug.effect.outputs import classes, head_answers, own_rows, trunk_heard
 from ftplug.effect.pieces import Answers, Continuation, Input
 from ftplug.effect.probe import Probe
 from ftplug.effect.sampling import SAMPLE, TOP, sample
+from ftplug.effect.tokens import writes
 from ftplug.errors import FtplugError, NotProbed, one_line
 
 if TYPE_CHECKING:
@@ -49,13 +51,14 @@ def ask(
     where the model gives no answer, or with ``finite`` one that is NaN or infinite.
     """
     whole = unwrap_model(model)
+    ends = _ends_of_text(structure.pretrained(whole))
     with without_a_trace(whole), _reason_of(whole):
         raws = [_asked(whole, given) for given in inputs]
         if finite:
             _refuse_infinite(raws)
         if continuations and writes(structure.pretrained(whole)):
             for index, tokens in _continued(whole, inputs).items():
-                raws[index] = Raw(raws[index].answers, raws[index].next_token, tokens)
+                raws[index] = replace(raws[index], continuation=_up_to(tokens, ends))
     return tuple(raws)
 
 
@@ -73,85 +76,53 @@ def _reason_of(model: nn.Module) -> Iterator[None]:
 
 
 def _asked(model: nn.Module, given: Input) -> Raw:
-    inner = structure.pretrained(model)
+    inner: Any = structure.pretrained(model)
     tensors = materialized(given, model)
-    language = writes(inner)
-    with _trunk_heard(model) as heard:
-        output = _called(model, tensors)
-    logits, answers = _main_answer(output), {}
-    if language and logits is not None and logits.dim() == 3:
-        logits = _own_rows(logits, tensors)
-        answers["logits"] = sample(logits, given.stored.get("input_ids"))
-        following = logits[0, -1].float().log_softmax(-1).cpu()
-        return Raw(answers, following)
-    hidden = heard[-1] if heard else None
-    if logits is not None:
-        answers["logits"] = sample(_own_rows(logits, tensors))
-    if hidden is not None:
-        answers["hidden"] = sample(_own_rows(hidden, tensors))
+    with trunk_heard(model) as heard:
+        output = called(model, tensors)
+    headless = structure.backbone(model) is model
+    found = head_answers(output, has_head=not headless)
+    logits = found.get("logits", found.get("0"))
+    if writes(inner) and logits is not None and logits.dim() == 3:
+        rows = own_rows(logits, tensors)
+        following = rows[0, -1].float().log_softmax(-1).cpu()
+        return Raw({"logits": sample(rows, given.stored.get("input_ids"))}, following)
+    answers = {}
+    if found:
+        answers["logits"] = _samples([own_rows(each, tensors) for each in found.values()])
+    if heard:
+        answers["hidden"] = sample(own_rows(heard[-1], tensors))
     if not answers:
         raise NotProbed(f"{type(inner).__name__} answers with no tensor of numbers")
-    return Raw(answers, classes=_classes(inner, logits))
+    width = classes(inner, logits) if logits is not None and len(found) == 1 else 0
+    return Raw(answers, classes=width)
 
 
-def _called(model: nn.Module, tensors: Mapping[str, Tensor]) -> Any:
-    if structure.pipeline_of(model) is not None:
-        return model(dict(tensors))
-    return model(**tensors)
-
-
-@contextlib.contextmanager
-def _trunk_heard(model: nn.Module) -> Iterator[list[Tensor]]:
-    """Collect the last hidden states that the model's backbone gives within the block."""
-    heard: list[Tensor] = []
-
-    def listen(module: Any, arguments: Any, output: Any) -> None:
-        state = getattr(output, "last_hidden_state", None)
-        if state is None and isinstance(output, tuple) and output:
-            state = output[0]
-        if state is not None and state.is_floating_point():
-            heard.append(state)
-
-    handle = structure.backbone(model).register_forward_hook(listen)
-    try:
-        yield heard
-    finally:
-        handle.remove()
-
-
-def _main_answer(output: Any) -> Tensor | None:
-    """Return what the head answers; None of a model without one."""
+def _samples(found: Sequence[Tensor]) -> Tensor:
+    """Return the samples of all that a head answers, in the order of its output."""
     import torch
 
-    for name in ("logits", "sentence_embedding", "start_logits"):
-        found = output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
-        if isinstance(found, torch.Tensor):
-            return found
-    return None
-
-
-def _own_rows(answer: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
-    """Leave out what stands before the input's own tokens, as virtual ones may."""
-    ids = tensors.get("decoder_input_ids", tensors.get("input_ids"))
-    if ids is None or answer.dim() != 3 or answer.shape[1] <= ids.shape[-1]:
-        return answer
-    return answer[:, -ids.shape[-1] :]
-
-
-def _classes(inner: Any, logits: Tensor | None) -> int:
-    config = inner.config
-    if logits is None or not type(inner).__name__.endswith(("Classification", "MultipleChoice")):
-        return 0
-    kind = getattr(config, "problem_type", None)
-    width = logits.shape[-1]
-    alone = kind in ("regression", "multi_label_classification")
-    return width if 2 <= width <= SAMPLE and not alone else 0
+    return torch.cat([sample(each, most=SAMPLE // min(len(found), 4)) for each in found[:8]])
 
 
 def _refuse_infinite(raws: Sequence[Raw]) -> None:
     for kind, answer in (pair for raw in raws for pair in raw.answers.items()):
         if not answer.isfinite().all():
             raise NotProbed(f"its answers ({kind}) to the probe's inputs are NaN or infinite")
+
+
+def _ends_of_text(inner: Any) -> frozenset[int]:
+    """Return the tokens behind which a model writes nothing more."""
+    configs = (getattr(inner, "generation_config", None), inner.config.get_text_config())
+    found = (getattr(config, "eos_token_id", None) for config in configs)
+    ends: Any = next((each for each in found if each is not None), [])
+    return frozenset(ends if isinstance(ends, list | tuple) else [ends])
+
+
+def _up_to(tokens: tuple[int, ...], ends: frozenset[int]) -> tuple[int, ...]:
+    """Return tokens up to the first that ends a text, which is the last."""
+    end = next((i for i, token in enumerate(tokens) if token in ends), len(tokens))
+    return tokens[: end + 1]
 
 
 def _continued(model: nn.Module, inputs: Sequence[Input]) -> dict[int, tuple[int, ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,7 +23,10 @@ VERSION = 1
 KINDS = ("hidden", "log_probs", "logits")
 _SETS = ("trained", "head_only", "base")
 _MOST_INPUTS, _MOST_TENSORS, _MOST_TOKENS = 32, 16, 2**31 - 1
+_MOST_STORED = 2**13  # numbers of one tensor
 _MOST_DRAWN = 2**22  # numbers of one input: a film of 16 frames of 224 by 224
+_MOST_DRAWN_IN_ALL = 2**25
+_STORED = "stored."
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 _Text = Annotated[str, Len(0, 1024)]
@@ -39,6 +43,7 @@ class _Drawn(TypedDict):
 
 class _Input(TypedDict):
     text: _Text | None
+    stored: Annotated[dict[str, Annotated[int, Ge(0), Le(999)]], Len(0, _MOST_TENSORS)]
     drawn: Annotated[dict[str, _Drawn], Len(0, _MOST_TENSORS)]
 
 
@@ -64,10 +69,9 @@ def pack(probe: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the fields of a probe as tensors and JSON: the answers of one kind in one row."""
     import torch
 
-    inputs, tensors = probe["inputs"], {}
-    for index, each in enumerate(inputs):
-        for name, value in each.stored.items():
-            tensors[f"input.{index}.{name}"] = value.contiguous()
+    inputs, kept = probe["inputs"], _Kept()
+    about_inputs = [_about_input(each, kept) for each in inputs]
+    tensors = kept.tensors()
     for which in _SETS:
         for kind in KINDS:
             rows = [answers[kind] for answers in probe[which] or () if kind in answers]
@@ -79,7 +83,7 @@ def pack(probe: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "version": VERSION,
         "dtype": probe["dtype"],
         "classes": probe["classes"],
-        "inputs": [_about_input(each) for each in inputs],
+        "inputs": about_inputs,
         "counts": {
             kind: [len(answers[kind]) if kind in answers else None for answers in probe["trained"]]
             for kind in KINDS
@@ -90,8 +94,45 @@ def pack(probe: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, about
 
 
-def _about_input(each: Input) -> dict[str, Any]:
-    return {"text": each.text, "drawn": {name: vars(drawn) for name, drawn in each.drawn.items()}}
+def _about_input(each: Input, kept: _Kept) -> dict[str, Any]:
+    return {
+        "text": each.text,
+        "stored": {name: kept.number(value) for name, value in each.stored.items()},
+        "drawn": {name: vars(drawn) for name, drawn in each.drawn.items()},
+    }
+
+
+class _Kept:
+    """Whole numbers in the smallest type that holds them, and each tensor once: masks are alike."""
+
+    def __init__(self) -> None:
+        self._found: list[Tensor] = []
+
+    def number(self, value: Tensor) -> int:
+        """Return which of the file's tensors it is."""
+        narrow = _narrowed(value)
+        for index, known in enumerate(self._found):
+            if known.dtype == narrow.dtype and known.shape == narrow.shape and known.equal(narrow):
+                return index
+        self._found.append(narrow)
+        return len(self._found) - 1
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return them by their names in the file."""
+        return {f"{_STORED}{index}": value for index, value in enumerate(self._found)}
+
+
+def _narrowed(value: Tensor) -> Tensor:
+    import torch
+
+    if value.dtype == torch.bool:
+        return value.clone(memory_format=torch.contiguous_format)
+    low, high = (int(each) for each in value.aminmax())
+    for dtype in (torch.uint8, torch.int16, torch.int32, torch.int64):
+        info = torch.iinfo(dtype)
+        if info.min <= low and high <= info.max:
+            break
+    return value.to(dtype, copy=True, memory_format=torch.contiguous_format)
 
 
 def unpack(tensors: Mapping[str, Tensor], content: Any, path: Path) -> dict[str, Any]:
@@ -124,7 +165,7 @@ class _Unpacking:
     def fields(self) -> dict[str, Any]:
         about = self.about
         found = {
-            "inputs": tuple(self._input(*each) for each in enumerate(about["inputs"])),
+            "inputs": self._inputs(),
             "trained": self._answers("trained"),
             "head_only": self._answers("head_only"),
             "base": self._answers("base") if self._has("base") else None,
@@ -140,24 +181,49 @@ class _Unpacking:
     def _has(self, which: str) -> bool:
         return any(name.startswith(f"{which}.") for name in self.tensors)
 
-    def _input(self, index: int, about: _Input) -> Input:
+    def _stored(self) -> dict[int, Tensor]:
+        """Take the inputs' whole numbers out of the file."""
         import torch
 
-        prefix = f"input.{index}."
-        names = [name for name in self.tensors if name.startswith(prefix)]
-        stored = {name.removeprefix(prefix): self.tensors.pop(name) for name in names}
-        for name, value in stored.items():
-            if value.dtype not in (torch.int64, torch.bool) or value.dim() > 4 or not value.numel():
-                raise _Malformed(
-                    f"input {index}: {name[:60]!a} is {value.dtype}, {value.dim()}-dim"
+        found: dict[int, Tensor] = {}
+        for index in range(sum(name.startswith(_STORED) for name in self.tensors)):
+            value = self.tensors.pop(f"{_STORED}{index}", None)
+            if value is None:
+                raise _Malformed(f"{_STORED}{index} is missing")
+            kinds = (torch.bool, torch.uint8, torch.int16, torch.int32, torch.int64)
+            if value.dtype not in kinds or not 1 <= value.dim() <= 4:
+                raise _Malformed(f"{_STORED}{index}: {value.dtype}, {value.dim()} dims")
+            if not 1 <= value.numel() <= _MOST_STORED:
+                raise _Malformed(f"{_STORED}{index} has {value.numel():,} numbers")
+            found[index] = value if value.dtype == torch.bool else value.to(torch.int64)
+        return found
+
+    def _inputs(self) -> tuple[Input, ...]:
+        known, used, drawn = self._stored(), set(), 0
+        inputs = []
+        for index, about in enumerate(self.about["inputs"]):
+            names = (*about["stored"], *about["drawn"])
+            if not names or len(names) > _MOST_TENSORS or len(set(names)) != len(names):
+                raise _Malformed(f"input {index} has no arguments, too many, or one twice")
+            if bad := [name for name in names if not _NAME.fullmatch(name)]:
+                raise _Malformed(f"input {index}: {bad[0][:60]!a} is no name of an argument")
+            if lost := set(about["stored"].values()) - known.keys():
+                raise _Malformed(f"{_STORED}{min(lost)} is missing")
+            used |= set(about["stored"].values())
+            own = sum(math.prod(each["shape"]) for each in about["drawn"].values())
+            drawn += own
+            if own > _MOST_DRAWN or drawn > _MOST_DRAWN_IN_ALL:
+                raise _Malformed(f"input {index} draws {own:,} numbers, {drawn:,} in all by then")
+            inputs.append(
+                Input(
+                    {name: known[number] for name, number in about["stored"].items()},
+                    {name: _drawn(each) for name, each in about["drawn"].items()},
+                    about["text"],
                 )
-        for name in (*stored, *about["drawn"]):
-            if not _NAME.fullmatch(name) or (name in stored and name in about["drawn"]):
-                raise _Malformed(f"input {index}: {name[:60]!a} is no name of an input")
-        if not 0 < len(stored) + len(about["drawn"]) <= _MOST_TENSORS:
-            raise _Malformed(f"input {index} has {len(stored)} tensors")
-        drawn = {name: _drawn(each) for name, each in about["drawn"].items()}
-        return Input(stored, drawn, about["text"])
+            )
+        if unused := known.keys() - used:
+            raise _Malformed(f"{_STORED}{min(unused)} belongs to nothing in it")
+        return tuple(inputs)
 
     def _answers(self, which: str) -> Answers:
         found: list[dict[str, Tensor]] = [{} for _ in range(self.count)]
@@ -218,9 +284,6 @@ class _Unpacking:
 
 
 def _drawn(about: _Drawn) -> Drawn:
-    size = functools.reduce(lambda a, b: a * b, about["shape"])
-    if size > _MOST_DRAWN:
-        raise _Malformed(f"an input of {size:,} drawn numbers, where {_MOST_DRAWN:,} are the most")
     return Drawn(about["seed"], tuple(about["shape"]), about["sha256"])
 
 

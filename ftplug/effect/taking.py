@@ -232,7 +232,7 @@ def _changes_trunk(attached: Attachment) -> bool:
 def _finished(model: nn.Module, attached: Attachment, taken: Taken) -> Outcome:
     assert taken.base is not None
     _require_patience(model, taken.inputs)
-    with Called(model, attached.plan.saved) as called:
+    with Called(model, attached.plan) as called:
         trained = ask(model, taken.inputs)
     probe = make_probe(
         taken.inputs,
@@ -243,7 +243,7 @@ def _finished(model: nn.Module, attached: Attachment, taken: Taken) -> Outcome:
         fresh_head=bool(attached.base.fresh) and not structure.is_language_model(model),
         tokenizer=taken.tokenizer,
     )
-    return Outcome(probe, unseen=called.unseen(model, taken.inputs, trained))
+    return Outcome(probe, unseen=called.unseen(taken.inputs, trained))
 
 
 def _head_only(model: nn.Module, attached: Attachment, taken: Taken) -> tuple[Raw, ...]:

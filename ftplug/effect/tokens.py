@@ -6,15 +6,17 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ftplug import structure
 from ftplug.effect.pieces import Input
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
     from torch import Tensor
 
-COUNT = 8
-LENGTH, DECODER_LENGTH = 10, 4
+    from ftplug.effect.senses import Sense
+
+DECODER_LENGTH = 4
 LONGEST_PROMPT = 32  # tokens
+_CHOICES = 2  # of a model for multiple choice
 
 PROMPTS = (
     "The capital of France is",
@@ -29,39 +31,74 @@ PROMPTS = (
 """Everyday beginnings that say nothing of anybody; their ids are those of the tokenizer given."""
 
 
+def takes(model: Any) -> Mapping[str, inspect.Parameter]:
+    """Return the arguments of a model's forward."""
+    return inspect.signature(model.forward).parameters
+
+
 def reads_tokens(model: Any) -> bool:
     """Whether the forward of a transformers model takes token ids."""
-    return "input_ids" in inspect.signature(model.forward).parameters
+    return "input_ids" in takes(model)
+
+
+def writes(model: Any) -> bool:
+    """Whether a transformers model generates text, token after token."""
+    return structure.is_language_model(model) and bool(model.can_generate())
+
+
+def reads_prompts(model: Any) -> bool:
+    """Whether it goes on from a text: not from sound, nor from an image alone."""
+    return writes(model) and reads_tokens(model) and model.main_input_name == "input_ids"
 
 
 def vocabulary(model: Any) -> int:
     """Return how many token ids a model reads: rows of its embedding, new tokens included."""
-    from ftplug.structure import shape_of
-
     try:
-        return int(shape_of(model.get_input_embeddings().weight)[0])
-    except (AttributeError, NotImplementedError, IndexError):
-        return int(getattr(model.config.get_text_config(), "vocab_size", None) or 100)
+        weight = model.get_input_embeddings().weight
+        if weight is not None and len(shape := structure.shape_of(weight)) == 2:
+            return int(shape[0])
+    except (AttributeError, NotImplementedError):  # it reads no tokens, or has a table of its own
+        pass
+    return int(getattr(model.config.get_text_config(), "vocab_size", None) or 100)
 
 
-def seeded(model: Any, acting: Sequence[int]) -> list[Input]:
-    """Return eight inputs of ids from ``numpy.random.RandomState``, a stream that is frozen.
+def arguments(
+    model: Any, index: int, length: int, acting: Sequence[int], senses: Sequence[Sense] = ()
+) -> dict[str, Tensor]:
+    """Return the stored arguments of input ``index``: ids, and what a forward takes beside them.
 
-    ``acting`` stand in each, in a row, before the last two ids. The last ids of the vocabulary
-    occur (new tokens stand there), ids that the config gives a meaning do not.
+    The ids are of ``numpy.random.RandomState(index)``, a stream that numpy has frozen. ``acting``
+    stand before the last two. The last ids of the vocabulary occur (new tokens stand there); ids
+    that the config gives a meaning do not, but for the end of a text, where a head may read, and
+    the placeholders of ``senses``.
     """
-    takes = inspect.signature(model.forward).parameters
-    return [Input(_arguments(model, takes, _drawn(model, i, acting), i), {}) for i in range(COUNT)]
+    import torch
+
+    if "MultipleChoice" not in type(model).__name__:
+        return _row(model, index, length, acting, senses)
+    rows = [_row(model, _CHOICES * index + i, length, acting, senses) for i in range(_CHOICES)]
+    return {name: torch.stack([row[name] for row in rows], 1) for name in rows[0]}
 
 
-def _drawn(model: Any, index: int, acting: Sequence[int]) -> list[int]:
+def _row(
+    model: Any, index: int, length: int, acting: Sequence[int], senses: Sequence[Sense]
+) -> dict[str, Tensor]:
+    ids = _drawn(model, index, length, acting)
+    for sense in senses:
+        ids = [ids[0], *[sense.placeholder] * sense.count, *ids[1:]]
+    return _arguments(model, ids, index, [each.placeholder for each in senses if each.count])
+
+
+def _drawn(model: Any, index: int, length: int, acting: Sequence[int]) -> list[int]:
     import numpy as np
 
     size, special = vocabulary(model), special_ids(model.config)
-    draw = np.random.RandomState(index)
-    ids = _ordinary(draw, LENGTH, size, special)
+    ids = _ordinary(np.random.RandomState(index), length, size, special)
     if (newest := size - 1 - index) > 0 and newest not in special:
-        ids[LENGTH // 2] = newest
+        ids[length // 2] = newest
+    end = getattr(model.config.get_text_config(), "eos_token_id", None)
+    if isinstance(end, int) and 0 <= end < size and not writes(model):
+        ids[-1] = end  # heads that classify a text may read it there
     return [*ids[:-2], *acting, *ids[-2:]]
 
 
@@ -69,7 +106,7 @@ def _ordinary(draw: Any, count: int, size: int, special: set[int]) -> list[int]:
     """Draw ids that the config gives no meaning."""
     found: list[int] = []
     for _ in range(100):
-        numbers: NDArray[Any] = draw.randint(0, max(size, 1), 4 * count)
+        numbers = draw.randint(0, max(size, 1), 4 * count)
         found += [int(n) for n in numbers if int(n) not in special]
         if len(found) >= count:
             return found[:count]
@@ -77,23 +114,42 @@ def _ordinary(draw: Any, count: int, size: int, special: set[int]) -> list[int]:
 
 
 def _arguments(
-    model: Any, takes: Mapping[str, Any], ids: Sequence[int], seed: int
+    model: Any, ids: Sequence[int], seed: int, placeholders: Sequence[int] = ()
 ) -> dict[str, Tensor]:
-    """Return the stored arguments of one row of ids, as far as the forward takes them."""
+    """Return the arguments of one row of ids, as far as the forward takes them."""
     import numpy as np
     import torch
 
-    row = torch.tensor([list(ids)])
-    stored = {"input_ids": row}
-    if "attention_mask" in takes:
-        stored["attention_mask"] = torch.ones_like(row)
-    if "token_type_ids" in takes and (getattr(model.config, "type_vocab_size", 0) or 0) > 1:
+    row, arguments = torch.tensor([list(ids)]), takes(model)
+    stored = {"input_ids": row, "attention_mask": torch.ones_like(row)}
+    if "input_ids" not in arguments:
+        stored = {}
+    if (getattr(model.config, "type_vocab_size", 0) or 0) > 1:
         stored["token_type_ids"] = (torch.arange(len(ids))[None] >= len(ids) // 2).long()
-    if "decoder_input_ids" in takes:
-        size, special = vocabulary(model), special_ids(model.config)
-        more = _ordinary(np.random.RandomState(100 + seed), DECODER_LENGTH - 1, size, special)
-        stored["decoder_input_ids"] = torch.tensor([[decoder_start(model), *more]])
-    return stored
+    stored["mm_token_type_ids"] = torch.isin(row, torch.tensor(list(placeholders) or [-1])).long()
+    page = getattr(model.config, "max_2d_position_embeddings", None) or 1000
+    stored["bbox"] = _boxes(np.random.RandomState(seed), len(ids), min(page, 1000))
+    stored["decoder_input_ids"] = _decoded(model, seed) if writes(model) else row
+    return {name: value for name, value in stored.items() if name in arguments}
+
+
+def _decoded(model: Any, seed: int) -> Tensor:
+    """Return the start of a decoder's answer, and ids after it."""
+    import numpy as np
+    import torch
+
+    draw, special = np.random.RandomState(100 + seed), special_ids(model.config)
+    more = _ordinary(draw, DECODER_LENGTH - 1, vocabulary(model), special)
+    return torch.tensor([[decoder_start(model), *more]])
+
+
+def _boxes(draw: Any, count: int, page: int) -> Tensor:
+    """Return where on a page of this width and height each token stands, (1, tokens, 4)."""
+    import torch
+
+    corners = torch.tensor(draw.randint(0, page // 2, (1, count, 2)))
+    sides = torch.tensor(draw.randint(1, page // 2, (1, count, 2)))
+    return torch.cat([corners, corners + sides], -1)
 
 
 def decoder_start(model: Any) -> int:
@@ -123,13 +179,12 @@ def prompts(model: Any, tokenizer: Any, acting: Sequence[int]) -> list[Input]:
     """Return the eight prompts as this tokenizer reads them; none where it gives no such ids."""
     import torch
 
-    takes = inspect.signature(model.forward).parameters
     found = []
     for text in PROMPTS:
         ids = [*_encoded(tokenizer, text), *acting]
         if not 0 < len(ids) <= LONGEST_PROMPT + len(acting) or max(ids) >= vocabulary(model):
             return []
-        stored = _arguments(model, takes, ids, 0)
+        stored = _arguments(model, ids, 0)
         if "decoder_input_ids" in stored:
             stored["decoder_input_ids"] = torch.tensor([[decoder_start(model)]])
         found.append(Input(stored, {}, _spelled(tokenizer, ids) if acting else text))
