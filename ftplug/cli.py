@@ -246,9 +246,8 @@ def merge(
     from ftplug.artifacts.merged_model import merged
 
     done = merged(artifact, to, base=base, revision=revision)
-    size = sum(path.stat().st_size for path in done.folder.rglob("*") if path.is_file())
-    said = f"{done.folder}: a plain model of {size:,} bytes; from_pretrained reads it"
-    typer.echo(f"{said}\n{done.effect}")
+    typer.echo(f"{done.folder}: a plain model of {done.bytes:,} bytes; from_pretrained reads it")
+    typer.echo(done.effect)
 
 
 @app.command()

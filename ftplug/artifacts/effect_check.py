@@ -1,4 +1,4 @@
-"""Asking a model that was just loaded what the artifact's probe asked, before anybody relies on it."""
+"""Asking a model that was just loaded what the artifact's probe asked."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def asked_plain(
 
 
 def why_not_asked(model: nn.Module) -> str:
-    """Return why a model is not asked while it is loaded: it has no values, or asking takes long."""
+    """Return why a model is not asked while it is loaded: no values are there, or it takes long."""
     inner: Any = structure.pretrained(model)
     if any(tensor.is_meta for tensor in model.parameters()):
         return "the model is on the meta device, or offloaded"

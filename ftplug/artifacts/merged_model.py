@@ -18,12 +18,15 @@ from ftplug.files.staged import staged, stated_write_errors
 
 @dataclass(frozen=True)
 class Merged:
-    """A folder with a plain model, and in a line what its answers are: the trained ones, or why
-    that is not known.
-    """
+    """A folder with a plain model, and a line: it answers as trained, or why that is unknown."""
 
     folder: Path
     effect: str
+
+    @property
+    def bytes(self) -> int:
+        """The size of all files."""
+        return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
 
 
 def merge_artifact(

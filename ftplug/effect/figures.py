@@ -10,7 +10,7 @@ no method takes part in it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -103,7 +103,8 @@ def _figures(rows: Sequence[_Row], least: float) -> Figures:
     finite = all(_is_finite(row.here) for row in rows) and all(map(_is_finite, asked))
     if not finite:
         effect = _rms([row.trained - row.without for row in rows]) / size
-        return Figures(effect, *[math.nan] * 6, finite=False)
+        nan = math.nan
+        return Figures(effect, nan, nan, nan, nan, nan, nan, finite=False)
     floor = least * size
     noises = [_noise(row) for row in rows]
     noise = max(_rms(noises), floor)
@@ -161,8 +162,3 @@ def _is_finite(values: Tensor) -> bool:
     import torch
 
     return bool(torch.isfinite(values).all())
-
-
-def shortest(figures: Mapping[str, Figures]) -> Figures:
-    """Return the figures of the kind with the largest effect: what a line says."""
-    return max(figures.values(), key=lambda each: each.effect)

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 from ftplug import structure
 from ftplug.attaching.attachment import attachment_of, trunk_of_base
 from ftplug.effect.answers import ask_as
-from ftplug.effect.figures import Figures, measured, shortest
+from ftplug.effect.figures import Figures, measured
 from ftplug.effect.plainly import plainly
 from ftplug.effect.verdicts import (
     QUANTIZED,
-    Conclusion,
     Conditions,
     Verdict,
     concluded,
@@ -36,7 +35,8 @@ class Replayed:
     """What a replay found: the verdict, why, and the figures of each kind of answer.
 
     ``beyond`` counts tolerances between the answers here and the trained ones; ``saved`` and
-    ``here`` are the dtypes (``quantized`` is one); ``inputs`` were asked.
+    ``here`` are the dtypes (``quantized`` is one); ``inputs`` were asked, and answers of one
+    ``kind`` decided.
     """
 
     verdict: Verdict
@@ -45,6 +45,7 @@ class Replayed:
     saved: str = ""
     here: str = ""
     inputs: int = 0
+    kind: str = ""
     figures: Mapping[str, Figures] = field(default_factory=dict)
 
     @property
@@ -58,16 +59,16 @@ class Replayed:
         said = f"effect: {self.verdict}"
         if self.reason:
             said += f" ({self.reason})"
-        return f"{said}: {self._measured()}" if self.figures else said
+        return f"{said}: {self._measured()}" if self.kind else said
 
     def _measured(self) -> str:
-        most = shortest(self.figures)
+        most, what = self.figures[self.kind], f"{self.inputs} x {self.kind}, {self.here}"
         if not most.finite:
-            return f"{self.inputs} answers in {self.here}"
+            return what
         share = f"{most.share:.0%} of the effect is here, " if math.isfinite(most.share) else ""
         return (
             f"{share}answers {most.error:.2g} from the trained ones, effect {most.effect:.2g}, "
-            f"noise {most.noise:.2g} (relative, {self.inputs} inputs, {self.here})"
+            f"noise {most.noise:.2g} ({what})"
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -139,7 +140,7 @@ def compared(
         least = max(least, _of_the_trunk(answers, probe, conditions))
     figures = measured(answers, without, probe.trained, reference, least=least)
     conclusions = {kind: concluded(each, conditions) for kind, each in figures.items()}
-    found: Conclusion = overall(conclusions)
+    kind, found = overall(dict(sorted(conclusions.items(), key=lambda k: -figures[k[0]].effect)))
     return Replayed(
         found.verdict,
         found.reason,
@@ -147,6 +148,7 @@ def compared(
         conditions.saved,
         conditions.here,
         len(probe.inputs),
+        kind,
         figures,
     )
 

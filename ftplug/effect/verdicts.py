@@ -18,7 +18,7 @@ QUANTIZED = "quantized"
 # Of the size of the answers: what is reckoned with in any case (the order of additions, from device
 # to device), and the most that a dtype explains. TF32, which is float32 to torch, has ten bits.
 _LEAST = {"float64": 4e-6, "float32": 4e-6, "float16": 1e-3, "bfloat16": 4e-3, QUANTIZED: 4e-3}
-_MOST = {"float64": 2e-3, "float32": 2e-3, "float16": 3e-2, "bfloat16": 1e-1, QUANTIZED: 5e-1}
+_MOST = {"float64": 2e-3, "float32": 2e-3, "float16": 1.5e-2, "bfloat16": 5e-2, QUANTIZED: 5e-1}
 _RESOLUTION = 0.3  # of the effect: an uncertainty that hides half of it tells nothing
 
 
@@ -59,12 +59,14 @@ def _of(known: Mapping[str, float], dtype: str) -> float:
 class Conclusion:
     """A verdict on one kind of answer, and what it rests on.
 
-    ``beyond``: how many tolerances the answers are off.
+    ``beyond``: how many tolerances the answers are off. ``unlike``: they are not the trained ones,
+    for whatever reason, so that no other kind of answer makes up for them.
     """
 
     verdict: Verdict
     reason: str
     beyond: float
+    unlike: bool = False
 
 
 def concluded(figures: Figures, conditions: Conditions) -> Conclusion:
@@ -81,11 +83,13 @@ def concluded(figures: Figures, conditions: Conditions) -> Conclusion:
     if figures.noise > conditions.most:
         if conditions.same:
             return Conclusion("other", "the base itself answers differently here", beyond)
-        return Conclusion("not decidable here", "the base's own answers are mostly noise", beyond)
+        reason = "without the method too the answers are others here, by more than a dtype explains"
+        return Conclusion("not decidable here", reason, beyond, unlike=True)
     if figures.effect < TOLERANCE * figures.noise:
         if figures.error > CERTAIN * (tolerance + figures.effect):
             return Conclusion("other", "further from the trained answers than noise is", beyond)
-        return Conclusion("not decidable here", "the effect is below three times the noise", beyond)
+        reason = "the effect is below three times the noise"
+        return Conclusion("not decidable here", reason, beyond, unlike=beyond > 1)
     return _of_an_effect(figures, tolerance, beyond)
 
 
@@ -98,7 +102,7 @@ def _of_an_effect(figures: Figures, tolerance: float, beyond: float) -> Conclusi
     if beyond > CERTAIN or missing > CERTAIN * allowed:
         return Conclusion("other", "neither the trained answers nor those without", beyond)
     if beyond > 1 or missing > allowed or figures.worst > CERTAIN * TOLERANCE:
-        return Conclusion("not decidable here", "at the edge of the noise", beyond)
+        return Conclusion("not decidable here", "at the edge of the noise", beyond, unlike=True)
     if allowed > _RESOLUTION:
         return Conclusion("not decidable here", "noise would hide a part of the effect", beyond)
     return Conclusion("trained", "", beyond)
@@ -111,13 +115,17 @@ def _has_none(figures: Figures, tolerance: float, allowed: float) -> bool:
     return figures.remaining <= min(tolerance, figures.effect / 4) and abs(figures.share) <= 0.25
 
 
-def overall(conclusions: Mapping[str, Conclusion]) -> Conclusion:
-    """Return one for all kinds of answer: the worst of what was decided, if anything was."""
+def overall(conclusions: Mapping[str, Conclusion]) -> tuple[str, Conclusion]:
+    """Return one for all kinds of answer, and the kind: the worst of what was decided, if any."""
     ranked = ("other", "no effect", "trained", "not decidable here")
-    found = [c for verdict in ranked for c in conclusions.values() if c.verdict == verdict]
+
+    def rank(each: tuple[str, Conclusion]) -> float:
+        return 1.5 if each[1].unlike else ranked.index(each[1].verdict)
+
+    found = sorted(conclusions.items(), key=rank)
     if not found:
-        return Conclusion("not decidable here", "the probe has no answers to compare", 0.0)
-    verdicts = {each.verdict for each in found}
-    if {"no effect", "trained"} <= verdicts:
-        return Conclusion("other", "a part of the answers has no effect", found[0].beyond)
-    return found[0]
+        return "", Conclusion("not decidable here", "the probe has no answers to compare", 0.0)
+    kind, worst = found[0]
+    if worst.verdict == "no effect" and any(c.verdict == "trained" for _, c in found):
+        return kind, Conclusion("other", "a part of the answers has no effect", worst.beyond)
+    return kind, worst

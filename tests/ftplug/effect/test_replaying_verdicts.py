@@ -141,6 +141,11 @@ def conclusion(verdict):
     return Conclusion(verdict, "", 1.0)
 
 
+def test_no_other_kind_makes_up_for_answers_that_are_unlike_the_trained():
+    unlike = Conclusion("not decidable here", "", 9.0, unlike=True)
+    assert overall({"hidden": conclusion("trained"), "logits": unlike}) == ("logits", unlike)
+
+
 @pytest.mark.parametrize(
     ("kinds", "all_of_them"),
     [
@@ -156,4 +161,7 @@ def conclusion(verdict):
 )
 def test_one_verdict_for_all_kinds_of_answer(kinds, all_of_them):
     given = {str(number): conclusion(each) for number, each in enumerate(kinds)}
-    assert overall(given).verdict == all_of_them
+    kind, found = overall(given)
+    assert found.verdict == all_of_them
+    if all_of_them in kinds:
+        assert given[kind] is found

@@ -6,9 +6,11 @@ was seen in public: names that did not match, a scale or bias that was forgotten
 
 from __future__ import annotations
 
+import copy
+import functools
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -39,13 +41,19 @@ class Loaded:
         return {n: p for n, p in self.model.named_parameters() if n in names}
 
 
-def loaded(artifact: Artifact, other: Artifact, dtype: torch.dtype, **options: Any) -> Loaded:
-    """Load an artifact, and note what its method starts from."""
-    model = artifact.loaded(artifact.new_base(dtype, **options))
-    fresh = artifact.new_base(dtype, **options)
+@functools.cache
+def _once(artifact: Artifact, other: Artifact, dtype: torch.dtype) -> Loaded:
+    model = artifact.loaded(artifact.new_base(dtype))
+    fresh = artifact.new_base(dtype)
     ftplug.apply(fresh, artifact.kind.method, **artifact.kind.settings)
     initial = {n: p.detach().clone() for n, p in fresh.named_parameters()}
     return Loaded(artifact, other, model, initial)
+
+
+def loaded(artifact: Artifact, other: Artifact, dtype: torch.dtype = torch.float32) -> Loaded:
+    """Load an artifact, and note what its method starts from; each time a model of its own."""
+    once = _once(artifact, other, dtype)
+    return replace(once, model=copy.deepcopy(once.model))
 
 
 Fault = Callable[[Loaded], Any]
@@ -140,6 +148,7 @@ def _each(model: Loaded, change: Callable[[Tensor], Tensor | None]) -> Any:
 
 
 def _swapped_rows(value: Tensor) -> Tensor | None:
+    """The rows of a prefix have no order: there it is no fault."""
     half = value.shape[0] // 2
     return torch.cat([value[half:], value[:half]]) if half else None
 
@@ -367,7 +376,7 @@ FAULTS: dict[str, Fault] = {
     "last layer lost": lambda m: _in_layers(m, lambda i, n: i == n - 1),
     "layers reversed": lambda m: _permuted(m, lambda i, n: n - 1 - i),
     "layers off by one": lambda m: _permuted(m, lambda i, n: (i + 1) % n),
-    "rows swapped": lambda m: _each(m, _swapped_rows),
+    "rows swapped": lambda m: _each(m, _swapped_rows) if len(m.trunk) > 1 else None,
     "transposed": lambda m: _each(m, _transposed),
     "half of the width lost": _without_half_the_width,
     "one kind of module lost": _one_kind_of_module,

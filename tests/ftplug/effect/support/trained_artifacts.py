@@ -39,7 +39,7 @@ KINDS = {
 """Six methods; of the last the experts train as well."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Artifact:
     """Where the base and the artifact lie, and the probe."""
 
