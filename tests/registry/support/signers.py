@@ -39,9 +39,7 @@ def certified(folder, name="alice", years=40):
     root_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
     root = _certificate("an authority", root_key.public_key(), None, root_key, years)
     leaf = _certificate(name, key.public_key(), root, root_key, years)
-    raw = key.private_bytes(
-        PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
+    raw = key.private_bytes(PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     paths = {what: folder / f"{name}.{what}" for what in ("key", "certificate", "authority")}
     paths["key"].write_bytes(raw)
     paths["key"].chmod(0o600)
