@@ -38,8 +38,9 @@ def print_missing(missing: Iterable[str]) -> None:
 
 
 def print_signature(signed: Signed | None) -> None:
-    """Print who signed an artifact, after that was verified."""
-    typer.echo(f"signature: {shown(signed.said()) if signed else 'none'}")
+    """Print who signed an artifact, if anybody has, after that was verified."""
+    if signed:
+        typer.echo(f"signature: {shown(signed.said())}")
     if signed and signed.provenance:
         typer.echo("provenance: the run's facts are signed as well, by the same key")
 

@@ -17,8 +17,10 @@ from ftplug_registry.pulling.plain_peft import PLAIN, plain_files
 from ftplug_registry.pulling.signature import (
     check_pulled,
     fetch_signature,
+    fetched_beside,
     repository_of,
     shown_and_signed,
+    signed_beside,
 )
 from ftplug_registry.pulling.source import Source, check_place
 from ftplug_registry.signing.checking import Demand, Signed, expects_signature
@@ -155,10 +157,14 @@ def _cached(source: Source, *, signed: bool) -> Snapshot | None:
         if not all((path.parent / name).is_file() for name in names):
             return None
         beside = [name for name in sorted(SIGNATURES) if source.cached(name)]
+        if SIGNATURE in beside:
+            beside += signed_beside(path.parent, manifest)
+            if not all((path.parent / name).is_file() for name in beside):
+                return None
         if (path.parent / CARD).is_file():
             shown = shown_and_signed(path.parent, _images(path.parent), SIGNATURE in beside)
             names += [name for name in (CARD, *shown) if (path.parent / name).is_file()]
-        names += beside
+        names = list(dict.fromkeys([*names, *beside]))
         for name in names:
             check_place(path.parent, name)
         return _verified(source, path.parent, names, manifest)
@@ -183,9 +189,18 @@ def _artifact(source: Source) -> Snapshot:
                 f"{source.repo_id}: {name} has another sha256 than the manifest says: altered; "
                 "it was not downloaded"
             )
-    beside = fetch_signature(source)
-    names = [MANIFEST, *manifest.files, *_card(source, signed=bool(beside)), *beside]
+    names = [MANIFEST, *manifest.files, *_beside(source, manifest)]
     return _verified(source, source.fetch(names), names, manifest)
+
+
+def _beside(source: Source, manifest: Manifest) -> list[str]:
+    """Return the card and its pictures, and of a signed artifact all else that was signed."""
+    signature = fetch_signature(source)
+    card = _card(source, signed=bool(signature))
+    if not signature:
+        return card
+    folder = source.fetch([MANIFEST, *signature], quiet=True)
+    return list(dict.fromkeys([*card, *fetched_beside(source, folder, manifest), *signature]))
 
 
 def _verified(source: Source, folder: Path, names: list[str], manifest: Manifest) -> Snapshot:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from ftplug.artifacts.manifest import Manifest
+from ftplug.artifacts.card import CARD
+from ftplug.artifacts.file_names import check_file_name
+from ftplug.artifacts.manifest import MANIFEST, Manifest
 from ftplug.artifacts.signatures import PROVENANCE, SIGNATURE
 from ftplug.errors import RegistryError
+from ftplug_registry.inspection import PICTURES
 from ftplug_registry.pulling.source import Source
 from ftplug_registry.signing.bundles import LARGEST
 from ftplug_registry.signing.checking import Demand, Signed, check_artifact, covered_by
 from ftplug_registry.signing.pins import Repository
+
+_LARGEST_BESIDE = 8 * 2**20  # bytes
+_MOST_BESIDE = 100
 
 
 def fetch_signature(source: Source) -> list[str]:
@@ -34,6 +40,25 @@ def shown_and_signed(folder: Path, pictures: Iterable[str], signed: bool) -> lis
         return list(pictures)
     covered = covered_by(folder)
     return [name for name in pictures if name in covered]
+
+
+def signed_beside(folder: Path, manifest: Manifest) -> list[str]:
+    """Return what was signed and stands not in the manifest: pictures, a bill of materials.
+
+    Without them another program than ftplug would miss them. What else was signed is of no use
+    here, and stays away.
+    """
+    names = sorted(covered_by(folder) - manifest.files.keys() - {MANIFEST, CARD})
+    for name in names[:_MOST_BESIDE]:
+        check_file_name(folder / SIGNATURE, name)
+    kinds = PICTURES | {".json"}
+    return [n for n in names[:_MOST_BESIDE] if PurePosixPath(n).suffix.lower() in kinds]
+
+
+def fetched_beside(source: Source, folder: Path, manifest: Manifest) -> list[str]:
+    """Return those of them that the repository has, in a size for what they are."""
+    names = signed_beside(folder, manifest)
+    return [n for n in names if source.has(n) and source.size(n) <= _LARGEST_BESIDE]
 
 
 def repository_of(source: Source) -> Repository:

@@ -70,7 +70,7 @@ def public_key(content: bytes, where: Path | str) -> PublicKey:
     serialization = _serialization()
     if b"PRIVATE KEY" in content:
         raise RegistryError(f"{where}: a private key, which stays with its owner: give its .pub")
-    pem = content.lstrip().startswith(b"-----BEGIN")
+    pem = b"-----BEGIN" in content  # other programs write words before it
     load = serialization.load_pem_public_key if pem else serialization.load_ssh_public_key
     try:
         return checked(load(content.strip()), where)

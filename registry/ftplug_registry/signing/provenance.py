@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ftplug.artifacts.manifest import BaseEntry, Manifest
+from ftplug.artifacts.manifest import Manifest
 from ftplug_registry.signing.bundles import STATEMENT
 
 SLSA = "https://slsa.dev/provenance/v1"
@@ -63,7 +63,7 @@ def _dependencies(manifest: Manifest) -> Iterator[dict[str, Any]]:
     base = manifest.base
     if base["id"] or base.get("fingerprint"):
         uri = f"https://huggingface.co/{base['id']}" if base["id"] else None
-        yield _resource("base", uri, gitCommit=base["revision"], **_prints(base))
+        yield _resource("base", uri, gitCommit=base["revision"], **_prints(manifest))
     yield from _data(manifest.training.get("data"))
     yield from _scripts(manifest.training)
     for one in manifest.methods:
@@ -73,10 +73,10 @@ def _dependencies(manifest: Manifest) -> Iterator[dict[str, Any]]:
         yield _package("library", name, version)
 
 
-def _prints(base: BaseEntry) -> dict[str, str]:
+def _prints(manifest: Manifest) -> dict[str, str]:
     """Return the digests of the base's weights by which ftplug knows them."""
-    found = base["fingerprint"]
-    return {f"ftplug_{name}": str(value) for name, value in found.items()} if found else {}
+    found = manifest.fingerprint
+    return {"ftplug_bf16": found.bf16, "ftplug_fp16": found.fp16} if found else {}
 
 
 def _data(facts: Any) -> Iterator[dict[str, Any]]:

@@ -92,7 +92,7 @@ def line_for(who: str, key: PublicKey) -> str:
 
 def _of_file(path: Path) -> Iterator[Trusted]:
     content = read_bounded(path, _LARGEST)
-    if content.lstrip().startswith(b"-----BEGIN"):
+    if b"-----BEGIN" in content:
         yield from _of_pem(path, content)
         return
     try:

@@ -167,7 +167,7 @@ def test_bent_bytes_end_in_one_line_or_in_the_same_statement(kind):
     sound = (VECTORS / "valid" / f"{kind}.bundle.json").read_bytes()
     said = parse_bundle(sound, OMS, "x").payload
     draw = random.Random(0)
-    refused = 0
+    refused = unchanged = 0
     for _ in range(2000):
         bent = bytearray(sound)
         for _ in range(draw.randrange(1, 4)):
@@ -182,17 +182,18 @@ def test_bent_bytes_end_in_one_line_or_in_the_same_statement(kind):
         try:
             parsed = parse_bundle(bytes(bent), OMS, "x")
             bundles.signed_digests(parsed)
-        except RegistryError as error:
-            assert "\n" not in str(error)
+        except RegistryError:  # and nothing else
             refused += 1
             continue
-        assert parsed.payload == said or kind != "sigstore" or parsed.payload
+        assert parsed.statement["predicateType"] == OMS
+        unchanged += parsed.payload == said
+    assert unchanged > 0
     assert refused > 1000
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_no_bent_statement_is_verified(seed):
-    """Of a bent bundle that is well-formed only one with the very statement is signed by the key."""
+    """Of bent bundles that are well-formed only one with the very statement is signed."""
     key = read_public(VECTORS / "key.pub")
     sound = (VECTORS / "valid" / "key.bundle.json").read_bytes()
     original = parse_bundle(sound, OMS, "x")

@@ -134,11 +134,11 @@ def test_what_is_no_key(tmp_path, alice):
     for name, content in {"empty": b"", "junk": b"\x00\xff", "cut": path.read_bytes()[:80]}.items():
         (tmp_path / name).write_bytes(content)
         for read in (keys.read_public, lambda one: Signer.of(one, **NOBODY)):
-            with pytest.raises(RegistryError, match="that can be read|stays with its owner"):
+            with pytest.raises(RegistryError, match=r"that can be read|stays with its owner"):
                 read(tmp_path / name)
     with pytest.raises(RegistryError, match="cannot be read: No such file"):
         keys.read_public(tmp_path / "none")
-    with pytest.raises(RegistryError, match="cannot be read|no regular file"):
+    with pytest.raises(RegistryError, match=r"cannot be read|no regular file"):
         keys.read_public(tmp_path)
     (tmp_path / "large").write_bytes(b"x" * 100_000)
     with pytest.raises(RegistryError, match="too many for what it should be"):

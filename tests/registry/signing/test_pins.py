@@ -1,5 +1,6 @@
-"""Repositories: signed as they are published, pinned when first seen, rotated, never silently other."""
+"""Repositories: signed when published, pinned when first seen, rotated, never another's."""
 
+import itertools
 import json
 import shutil
 import subprocess
@@ -72,9 +73,10 @@ def test_upstream_verifies_what_was_published(publish, repo_id, hub, alice, tmp_
     publish(alice)
     folder = pull(repo_id, hub=hub, to=tmp_path / "copy")
     done = subprocess.run(
-        [sys.executable, "-m", "model_signing", "verify", "key", str(folder)]
-        + ["--signature", str(folder / "model.sig")]
-        + ["--public_key", f"{alice[0]}.pub"],
+        [
+            *(sys.executable, "-m", "model_signing", "verify", "key", folder),
+            *("--signature", folder / "model.sig", "--public_key", f"{alice[0]}.pub"),
+        ],
         capture_output=True,
         text=True,
         check=False,
@@ -96,7 +98,7 @@ def test_a_signed_folder_is_published_as_it_is(signed, repo_id, hub, alice, pull
 def test_a_signature_that_does_not_fit_is_not_published(signed, repo_id, hub):
     path = signed / "ftplug.json"
     path.write_text(path.read_text() + "\n")
-    refuses(push, signed, repo_id, hub=hub, match="ftplug.json is not what was signed")
+    refuses(push, signed, repo_id, hub=hub, match=r"ftplug.json is not what was signed")
 
 
 def test_the_first_signer_is_pinned_and_stays(publish, pulled, alice, settings, repo_id, hub):
@@ -119,7 +121,7 @@ def test_another_key_is_refused(publish, pulled, alice, mallory, repo_id, hub, s
     before = pin_file(settings).read_bytes()
     publish(mallory)
     for call in (pull, show, verify):
-        refuses(call, repo_id, hub=hub, match="was signed by .* ftplug trust")
+        refuses(call, repo_id, hub=hub, match=r"was signed by .* ftplug trust")
     # Who trusts mallory for everything has not said that this one changes hands.
     refuses(pulled, **demand(trusted=f"{mallory[0]}.pub"), match="was signed by")
     assert pin_file(settings).read_bytes() == before
@@ -131,7 +133,7 @@ def test_no_signature_is_refused_once_there_was_one(publish, pulled, alice, repo
     later = publish()
     assert "was signed, and no longer is" in caplog.text
     for call in (pull, show, verify):
-        refuses(call, repo_id, hub=hub, match="without a signature, but .* was signed")
+        refuses(call, repo_id, hub=hub, match=r"without a signature, but .* was signed")
     refuses(pulled, later, **demand(allow_unsigned=True), match="without a signature")
 
 
@@ -159,7 +161,7 @@ def test_a_key_is_followed_by_one_that_it_signed(publish, pulled, alice, typed, 
     first = publish(alice)
     pulled()
     keys = [alice[0], *(tmp_path / name for name in ("second", "third"))]
-    for old, new in zip(keys, keys[1:], strict=False):
+    for old, new in itertools.pairwise(keys):
         assert typed("keygen", new, "--rotates", old)[0] == 0
     last = publish([keys[2]])  # whoever never saw the second goes from the first to the third
     assert pulled() == "pinned"
@@ -222,9 +224,9 @@ def test_a_line_that_names_the_repository_decides(publish, pulled, alice, mallor
     own = settings / "trusted_keys"
     signers.trusts(own, "ann", alice[1], 'repositories="alice/*"')
     publish()
-    refuses(pulled, match="without a signature, which .*line 1 expects")
+    refuses(pulled, match=r"without a signature, which .*line 1 expects")
     publish(mallory)
-    refuses(pulled, match="whom .*line 1 does not name for alice/")
+    refuses(pulled, match=r"whom .*line 1 does not name for alice/")
     publish(alice)
     assert pulled() == "trusted"
     signers.trusts(own, "mal", mallory[1], 'repositories="alice/*"')
@@ -248,7 +250,7 @@ def test_a_damaged_pin_is_one_line_and_never_no_pin(publish, pulled, alice, sett
     publish(alice)
     pulled()
     pin_file(settings).write_text(content)
-    refuses(pulled, match="damaged|cannot be read")
+    refuses(pulled, match=r"damaged|cannot be read")
     pin_file(settings).write_text("x" * 100_000)
     refuses(pulled, match="too many for what it should be")
 
@@ -266,7 +268,7 @@ def test_a_pin_whose_key_is_not_what_it_says(publish, pulled, alice, mallory, se
 def test_settings_that_cannot_be_written_are_one_line(publish, pulled, alice, settings):
     publish(alice)
     settings.write_text("a file")
-    refuses(pulled, match="cannot be (written|read)")
+    refuses(pulled, match=r"cannot be (written|read)")
 
 
 def test_two_processes_pin_one_key(tmp_path, settings):
@@ -345,7 +347,7 @@ def test_run_from_takes_a_signed_artifact_alone(typed, signed, alice, mallory, t
     run = ("run", "--from", signed, "--trusted")
     code, _, said = typed(*run, f"{mallory[0]}.pub", "--", script)
     assert (code, "does not name for a folder" in said) == (1, True)
-    code, out, said = typed("run", "--method", "lora", "--require-signature", "--", script)
+    code, _, said = typed("run", "--method", "lora", "--require-signature", "--", script)
     assert (code, "go with the artifact --from" in said) == (1, True)
 
 
@@ -385,14 +387,16 @@ def test_overwriting_a_signed_copy_leaves_no_signature(
 
 
 def test_a_signed_plain_peft_repository(hub, repo_id, alice, artifact, pulled):
-    """What model_signing signed without ftplug's manifest: every file that is fetched is covered."""
+    """What model_signing signed, without our manifest: every file that is fetched is covered."""
     plain = artifact.parent / "plain"
     plain.mkdir()
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         shutil.copy(artifact / name, plain)
     subprocess.run(
-        [sys.executable, "-m", "model_signing", "sign", "key", str(plain)]
-        + ["--signature", str(plain / "model.sig"), "--private_key", str(alice[0])],
+        [
+            *(sys.executable, "-m", "model_signing", "sign", "key", plain),
+            *("--signature", plain / "model.sig", "--private_key", alice[0]),
+        ],
         check=True,
         capture_output=True,
     )
@@ -403,4 +407,21 @@ def test_a_signed_plain_peft_repository(hub, repo_id, alice, artifact, pulled):
     hub.api.upload_file(
         path_or_fileobj=content, path_in_repo="adapter_config.json", repo_id=repo_id
     )
-    refuses(pulled, match="adapter_config.json is not what was signed")
+    refuses(pulled, match=r"adapter_config.json is not what was signed")
+
+
+def test_all_that_was_signed_is_fetched(publish, hub, repo_id, alice, artifact, tmp_path):
+    """A picture that the card on the Hub no longer shows was signed with the rest."""
+    from ftplug.artifacts.card import CURVE
+
+    history = {"train": [{"step": step, "loss": 1 / (step + 1)} for step in range(8)]}
+    annotate(artifact, training={"history": history})
+    publish(alice)
+    edited = b"---\nlicense: mit\n---\n# edited\n"
+    hub.api.upload_file(path_or_fileobj=edited, path_in_repo="README.md", repo_id=repo_id)
+    for _ in ("fetched", "cached"):
+        fetched = snapshot(repo_id, hub=hub)
+        assert CURVE in fetched.files
+    copy = pull(repo_id, hub=hub, to=tmp_path / "copy")
+    assert verify(copy, files_only=True, trusted=f"{alice[0]}.pub").signature.known == "trusted"
+    assert b"edited" in (copy / "README.md").read_bytes()

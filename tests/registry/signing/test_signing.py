@@ -75,13 +75,13 @@ def test_ours_verifies_what_upstream_signed(artifact, alice, ignored):
     found = check(artifact, alice).signature
     assert (found.known, found.provenance) == ("trusted", None)
     assert ("README.md" in found.names) == (not ignored)
-    with pytest.raises(RegistryError, match="whom .*mallory.pub does not name"):
+    with pytest.raises(RegistryError, match=r"whom .*mallory.pub does not name"):
         check(artifact, signers.key_pair(alice[0].parent, "mallory"))
     (artifact / "README.md").write_text("edited since")
     if ignored:
         check(artifact, alice)
     else:
-        with pytest.raises(RegistryError, match="README.md is not what was signed"):
+        with pytest.raises(RegistryError, match=r"README.md is not what was signed"):
             check(artifact, alice)
 
 
@@ -100,7 +100,7 @@ def test_certificates_both_ways(artifact, tmp_path):
     )
     assert code == 0, said
     other = signers.certified(tmp_path, "mallory")
-    with pytest.raises(RegistryError, match="signed by CN=carol, whom .* does not name"):
+    with pytest.raises(RegistryError, match=r"signed by CN=carol, whom .* does not name"):
         verify(artifact, files_only=True, trusted=other["authority"])
     assert verify(artifact, files_only=True).signature.known == "unchecked"
     with pytest.raises(RegistryError, match="for which nobody vouches"):
@@ -382,7 +382,7 @@ def test_a_line_for_repositories_says_nothing_of_a_folder(signed, alice, setting
 
 
 def test_signing_twice_asks(signed, alice, mallory):
-    with pytest.raises(RegistryError, match="signed already.*--replace"):
+    with pytest.raises(RegistryError, match=r"signed already.*--replace"):
         signers.signed(signed, mallory[0])
     check(signed, alice)
     signers.signed(signed, mallory[0], replace=True)
@@ -410,7 +410,7 @@ def test_nor_is_an_altered_artifact_or_one_of_links(artifact, alice):
 
 def test_nothing_rewrites_a_signed_manifest(signed, alice, base):
     before = (signed / "ftplug.json").read_bytes()
-    with pytest.raises(ArtifactError, match="is signed, .*remove .*model.sig first"):
+    with pytest.raises(ArtifactError, match=r"is signed, .*remove .*model.sig first"):
         annotate(signed, notes="more")
     assert (signed / "ftplug.json").read_bytes() == before
     check(signed, alice)
