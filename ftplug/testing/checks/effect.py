@@ -23,7 +23,7 @@ def every_saved_tensor_is_seen(case: Case) -> None:
     Unless the manifest lists it as unseen, it is all zeros, or the mathematics makes it invisible
     (``still``).
     """
-    effect = read_manifest(case.artifact).effect or {}
+    effect: Mapping[str, Any] = read_manifest(case.artifact).effect or {}
     assert effect.get("probe"), (
         f"{case}: the artifact has no probe: {effect.get('note')}: where the model's inputs are to "
         "contain something, implement probe_inputs"
@@ -33,7 +33,7 @@ def every_saved_tensor_is_seen(case: Case) -> None:
     unseen = [name for name in _counting(case, model) if not _is_seen(model, name, probe)]
     assert not set(unseen) - set(effect.get("unseen", ())), (
         f"{case}: {unseen[0]}: with half of its values every answer of the probe is as before "
-        f"({len(unseen)} tensors): let probe_inputs return inputs that it acts on"
+        f"({len(unseen)} in all): let probe_inputs return inputs that it acts on"
     )
 
 
