@@ -123,7 +123,9 @@ def _gguf(folder: Path, name: str) -> None:
         return
     command = [str(SERVED / "bin" / "python"), str(script), str(folder / name)]
     command += ["--outtype", "f32", "--outfile", str(folder / f"{name}.gguf")]
-    subprocess.run(command, check=True, env=environment())
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{name}.gguf is not made: {done.stderr[-1000:]}")
 
 
 def _versions() -> dict[str, str]:

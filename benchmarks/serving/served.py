@@ -55,11 +55,14 @@ def main() -> int:
         for row in PARTS[part](folder):
             print(f"{row.server}: {row.given}: {row.verdict} ({row.by}: {row.figures})", flush=True)
             rows.append(row)
-    if not options.only:
-        found = {"measured": _where(folder), "rows": [asdict(row) for row in rows]}
-        RESULTS.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-        PAGE.write_text(rendered(PAGE.read_text("utf-8"), found), encoding="utf-8")
+            if not options.only:
+                _keep({"measured": _where(folder), "rows": [asdict(row) for row in rows]})
     return int(any(row.verdict != row.expected for row in rows))
+
+
+def _keep(found: dict[str, Any]) -> None:
+    RESULTS.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    PAGE.write_text(rendered(PAGE.read_text("utf-8"), found), encoding="utf-8")
 
 
 def _vllm(folder: Path) -> Iterator[Row]:

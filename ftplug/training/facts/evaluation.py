@@ -18,6 +18,7 @@ ACCURACY, F1, LOSS = "accuracy", "f1 of class 1", "loss"
 """The metrics that ``ftplug verify --rerun`` computes; names in a manifest lead to one of them."""
 
 _TRIED = 64  # rows
+_TEXT = ("string", "large_string")
 
 
 def evaluation_facts(trainer: Any, metrics: Mapping[str, float]) -> dict[str, Any]:
@@ -28,7 +29,7 @@ def evaluation_facts(trainer: Any, metrics: Mapping[str, float]) -> dict[str, An
     """
     known = {name: ours for name, ours in _ours(metrics).items() if math.isfinite(metrics[name])}
     rows = trainer.eval_dataset
-    if not known or not hasattr(rows, "column_names") or not hasattr(rows, "info"):
+    if not known or not hasattr(rows, "info") or not _is_table(rows):
         return {}
     origin = data_facts(None, rows)
     names = ("dataset", "config", "revision")
@@ -42,20 +43,27 @@ def evaluation_facts(trainer: Any, metrics: Mapping[str, float]) -> dict[str, An
     return {name: value for name, value in facts.items() if value}
 
 
+def _is_table(rows: Any) -> bool:
+    """Whether rows are a data set of ``datasets`` that is not streamed."""
+    return (
+        bool(getattr(rows, "features", None)) and hasattr(rows, "select_columns") and len(rows) > 0
+    )
+
+
 def _ours(metrics: Mapping[str, float]) -> dict[str, str]:
     """Return which recorded metrics mean what we compute; f1 may be one of several averages."""
     return {name: ACCURACY for name in metrics if name == "eval_accuracy"}
 
 
 def _preprocessing(trainer: Any, rows: Any) -> dict[str, Any]:
-    tokenizer, names = trainer.processing_class, list(rows.column_names)
-    labels = [name for name in ("labels", "label") if name in names]
-    if not labels or "input_ids" not in names or not callable(tokenizer) or not len(rows):
+    tokenizer, features = trainer.processing_class, rows.features
+    labels = [name for name in ("label", "labels") if name in features]
+    if not labels or "input_ids" not in features or not callable(tokenizer):
         return {}
-    first = rows.with_format(None)[: min(len(rows), _TRIED)]
-    texts = [name for name in names if isinstance(first[name][0], str)]
+    texts = [name for name, kind in features.items() if getattr(kind, "dtype", "") in _TEXT][:4]
+    few = rows.with_format(None).select_columns(["input_ids", *texts])[: min(len(rows), _TRIED)]
     for chosen in _choices(texts):
-        found, most = _cut(tokenizer, [first[name] for name in chosen], first["input_ids"])
+        found, most = _cut(tokenizer, [few[name] for name in chosen], few["input_ids"])
         if found:
             return {"text": list(chosen), "label": labels[0], "max_length": most}
     return {}
@@ -63,8 +71,8 @@ def _preprocessing(trainer: Any, rows: Any) -> dict[str, Any]:
 
 def _choices(texts: Sequence[str]) -> Iterator[tuple[str, ...]]:
     """Yield columns that may have been tokenized: each alone, then in pairs."""
-    yield from ((name,) for name in texts[:4])
-    yield from permutations(texts[:4], 2)
+    yield from ((name,) for name in texts)
+    yield from permutations(texts, 2)
 
 
 def _cut(

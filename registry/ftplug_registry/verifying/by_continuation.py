@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from ftplug.effect.probe import Probe
+from ftplug_registry.verifying.completions import can_be_asked
 
 if TYPE_CHECKING:
     from ftplug.effect.pieces import Continuation
@@ -22,7 +23,7 @@ def asked(probe: Probe, *, ids: bool) -> list[int]:
 
     All prompts where none differ, so that there is something to ask.
     """
-    known = [one for one in probe.continuations if ids or probe.inputs[one.input].text]
+    known = [one for one in probe.continuations if can_be_asked(probe.inputs[one.input], ids=ids)]
     return [one.input for one in known if _tells(one)] or [one.input for one in known]
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from ftplug.effect.probe import Probe
+from ftplug_registry.verifying.completions import can_be_asked
 
 if TYPE_CHECKING:
     from ftplug.effect.pieces import Answers
@@ -23,7 +24,7 @@ def asked(probe: Probe, *, ids: bool) -> list[int]:
     return [
         index
         for index, given in enumerate(probe.inputs)
-        if (ids or given.text) and "log_probs" in probe.trained[index]
+        if can_be_asked(given, ids=ids) and "log_probs" in probe.trained[index]
     ]
 
 

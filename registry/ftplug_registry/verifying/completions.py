@@ -22,6 +22,15 @@ TOP = 20  # log-probabilities of one place: what vLLM gives at most unless it is
 Token = int | str  # an id, or the text of one
 
 
+_OF_TEXT = {"input_ids", "attention_mask", "token_type_ids"}
+
+
+def can_be_asked(given: Input, *, ids: bool) -> bool:
+    """Whether an input is a prompt that a completion goes on from: token ids, and nothing else."""
+    alone = "input_ids" in given.stored and not given.drawn and given.stored.keys() <= _OF_TEXT
+    return alone and (ids or bool(given.text))
+
+
 @dataclass(frozen=True)
 class Form:
     """A way to ask: ids or text, with log-probabilities of named tokens, of any, or without."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ftplug.artifacts.manifest import Manifest, read_manifest
+from ftplug.demo import minilm
 from ftplug.errors import ArtifactError
 from ftplug_registry.card.metadata import section
 from ftplug_registry.verifying.evaluating import Answered, answered, figures
@@ -74,7 +75,8 @@ def rerun(
     columns, most = _preprocessing(manifest, evaluation, directory)
     rows = rows_of(section(evaluation, "data"), columns, directory, file)
     _require_as_many(rows, evaluation, directory)
-    answers = answered(directory, base or manifest.base["id"], rows, most)
+    where = base or minilm.installed(manifest.base["id"]) or manifest.base["id"]
+    answers = answered(directory, where, rows, most)
     return Rerun(rows.name, len(rows.labels), _measured(claims, answers))
 
 

@@ -91,7 +91,7 @@ def _probe(directory: Path) -> Probe:
             "compare a server's with; save it anew with this version of ftplug"
         )
     probe = Probe.read(directory / FILE)
-    if not probe.token_ids or "decoder_input_ids" in probe.inputs[0].stored:
+    if not probe.token_ids or not by_log_probs.asked(probe, ids=True):
         raise ArtifactError(
             f"{directory}: its model does not continue a text: /v1/completions cannot be asked"
         )

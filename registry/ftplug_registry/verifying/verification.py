@@ -11,6 +11,7 @@ from ftplug.artifacts.base_model import base_fingerprint, base_model
 from ftplug.artifacts.manifest import Manifest, read_manifest
 from ftplug.artifacts.methods import methods_of, not_installed
 from ftplug.artifacts.registries import is_published
+from ftplug.demo import minilm
 from ftplug.errors import ArtifactError
 from ftplug_registry.hub import Hub
 from ftplug_registry.pulling.fetching import snapshot
@@ -95,7 +96,7 @@ def _check_base(
     """Return the base's digest once it matches; None where the artifact was made without one."""
     if manifest.fingerprint is None:
         return None
-    where = base or manifest.base["id"]
+    where = base or minilm.installed(manifest.base["id"]) or manifest.base["id"]
     if where is None:
         raise ArtifactError(
             f"{directory}: its base has no Hub id: name its folder with --base, or check the "

@@ -4,7 +4,9 @@ import json
 import shutil
 
 import pytest
+import torch
 from ftplug_registry.verifying import server as servers
+from ftplug_registry.verifying.completions import can_be_asked
 from ftplug_registry.verifying.served import served
 from ftplug_registry.verifying.server import KEY, LARGEST, Server, ServerError
 from stub_server import Habits, StubServer, drip, reply
@@ -274,3 +276,16 @@ def test_the_command_prints_json(
 def test_address_and_model_go_together(typed, language_artifact):
     assert typed("verify", language_artifact, "--served", "http://127.0.0.1:1")[0] == 2
     assert servers.KEY in typed("verify", "--help")[1]
+
+
+def test_inputs_with_more_than_text_are_not_asked():
+    from ftplug.effect.pieces import Drawn, Input
+
+    ids = torch.tensor([[1, 2]])
+    assert can_be_asked(Input({"input_ids": ids}, {}), ids=True)
+    assert not can_be_asked(Input({"input_ids": ids}, {}), ids=False)
+    assert can_be_asked(Input({"input_ids": ids}, {}, "a b"), ids=False)
+    seen = {"pixel_values": Drawn.of(0, (1, 3, 2, 2))}
+    assert not can_be_asked(Input({"input_ids": ids}, seen, "a b"), ids=True)
+    assert not can_be_asked(Input({"input_ids": ids, "decoder_input_ids": ids}, {}), ids=True)
+    assert not can_be_asked(Input({}, seen), ids=True)
