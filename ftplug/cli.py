@@ -13,35 +13,10 @@ from typing import Annotated
 
 import typer
 
-from ftplug import __version__
+from ftplug import __version__, options
 from ftplug.command_group import CommandGroup
 from ftplug.errors import FtplugError, one_line
-from ftplug.options import (
-    AllowBatchChange,
-    BaseId,
-    CheckFinite,
-    DatasetName,
-    DropPeftConfig,
-    DryRun,
-    LearningRateText,
-    Like,
-    Methods,
-    Preemptible,
-    Probe,
-    Report,
-    RequireSignature,
-    Resume,
-    Seed,
-    SeedArg,
-    Settings,
-    StartFrom,
-    TrainHead,
-    Trusted,
-    configured,
-    learning_rate,
-    resumes,
-    setting_texts,
-)
+from ftplug.options import configured, learning_rate, resumes, setting_texts
 
 app = typer.Typer(
     name="ftplug",
@@ -114,26 +89,26 @@ def run(
         list[str] | None,
         typer.Argument(metavar="COMMAND", help="SCRIPT ARGS… (or MODULE ARGS… with -m)."),
     ] = None,
-    method: Methods = [],  # noqa: B006 - typer reads the default
-    settings: Settings = [],  # noqa: B006
-    lr: LearningRateText = None,
-    start_from: StartFrom = None,
-    require_signature: RequireSignature = False,
-    trusted: Trusted = None,
-    like: Like = None,
-    dry_run: DryRun = False,
-    report: Report = None,
-    train_head: TrainHead = True,
-    check_finite: CheckFinite = True,
-    probe: Probe = True,
-    drop_peft_config: DropPeftConfig = False,
-    resume: Resume = None,
-    preemptible: Preemptible = False,
-    allow_batch_change: AllowBatchChange = False,
-    seed: Seed = None,
-    seed_arg: SeedArg = None,
-    dataset_name: DatasetName = None,
-    base_id: BaseId = None,
+    method: options.Methods = [],  # noqa: B006 - typer reads the default
+    settings: options.Settings = [],  # noqa: B006
+    lr: options.LearningRateText = None,
+    start_from: options.StartFrom = None,
+    require_signature: options.RequireSignature = False,
+    trusted: options.Trusted = None,
+    like: options.Like = None,
+    dry_run: options.DryRun = False,
+    report: options.Report = None,
+    train_head: options.TrainHead = True,
+    check_finite: options.CheckFinite = True,
+    probe: options.Probe = True,
+    drop_peft_config: options.DropPeftConfig = False,
+    resume: options.Resume = None,
+    preemptible: options.Preemptible = False,
+    allow_batch_change: options.AllowBatchChange = False,
+    seed: options.Seed = None,
+    seed_arg: options.SeedArg = None,
+    dataset_name: options.DatasetName = None,
+    base_id: options.BaseId = None,
     module: Annotated[bool, typer.Option("-m", "--module", help="Run a module.")] = False,
 ) -> None:
     """Run a Trainer script unmodified, with another fine-tuning method.
@@ -192,8 +167,8 @@ def run(
 
 @app.command()
 def demo(
-    method: Methods = ["lora"],  # noqa: B006 - typer reads the default
-    settings: Settings = [],  # noqa: B006
+    method: options.Methods = ["lora"],  # noqa: B006 - typer reads the default
+    settings: options.Settings = [],  # noqa: B006
     out: Annotated[
         Path | None, typer.Option(help="Where the artifact goes: ftplug-demo/METHOD by default.")
     ] = None,

@@ -19,7 +19,7 @@ from ftplug.artifacts.checkpoint import (
     what_differs,
 )
 from ftplug.artifacts.contents import Contents
-from ftplug.artifacts.effect_check import probe_in, require_effect
+from ftplug.artifacts.effects.checking import probe_in, require_effect
 from ftplug.artifacts.manifest import MANIFEST, Manifest, read_manifest
 from ftplug.artifacts.methods import check_scales, methods_of
 from ftplug.artifacts.registries import artifact_folder, installed_registry, registry

@@ -10,10 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ftplug.artifacts import effects
 from ftplug.artifacts.author import checked_author, merged_author
 from ftplug.artifacts.card import CARD, CARD_PICTURES, bare_card, card_files, is_generated
 from ftplug.artifacts.digests import FileEntry, file_entry
+from ftplug.artifacts.effects import entry as effects
 from ftplug.artifacts.json_values import json_values
 from ftplug.artifacts.manifest import MANIFEST, Manifest, make_manifest, read_manifest
 from ftplug.artifacts.signatures import refuse_signed, signatures_in

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ftplug.artifacts.effects import in_words
+from ftplug.artifacts.effects.entry import in_words
 from ftplug.artifacts.manifest import MANIFEST, Manifest, read_manifest
 from ftplug.artifacts.methods import methods_of, writer
 from ftplug.artifacts.registries import is_published
