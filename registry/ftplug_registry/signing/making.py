@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
 OMS = "https://model_signing/signature/v1.0"
+BILL = "ftplug_bom.cdx.json"  # a bill of materials lies beside the card, unlisted
 OF_GIT = (".git", ".gitattributes", ".github", ".gitignore")  # what model signing never covers
 
 
@@ -132,7 +133,7 @@ def signable(folder: Path, *, replace: bool) -> tuple[dict[str, str], Manifest]:
         raise RegistryError(f"{folder}: signed already ({', '.join(there)}): --replace signs anew")
     manifest.verify_files(folder)
     listed = {name: entry["sha256"] for name, entry in manifest.files.items()}
-    known = {*listed, MANIFEST, *UNSIGNED, *_pictures(folder)}
+    known = {*listed, MANIFEST, *UNSIGNED, BILL, *_pictures(folder)}
     for name in files_in(folder):
         path = folder / name
         if path.is_symlink():

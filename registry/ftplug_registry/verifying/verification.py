@@ -18,13 +18,15 @@ from ftplug_registry.pulling.fetching import snapshot
 from ftplug_registry.signing.checking import Demand, Signed, check_artifact
 from ftplug_registry.signing.making import files_in
 
+PROBE = "ftplug_probe.safetensors"
+
 
 @dataclass(frozen=True)
 class Verified:
     """What was checked. ``base_fingerprint`` is None where the artifact has none to compare.
 
     ``missing`` says of each method that is not installed here what the manifest says of it;
-    ``signature`` is None where there is none.
+    ``probe`` tells whether it holds one, unasked; ``signature`` is None where there is none.
     """
 
     artifact: str
@@ -36,6 +38,7 @@ class Verified:
     base_fingerprint: str | None
     base_checked: bool
     missing: tuple[str, ...]
+    probe: bool = False
     signature: Signed | None = None
 
     def as_json(self) -> dict[str, Any]:
@@ -86,6 +89,7 @@ def verify(
         base_fingerprint=digest,
         base_checked=digest is not None,
         missing=tuple(not_installed(manifest)),
+        probe=PROBE in manifest.files,
         signature=signed,
     )
 
