@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "tests" / "support")]
+sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import pairs  # noqa: E402
 
@@ -74,10 +74,9 @@ def minilm() -> Any:
 
 def saved(folder: Path, method: str) -> Path:
     """Save an artifact with a probe."""
-    from runs import shake
-
     import ftplug
     from ftplug.effect.probe import FILE
+    from ftplug.testing.compare import shake
 
     model = minilm()
     ftplug.apply(model, method)
