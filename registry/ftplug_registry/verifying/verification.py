@@ -12,13 +12,12 @@ from ftplug.artifacts.manifest import Manifest, read_manifest
 from ftplug.artifacts.methods import methods_of, not_installed
 from ftplug.artifacts.registries import is_published
 from ftplug.demo import minilm
+from ftplug.effect.probe import FILE
 from ftplug.errors import ArtifactError
 from ftplug_registry.hub import Hub
 from ftplug_registry.pulling.fetching import snapshot
 from ftplug_registry.signing.checking import Demand, Signed, check_artifact
 from ftplug_registry.signing.making import files_in
-
-PROBE = "ftplug_probe.safetensors"
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ def verify(
         base_fingerprint=digest,
         base_checked=digest is not None,
         missing=tuple(not_installed(manifest)),
-        probe=PROBE in manifest.files,
+        probe=FILE in manifest.files,
         signature=signed,
     )
 
