@@ -9,7 +9,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses 3 --dist loadscope
 DIST ?= dist
 MAKEFLAGS += --jobs=2 # the types are checked beside the tests
 
-.PHONY: demo test check tests fast matrix sweep coverage soak zero zero-tests fuzz probe bench standings served gpu gpu-kit peers lint style types format audit dist clean
+.PHONY: demo test check tests fast matrix sweep coverage soak zero zero-tests fuzz oms-vectors probe bench standings served gpu gpu-kit peers lint style types format audit dist clean
 
 demo: .venv/installed
 	$(BIN)/ftplug demo
@@ -44,6 +44,7 @@ coverage: .venv/installed .venv/peers
 soak: .venv/installed
 	$(BIN)/python tests/soak/kill_and_resume.py
 	$(BIN)/python tests/soak/kill_a_worker.py --engines ddp
+	$(BIN)/python tests/soak/kill_a_comparison.py -- --limit 96 --epochs 1
 	if [ -e .venv/zero/installed ]; then DS_ACCELERATOR=cpu TORCH_EXTENSIONS_DIR=$(CURDIR)/.venv/zero/extensions \
 		.venv/zero/bin/python tests/soak/kill_a_worker.py --engines zero2; fi
 
@@ -60,6 +61,10 @@ ZERO = HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 DS_ACCELERATOR=cpu TORCH_EXTENSIONS_DI
 # Ten thousand malformed artifacts by number, each refused in one line or loaded as it says: 15 minutes.
 fuzz: .venv/installed
 	$(BIN)/python tests/soak/fuzz.py
+
+# The test vectors of OpenSSF model signing's specification, where somebody has them: DIR is their folder.
+oms-vectors: .venv/installed
+	$(BIN)/python tests/registry/support/oms_vectors.py $(or $(DIR),tests/registry/signing/vectors)
 
 # A thousand odd requests to an embedded Hub with poisoned lists, beside 300 slow clients: a minute.
 probe: .venv/installed

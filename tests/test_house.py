@@ -47,11 +47,13 @@ LAYERS = {
     """,
     "ftplug_registry": """
         commands
+        signing_commands
         verifying
         printing options
         local_hub searching showing
         pushing
         pulling
+        signing
         contents
         bom
         card

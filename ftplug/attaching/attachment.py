@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from ftplug.attaching.differing import other_methods
 from ftplug.attaching.first_backward import FirstBackward
 from ftplug.attaching.holders import (
     ATTRIBUTE,
@@ -182,37 +183,13 @@ def _adopted(
     model: nn.Module, present: Attachment, host: Host, context: Context, train_head: bool
 ) -> Attachment:
     if not host.same_methods(present.host.spec()) or present.train_head != train_head:
-        raise MethodError(_other_methods(present, host, train_head))
+        heads = (present.train_head, train_head)
+        raise MethodError(other_methods(present.host, host, heads))
     before = [method for method in present.host.methods if method.transient]
     now = [method for method in host.methods if method.transient]
     if before or now:
         present = _exchanged(unwrap_model(model), present, before, now, context)
     return present
-
-
-def _other_methods(present: Attachment, host: Host, train_head: bool) -> str:
-    """Say what a model carries that is not what it is to get, and what its user can do."""
-    mine, other = present.host, host
-    if mine.names != other.names:
-        both = ", ".join(repr(method.name) for method in (*mine.methods, *other.methods))
-        return (
-            f"the model already carries {mine.names}: to train {other.names} instead load a fresh "
-            f"base (or ftplug.merge this one first, where that can be); to train both give them at "
-            f"once, to a fresh base: {both}"
-        )
-    then, now = ([m.settings() for m in h.methods] for h in (mine, other))
-    differing = [
-        f"{name}={a[name]} there, {b[name]} asked for"
-        for a, b in zip(then, now, strict=True)
-        for name in a
-        if a[name] != b[name]
-    ]
-    if present.train_head != train_head:
-        differing.append(f"train_head={present.train_head} there, {train_head} asked for")
-    return (
-        f"the model already carries {mine.names} with other settings ({'; '.join(differing)}): "
-        "load a fresh base for these, or ftplug.merge it first"
-    )
 
 
 def _exchanged(

@@ -49,8 +49,9 @@ def inputs_for(
         found = [kind.input(index) for index in range(COUNT)]
         if tokenizer is not None and tokens.reads_prompts(inner):
             prompts = tokens.prompts(inner, tokenizer, acting)
-            found += prompts if prompts and _answered(whole, prompts[0]) else []
-    return _as_methods_need(whole, attached, found)
+            if prompts and _answered(whole, _as_methods_need(whole, attached, prompts[:1])[0]):
+                found += prompts
+        return _as_methods_need(whole, attached, found)
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class _Trials:
     def __init__(
         self, whole: nn.Module, inner: Any, acting: Sequence[int], attached: Attachment | None
     ) -> None:
-        self.whole, self.inner, self.acting = whole, inner, acting
+        self.whole, self.inner, self.acting, self.attached = whole, inner, acting, attached
         saved = set(attached.plan.may_train) if attached else None
         self.owners = {
             name
@@ -143,8 +144,9 @@ class _Trials:
 
                 hooks.callback(module.register_forward_pre_hook(hook).remove)
             try:
-                for index in (0, 2) if kind.few else (0,):
-                    called(self.whole, materialized(kind.input(index), self.whole))
+                tried = [kind.input(index) for index in ((0, 2) if kind.few else (0,))]
+                for given in _as_methods_need(self.whole, self.attached, tried):
+                    called(self.whole, materialized(given, self.whole))
             except Exception as error:  # whatever a model says of what it does not read
                 self.reason = f"it takes none of the probe's inputs: {one_line(error)[:200]}"
                 return None
@@ -174,10 +176,15 @@ def _as_methods_need(
         if len(answer) != len(inputs):
             raise NotProbed(f"{method.name}: probe_inputs gave {len(answer)} for {len(inputs)}")
         inputs = [
-            Input(each.stored | dict(own), each.drawn, each.text)
+            Input(each.stored | _but_ids_of_a_text(each, own), each.drawn, each.text)
             for each, own in zip(inputs, answer, strict=True)
         ]
     return tuple(inputs)
+
+
+def _but_ids_of_a_text(given: Input, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Leave a prompt the ids that its text has."""
+    return {n: v for n, v in own.items() if given.text is None or n != "input_ids"}
 
 
 def called(model: nn.Module, tensors: Mapping[str, Tensor]) -> Any:

@@ -92,6 +92,7 @@ def _in_tiles(
         stored = {"aspect_ratio_ids": ids, "aspect_ratio_mask": mask}
         yield Sense({name: (1, 1, tiles, *image[1:])}, stored)
     elif "image_sizes" in takes:
+        yield Sense({name: image})
         for tiles in (2, 3, 5):
             yield Sense({name: (1, tiles, *image[1:])}, _sizes_told(takes, *image[2:]))
 
@@ -163,9 +164,10 @@ def _with_placeholders(model: Any, found: Sense, names: tuple[str, ...], reader:
     """Count the vectors that a model makes of it, where a token of its text stands for each."""
     token = next((t for n in names if isinstance(t := getattr(model.config, n, None), int)), -1)
     read: Callable[..., Any] | None = getattr(model, reader, None)
-    if token < 0 or read is None:
+    if token < 0:
         return found
-    return Sense(found.shapes, found.stored, token, _vectors(model, read, found))
+    count = _vectors(model, read, found) if read else 1  # which the model itself spreads out
+    return Sense(found.shapes, found.stored, token, count)
 
 
 def _vectors(model: Any, read: Callable[..., Any], found: Sense) -> int:
@@ -173,9 +175,11 @@ def _vectors(model: Any, read: Callable[..., Any], found: Sense) -> int:
 
     import torch
 
-    drawn = {n: torch.zeros(s, dtype=model.dtype) for n, s in found.shapes.items()}
+    drawn = {n: torch.randn(s, dtype=model.dtype) for n, s in found.shapes.items()}
     takes = inspect.signature(read).parameters
-    given = {n: v.to(model.device) for n, v in (drawn | dict(found.stored)).items() if n in takes}
+    anything = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in takes.values())
+    everything = {n: v.to(model.device) for n, v in (drawn | dict(found.stored)).items()}
+    given = {n: v for n, v in everything.items() if n in takes or anything}
     try:
         made = read(**given)
     except Exception:  # these shapes are not the model's

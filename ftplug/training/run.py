@@ -174,7 +174,13 @@ class Run:
             tested = f"{compat.TESTED[0]} to {compat.TESTED[1]}"
             untested = Untested(newer, tested, allowed=compat.allow_untested())
             self_check(model, untested, untrained=not adopted)
-        self._take_base(model, trainer, untouched=not adopted)
+        take_base(
+            model,
+            tokenizer=getattr(trainer, "processing_class", None),
+            wanted=self.probe,
+            later=processes.gradients_in_parts(trainer),
+            untouched=not adopted,
+        )
         if adopted:  # a later Trainer goes on with what an earlier one trained
             _require_fit(trainer, model, attached.host, attached.plan)
             attached.facts.surroundings = self
@@ -182,16 +188,6 @@ class Run:
         elif self.start_from is not None:
             continue_from(unwrap_model(model), self.start_from)
         return attached
-
-    def _take_base(self, model: nn.Module, trainer: Trainer, *, untouched: bool) -> None:
-        """Ask the base before anything trains, or note to do so when an engine has the model."""
-        take_base(
-            model,
-            tokenizer=getattr(trainer, "processing_class", None),
-            wanted=self.probe,
-            later=processes.gradients_in_parts(trainer),
-            untouched=untouched and self.start_from is None,
-        )
 
     def _accept(self, trainer: Trainer, model: nn.Module, host: Host, plan: Plan) -> None:
         """Refuse, before the model is changed, what this Trainer cannot train."""
@@ -218,7 +214,8 @@ class Run:
             trl.require_reference(self.trainer, self.reference)
         trl.refuse_follower(self.trainer, self.model)
         in_parts = processes.mixed_in_parts(self.trainer)
-        take_base_now(self.model, resumed=self.resumes is not None, mixed_precision=in_parts)
+        goes_on = self.resumes is not None or self.start_from is not None
+        take_base_now(self.model, resumed=goes_on, mixed_precision=in_parts)
         self.measured.start(self.trainer.state.global_step)
         keep_gradients(self.model)
         self.losses = Losses()

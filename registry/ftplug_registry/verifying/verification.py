@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,16 @@ from ftplug.demo import minilm
 from ftplug.errors import ArtifactError
 from ftplug_registry.hub import Hub
 from ftplug_registry.pulling.fetching import snapshot
+from ftplug_registry.signing.checking import Demand, Signed, check_artifact
+from ftplug_registry.signing.making import files_in
 
 
 @dataclass(frozen=True)
 class Verified:
     """What was checked. ``base_fingerprint`` is None where the artifact has none to compare.
 
-    ``missing`` says of each method that is not installed here what the manifest says of it.
+    ``missing`` says of each method that is not installed here what the manifest says of it;
+    ``signature`` is None where there is none.
     """
 
     artifact: str
@@ -33,10 +36,11 @@ class Verified:
     base_fingerprint: str | None
     base_checked: bool
     missing: tuple[str, ...]
+    signature: Signed | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return JSON values."""
-        return asdict(self)
+        return vars(self) | {"signature": self.signature.as_json() if self.signature else None}
 
 
 def verify(
@@ -45,22 +49,30 @@ def verify(
     *,
     base: str | os.PathLike[str] | None = None,
     files_only: bool = False,
+    trusted: str | os.PathLike[str] | None = None,
+    require_signature: bool = False,
+    allow_unsigned: bool = False,
     hub: Hub | None = None,
 ) -> Verified:
     """Recompute the sha256 of every file and the fingerprint of the base.
 
     ``base`` is where the base's weights lie, if not under the id that the manifest names;
-    ``files_only`` leaves the base out, and needs no plugin: none is imported. Raises
+    ``files_only`` leaves the base out, and needs no plugin: none is imported. A signature is
+    checked by the keys known here: with ``trusted``, a file or folder of keys, one of these must
+    have signed; ``require_signature`` and ``allow_unsigned`` are those of ``pull``. Raises
     :class:`ArtifactError` naming what differs, also where the base cannot be read (what could not
     be checked is not verified), and :class:`PluginError` where a method is not installed.
     """
+    demand, signed = Demand(trusted, require_signature, allow_unsigned), None
     if is_published(artifact, revision):
-        fetched = snapshot(str(artifact), revision, hub=hub)
-        path, sha = fetched.path, fetched.sha
+        fetched = snapshot(str(artifact), revision, demand=demand, hub=hub)
+        path, sha, signed = fetched.path, fetched.sha, fetched.signed
     else:
         path, sha = Path(artifact), None
     manifest = read_manifest(path, plugins=False)
     manifest.verify_files(path)
+    if sha is None:
+        signed = check_artifact(path, files_in(path), manifest, demand=demand, whole=True)
     if not files_only:
         methods_of(read_manifest(path), path)
     digest = None if files_only else _check_base(manifest, path, base)
@@ -74,6 +86,7 @@ def verify(
         base_fingerprint=digest,
         base_checked=digest is not None,
         missing=tuple(not_installed(manifest)),
+        signature=signed,
     )
 
 

@@ -11,17 +11,20 @@ import tiny
 import torch
 from safetensors.torch import load_file
 from transformers import TrainingArguments
+from typer.testing import CliRunner
 
 import ftplug
 from ftplug.artifacts.manifest import MANIFEST, read_manifest
 from ftplug.artifacts.saving import annotate
 from ftplug.attaching.attachment import require_attachment, trunk_of_base
+from ftplug.cli import app
 from ftplug.effect import taking
 from ftplug.effect.answers import ask, ask_as
 from ftplug.effect.probe import FILE, Probe
 from ftplug.host import resolve
 from ftplug.testing.compare import base_model, difference, shake, weights
 from ftplug.testing.run import tiny_trainer, without_collecting
+from ftplug.training.script import Launch, LaunchedCallback
 
 CHECKPOINTING = next(  # its name until 5.22, and since
     field.name
@@ -246,6 +249,17 @@ def test_switched_off(tmp_path):
     assert (tmp_path / "b" / FILE).is_file()
     ftplug.save(model, tmp_path / "b", probe=False)
     assert not (tmp_path / "b" / FILE).exists()  # the earlier one would be another model's
+
+
+@pytest.mark.parametrize(("option", "expected"), [([], True), (["--no-probe"], False)])
+def test_the_command_line_switches_it_off(monkeypatch, option, expected):
+    seen = []
+    monkeypatch.setattr(Launch, "run", lambda self, *args, **kwargs: seen.append(self))
+    done = CliRunner().invoke(app, ["run", "--method", "lora", *option, "--", "train.py"])
+    assert done.exit_code == 0
+    [launch] = seen
+    assert LaunchedCallback(launch).run.probe is expected
+    assert launch._for_children()["options"]["probe"] is expected
 
 
 def test_a_model_that_takes_too_long(tmp_path, monkeypatch):
