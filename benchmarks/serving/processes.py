@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.error import URLError
+from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
 ROOT = Path(__file__).parents[2]
@@ -78,6 +78,8 @@ def _wait_for(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
         try:
             with urlopen(f"http://127.0.0.1:{port}/v1/models", timeout=5):
                 return
+        except HTTPError:  # it listens; transformers cannot list models without a Hub's cache
+            return
         except (URLError, OSError):
             time.sleep(1)
     raise RuntimeError(f"no answer in {STARTING:.0f} seconds: {_tail(log)}")

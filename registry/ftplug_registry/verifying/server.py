@@ -60,10 +60,9 @@ class Server:
         if status in (401, 403):
             given = "refuses that key" if os.environ.get(KEY) else "asks for a key"
             raise ServerError(f"{self} {given} (HTTP {status}): set ${KEY} to the server's key")
-        if status == 429 or status >= 500:
-            raise ServerError(
-                f"{self} answers HTTP {status}{said(_json(content))}: try again later"
-            )
+        if status in _BUSY:
+            why = said(_json(content))
+            raise ServerError(f"{self} answers HTTP {status}{why}: try again later")
         return status, _json(content)
 
     def __str__(self) -> str:

@@ -26,6 +26,7 @@ class Habits:
     text: bool = True
     log_probs: str = "ids"
     key: str | None = None
+    refusal: int = 400  # the status of a prompt that is not taken
 
 
 class StubServer(AbstractContextManager):
@@ -69,7 +70,7 @@ class StubServer(AbstractContextManager):
         if habits.key and handler.headers.get("authorization") != f"Bearer {habits.key}":
             return reply(handler, 401, {"error": {"message": "who are you?"}})
         if not (habits.ids if isinstance(prompt, list) else habits.text):
-            return reply(handler, 400, {"error": {"message": "not such a prompt"}})
+            return reply(handler, habits.refusal, {"error": {"message": "not such a prompt"}})
         if "logprobs" in body and habits.log_probs == "refused":
             return reply(handler, 422, {"detail": "Unexpected fields in the request: logprobs"})
         ids = prompt if isinstance(prompt, list) else self.tokenizer(prompt)["input_ids"]

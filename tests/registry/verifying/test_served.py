@@ -19,7 +19,7 @@ HABITS = {
     "vLLM": Habits(),
     "llama.cpp": Habits(log_probs="llama.cpp"),
     "SGLang": Habits(log_probs="text"),
-    "llama-cpp-python": Habits(ids=False, log_probs="text"),
+    "llama-cpp-python": Habits(ids=False, log_probs="text", refusal=500),
     "transformers serve": Habits(ids=False, log_probs="refused"),
     "without log-probabilities": Habits(log_probs="ignored"),
 }
