@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _SMALL = 0.1  # answers smaller than this are differences of larger numbers
 _SPREAD = 1 / 8  # of noise, the least share that may lie along the effect
+_NOTABLE = 0.05  # of the effect: what one input may be off at least
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,11 @@ class Figures:
     """What was measured of one kind of answer, as shares of the size of the answers.
 
     ``effect``: trained to head only, in the probe. ``error``: here to trained; ``worst``: that of
-    the worst input, in noises. ``remaining``: here, with the method to without it (nan where that
-    was not asked). ``noise``: without the method, here to the probe; no less than what is to be
-    reckoned with. ``share``: how much of the effect is here, along its own direction (1: all of
-    it), give or take ``uncertainty``, a standard deviation. ``finite``: no answer is NaN.
+    the worst input, in noises (or in twentieths of the effect, where those are larger).
+    ``remaining``: here, with the method to without it (nan where that was not asked). ``noise``:
+    without the method, here to the probe; no less than what is to be reckoned with. ``share``: how
+    much of the effect is here, along its own direction (1: all of it), give or take
+    ``uncertainty``, a standard deviation. ``finite``: no answer is NaN.
     """
 
     effect: float
@@ -112,10 +114,12 @@ def _figures(rows: Sequence[_Row], least: float) -> Figures:
     share, uncertainty = _share(rows, noises, floor)
     complete = len(asked) == len(rows)
     remaining = _rms([row.here - _off(row) for row in rows]) if complete else math.nan
+    effect = _rms([row.trained - row.without for row in rows])
+    allowed = max(noise, _NOTABLE * effect)
     return Figures(
-        effect=_rms([row.trained - row.without for row in rows]) / size,
+        effect=effect / size,
         error=_rms(errors) / size,
-        worst=max(_rms([e]) / max(_rms([n]), noise) for e, n in zip(errors, noises, strict=True)),
+        worst=max(_rms([e]) / max(_rms([n]), allowed) for e, n in zip(errors, noises, strict=True)),
         remaining=remaining / size,
         noise=noise / size,
         share=share,

@@ -16,6 +16,7 @@ from ftplug.artifacts.manifest import MANIFEST, Manifest, read_manifest
 from ftplug.artifacts.signatures import PROVENANCE, SIGNATURE, SIGNATURES, UNSIGNED, signatures_in
 from ftplug.errors import RegistryError
 from ftplug.files.staged import finish_interrupted, replace_file, stated_write_errors
+from ftplug_registry.bom.document import BOM
 from ftplug_registry.contents import card_images
 from ftplug_registry.signing.bundles import key_bundle, parse_bundle, with_material
 from ftplug_registry.signing.keys import PublicKey, ask_passphrase, checked, read_private
@@ -132,7 +133,7 @@ def signable(folder: Path, *, replace: bool) -> tuple[dict[str, str], Manifest]:
         raise RegistryError(f"{folder}: signed already ({', '.join(there)}): --replace signs anew")
     manifest.verify_files(folder)
     listed = {name: entry["sha256"] for name, entry in manifest.files.items()}
-    known = {*listed, MANIFEST, *UNSIGNED, *_pictures(folder)}
+    known = {*listed, MANIFEST, *UNSIGNED, BOM, *_pictures(folder)}
     for name in files_in(folder):
         path = folder / name
         if path.is_symlink():

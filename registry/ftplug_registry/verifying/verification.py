@@ -12,6 +12,7 @@ from ftplug.artifacts.manifest import Manifest, read_manifest
 from ftplug.artifacts.methods import methods_of, not_installed
 from ftplug.artifacts.registries import is_published
 from ftplug.demo import minilm
+from ftplug.effect.probe import FILE
 from ftplug.errors import ArtifactError
 from ftplug_registry.hub import Hub
 from ftplug_registry.pulling.fetching import snapshot
@@ -24,7 +25,7 @@ class Verified:
     """What was checked. ``base_fingerprint`` is None where the artifact has none to compare.
 
     ``missing`` says of each method that is not installed here what the manifest says of it;
-    ``signature`` is None where there is none.
+    ``probe`` tells whether it holds one, unasked; ``signature`` is None where there is none.
     """
 
     artifact: str
@@ -36,6 +37,7 @@ class Verified:
     base_fingerprint: str | None
     base_checked: bool
     missing: tuple[str, ...]
+    probe: bool = False
     signature: Signed | None = None
 
     def as_json(self) -> dict[str, Any]:
@@ -86,6 +88,7 @@ def verify(
         base_fingerprint=digest,
         base_checked=digest is not None,
         missing=tuple(not_installed(manifest)),
+        probe=FILE in manifest.files,
         signature=signed,
     )
 

@@ -114,6 +114,9 @@ def test_hashes_signature_and_probe_need_no_plugin(artifact, alice, broken):
     assert code == 0, said
     assert "sha256 as in the manifest" in out
     assert "signature: by alice" in out
+    code, out, said = run("verify", artifact, "--files-only", "--json")
+    has_probe = (artifact / "ftplug_probe.safetensors").is_file()
+    assert json.loads(out)["probe"] == has_probe
     code, out, said = run("verify", artifact)  # the base needs the method
     assert code == 1
     assert "a plugin was imported" in said

@@ -389,6 +389,15 @@ def test_signing_twice_asks(signed, alice, mallory):
     check(signed, mallory)
 
 
+def test_a_bill_of_materials_is_signed_with_the_rest(artifact, alice):
+    (artifact / "ftplug_bom.cdx.json").write_text("{}")
+    signers.signed(artifact, alice[0])
+    assert "ftplug_bom.cdx.json" in check(artifact, alice).signature.names
+    (artifact / "ftplug_bom.cdx.json").write_text("{ }")
+    with pytest.raises(RegistryError, match=r"ftplug_bom.cdx.json is not what was signed"):
+        check(artifact, alice)
+
+
 @pytest.mark.parametrize("stray", ["notes.txt", ".hidden", "alice"])
 def test_a_stray_is_not_signed(artifact, alice, stray):
     (artifact / stray).write_text("stray")

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from trained_artifacts import Artifact, nudged
+from trained_artifacts import Artifact, nudge
 
 import ftplug
 from ftplug.attaching.attachment import require_attachment, trunk_of_base
@@ -32,6 +32,7 @@ class Loaded:
     other: Artifact
     model: Any
     initial: Values
+    dtype: torch.dtype | str = torch.float32
 
     @property
     def trunk(self) -> Values:
@@ -42,15 +43,15 @@ class Loaded:
 
 
 @functools.cache
-def _once(artifact: Artifact, other: Artifact, dtype: torch.dtype) -> Loaded:
+def _once(artifact: Artifact, other: Artifact, dtype: torch.dtype | str) -> Loaded:
     model = artifact.loaded(artifact.new_base(dtype))
     fresh = artifact.new_base(dtype)
     ftplug.apply(fresh, artifact.kind.method, **artifact.kind.settings)
     initial = {n: p.detach().clone() for n, p in fresh.named_parameters()}
-    return Loaded(artifact, other, model, initial)
+    return Loaded(artifact, other, model, initial, dtype)
 
 
-def loaded(artifact: Artifact, other: Artifact, dtype: torch.dtype = torch.float32) -> Loaded:
+def loaded(artifact: Artifact, other: Artifact, dtype: torch.dtype | str = torch.float32) -> Loaded:
     """Load an artifact, and note what its method starts from; each time a model of its own."""
     once = _once(artifact, other, dtype)
     return replace(once, model=copy.deepcopy(once.model))
@@ -248,72 +249,53 @@ def _inactive(model: Loaded) -> Any:
     return model.model
 
 
-def _on(model: Loaded, base: Any) -> Any:
-    """Load the artifact onto another base: ids and fingerprints are not looked at."""
-    return model.artifact.loaded(base)
+def _on(model: Loaded, change: Callable[[Any], Any]) -> Any:
+    """Load the artifact onto a base that was changed: ids and fingerprints are not looked at."""
+    return model.artifact.loaded(model.artifact.new_base(model.dtype, change))
 
 
-def _base(model: Loaded) -> Any:
-    return model.artifact.new_base(model.model.dtype)
-
-
-def _on_a_nudged_base(model: Loaded, relative: float) -> Any:
-    return _on(model, nudged(_base(model), relative))
-
-
-def _on_another_model(model: Loaded) -> Any:
+def _mixed_up(base: Any) -> None:
     """Another model of the same shape: its values are in other places."""
-    base = _base(model)
     draw = torch.Generator().manual_seed(11)
-    with torch.no_grad():
-        for value in base.parameters():
-            order = torch.randperm(value.numel(), generator=draw)
-            value.copy_(value.flatten()[order].view(value.shape))
-    return _on(model, base)
+    for value in base.parameters():
+        order = torch.randperm(value.numel(), generator=draw)
+        value.copy_(value.flatten()[order].view(value.shape))
 
 
 def _merged_twice(model: Loaded) -> Any:
     """The base had the artifact folded in already."""
-    base = _base(model)
     try:
-        done = ftplug.merge(model.model)
+        done = dict(ftplug.merge(model.artifact.loaded()).named_parameters())
     except ftplug.MethodError:
         return _scaled(model, 2.0)
-    with torch.no_grad():
-        for name, value in done.named_parameters():
-            base.get_parameter(name).copy_(value)
-    found = _on(model, base)
+
+    def fold(base: Any) -> None:
+        for name, value in base.named_parameters():
+            value.copy_(done[name])
+
+    found = _on(model, fold)
     if not require_attachment(found).plan.added:  # its own values are absolute: add the change
-        return _scaled(Loaded(model.artifact, model.other, found, model.initial), 2.0)
+        return _scaled(replace(model, model=found), 2.0)
     return found
 
 
-def _base_changed(model: Loaded, change: Callable[[Any], bool]) -> Any:
-    base = _base(model)
-    with torch.no_grad():
-        return _on(model, base) if change(base) else None
-
-
-def _embeddings_lost(base: Any) -> bool:
+def _embeddings_lost(base: Any) -> None:
     weight = base.get_input_embeddings().weight
     draw = torch.Generator().manual_seed(5)
     weight.copy_(weight[torch.randperm(len(weight), generator=draw)])
-    return True
 
 
-def _norms_lost(base: Any) -> bool:
+def _norms_lost(base: Any) -> None:
     for name, value in base.named_parameters():
         if "norm" in name.lower() and name.endswith("weight"):
             value.fill_(1)
-    return True
 
 
-def _last_layer_lost(base: Any) -> bool:
+def _last_layer_lost(base: Any) -> None:
     last = max(n for name, _ in base.named_parameters() if (n := _layer(name)) is not None)
     for name, value in base.named_parameters():
         if _layer(name) == last and value.ndim > 1:
             value.zero_()
-    return True
 
 
 def _head(model: Loaded) -> list[nn.Parameter]:
@@ -389,11 +371,11 @@ FAULTS: dict[str, Fault] = {
     "one expert lost": partial(_experts, one=True),
     "head fresh again": _head_fresh,
     "head's rows off by one": _head_off,
-    "another base of this shape": _on_another_model,
-    "the base's next checkpoint": partial(_on_a_nudged_base, relative=0.1),
-    "the base's embeddings mixed up": partial(_base_changed, change=_embeddings_lost),
-    "the base's norms lost": partial(_base_changed, change=_norms_lost),
-    "the base's last layer lost": partial(_base_changed, change=_last_layer_lost),
+    "another base of this shape": partial(_on, change=_mixed_up),
+    "the base's next checkpoint": partial(_on, change=partial(nudge, relative=0.1)),
+    "the base's embeddings mixed up": partial(_on, change=_embeddings_lost),
+    "the base's norms lost": partial(_on, change=_norms_lost),
+    "the base's last layer lost": partial(_on, change=_last_layer_lost),
     "overflow of a dtype": _overflow,
 }
 
