@@ -8,6 +8,7 @@ requirements are installed without them. vLLM asks for its own version under the
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import shutil
 import subprocess
 import sys
@@ -45,6 +46,7 @@ def _pip(*arguments: str) -> None:
 
 def _llama_cpp() -> None:
     """Build llama.cpp's Python package, and keep the converter that lies in its source."""
+    os.environ.setdefault("CMAKE_ARGS", "-DLLAVA_BUILD=OFF -DLLAMA_BUILD_TOOLS=OFF")
     with tempfile.TemporaryDirectory() as folder:
         _pip("download", "--no-deps", "--no-binary", ":all:", "--dest", folder, LLAMA_CPP)
         [source] = Path(folder).glob("*.tar.gz")

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from ftplug_registry import pull, push
 from ftplug_registry.bom.document import BOM, bom
-from ftplug_registry.contents import SIGNATURE
 
 from ftplug.artifacts.manifest import read_manifest
+from ftplug.artifacts.signatures import SIGNATURE
 from ftplug.errors import FtplugError
 
 SECRET = "hf_" + "a1B2" * 9
