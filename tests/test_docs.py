@@ -244,7 +244,7 @@ def hooks_of(cls):
 @pytest.mark.slow
 def test_the_examples_keep_the_contract(examples, subtests):
     methods, _ = examples
-    assert len(methods) == 11
+    assert len(methods) == 12
     for name, cls in methods.items():
         with subtests.test(name):
             case = Case(cls, "bert")
