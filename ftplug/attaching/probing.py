@@ -102,18 +102,21 @@ def without_a_trace(model: nn.Module) -> Iterator[None]:
     inner: Any = structure.pretrained(model)
     chosen = getattr(inner, "generation_config", None)  # beams, sampling, a static cache
     names = ("bos_token_id", "pad_token_id", "decoder_start_token_id")
-    own_tokens = {name: getattr(chosen, name, None) for name in names}
-    try:
-        inner.generation_config = GenerationConfig(**own_tokens)
-        with (
-            _modules_put_back(model),
-            _generators_put_back(model),
-            torch.no_grad(),
-            in_eval_mode(model.modules()),
-        ):
+    plain = GenerationConfig(**{name: getattr(chosen, name, None) for name in names})
+    with (
+        _modules_put_back(model),
+        _generators_put_back(model),
+        torch.no_grad(),
+        in_eval_mode(model.modules()),
+    ):
+        had_one = "generation_config" in vars(inner)
+        try:
+            inner.generation_config = plain
             yield
-    finally:
-        inner.generation_config = chosen
+        finally:
+            inner.generation_config = chosen
+            if not had_one:
+                del inner.generation_config
 
 
 @contextmanager

@@ -97,7 +97,7 @@ def pack(probe: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def _about_input(each: Input, kept: _Kept) -> dict[str, Any]:
     return {
         "text": each.text,
-        "stored": {name: kept.number(value) for name, value in each.stored.items()},
+        "stored": {name: kept.number(value) for name, value in sorted(each.stored.items())},
         "drawn": {name: vars(drawn) for name, drawn in each.drawn.items()},
     }
 

@@ -32,8 +32,15 @@ PROMPTS = (
 
 
 def takes(model: Any) -> Mapping[str, inspect.Parameter]:
-    """Return the arguments of a model's forward."""
-    return inspect.signature(model.forward).parameters
+    """Return the arguments of a model's forward; of one that hands all on, those it inherits."""
+    found: dict[str, inspect.Parameter] = {}
+    for cls in type(model).__mro__:
+        if "forward" in vars(cls):
+            own = inspect.signature(vars(cls)["forward"]).parameters
+            found |= {name: each for name, each in own.items() if name not in found}
+            if not any(each.kind is inspect.Parameter.VAR_POSITIONAL for each in own.values()):
+                break
+    return found
 
 
 def reads_tokens(model: Any) -> bool:
