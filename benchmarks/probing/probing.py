@@ -5,7 +5,7 @@ anew, applies the method and saves, once with the probe and once with ``probe=Fa
 the two alternates. The seconds are those of a clock on the wall: leave the machine alone, or read
 ``--cpu``, which counts this process's own.
 
-    python benchmarks/probing/probing.py [--pairs 9] [--cpu] [--json FILE]
+    python benchmarks/probing/probing.py [--pairs 9] [--cpu] [--methods lora full] [--json FILE]
 """
 
 from __future__ import annotations
@@ -77,18 +77,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--pairs", type=int, default=9, help="with and without, in turn")
     parser.add_argument("--cpu", action="store_true", help="seconds of this process, not the wall")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--json", type=Path, help="where the figures go")
     options = parser.parse_args()
     torch.set_num_threads(1)
     logging.getLogger("ftplug").setLevel(logging.ERROR)
     clock = time.process_time if options.cpu else time.perf_counter
-    results = [measured(method, options.pairs, clock) for method in METHODS]
-    for result in results:
+    results = []
+    for method in options.methods:
+        results.append(result := measured(method, options.pairs, clock))
         attach, save = result["attach"], result["save"]
         print(
-            f"{result['method']:10} attach {attach['without']:.2f} s {attach['added']:+.2f} s"
+            f"{method:10} attach {attach['without']:.2f} s {attach['added']:+.2f} s"
             f"   save {save['without']:.2f} s {save['added']:+.2f} s"
-            f"   probe {result['probe_bytes']:,} bytes"
+            f"   probe {result['probe_bytes']:,} bytes",
+            flush=True,
         )
     if options.json:
         options.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")

@@ -52,12 +52,17 @@ def ask(
     """
     whole = unwrap_model(model)
     ends = _ends_of_text(structure.pretrained(whole))
-    with without_a_trace(whole), _reason_of(whole):
-        raws = [_asked(whole, given) for given in inputs]
+    raws = []
+    with _reason_of(whole):
+        for given in inputs:
+            with without_a_trace(whole):  # so that each is answered as if it were the only one
+                raws.append(_asked(whole, given))
         if finite:
             _refuse_infinite(raws)
         if continuations and writes(structure.pretrained(whole)):
-            for index, tokens in _continued(whole, inputs).items():
+            with without_a_trace(whole):
+                continued = _continued(whole, inputs)
+            for index, tokens in continued.items():
                 raws[index] = replace(raws[index], continuation=_up_to(tokens, ends))
     return tuple(raws)
 
@@ -71,7 +76,7 @@ def _reason_of(model: nn.Module) -> Iterator[None]:
     except Exception as error:  # whatever a model's forward may raise
         kind = type(structure.pretrained(model)).__name__
         raise NotProbed(
-            f"{kind} does not answer the probe's inputs: {one_line(error)[:200]}"
+            f"{kind} does not answer the probe's inputs: {one_line(error)[:200] or repr(error)}"
         ) from error
 
 

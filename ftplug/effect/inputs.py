@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +26,7 @@ COUNT = 8
 _OF_TEXT = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "bbox")
 _LENGTHS = (10, 64)  # tokens; some architectures read no short text
 _MOST_PLACEHOLDERS = 256  # tokens for an image or sound in each of eight inputs; else in two
-_MOST_TRIALS, _PATIENCE = 60, 10.0  # forwards, seconds: to find out what a model reads
+_MOST_TRIALS, _PATIENCE = 60, 2.0  # forwards, and seconds after a first that worked
 
 
 def inputs_for(
@@ -99,8 +100,8 @@ class _Trials:
         """Return the kind that runs most modules of those that train; the first of equals."""
         found: tuple[int, _Kind | None] = (-1, None)
         began = time.monotonic()
-        for count, kind in enumerate(self._kinds()):
-            if count >= _MOST_TRIALS or time.monotonic() - began > _PATIENCE:
+        for kind in itertools.islice(self._kinds(), _MOST_TRIALS):
+            if found[1] is not None and time.monotonic() - began > _PATIENCE:
                 break
             ran = self._ran(kind)
             if ran is not None and len(ran) > found[0]:
@@ -146,7 +147,8 @@ class _Trials:
             try:
                 tried = [kind.input(index) for index in ((0, 2) if kind.few else (0,))]
                 for given in _as_methods_need(self.whole, self.attached, tried):
-                    called(self.whole, materialized(given, self.whole))
+                    with without_a_trace(self.whole):  # a failure must not spoil the next trial
+                        called(self.whole, materialized(given, self.whole))
             except Exception as error:  # whatever a model says of what it does not read
                 self.reason = f"it takes none of the probe's inputs: {one_line(error)[:200]}"
                 return None

@@ -45,7 +45,7 @@ def head_answers(output: Any, *, has_head: bool) -> dict[str, Tensor]:
         name: value
         for name, value in named.items()
         if name not in _HIDDEN and not any(part in name for part in _NO_ANSWERS)
-    }
+    } or {name: value for name, value in named.items() if "last_hidden_state" in name}
     return {
         name: each
         for name, value in wanted.items()

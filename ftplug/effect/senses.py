@@ -46,7 +46,7 @@ def _pixels(name: str, vision: Any, takes: Mapping[str, Any]) -> Iterator[Sense]
     channels = _number(vision, "num_channels", "in_channels", "in_chans", default=3)
     patch = _number(vision, "patch_size", default=8)
     if "image_grid_thw" in takes:
-        yield _grid(vision, channels, patch)
+        yield from _grid(vision, channels, patch)
     if "spatial_shapes" in takes:
         yield _flat_patches(channels * patch**2)
     if "image_position_ids" in takes:
@@ -97,14 +97,15 @@ def _in_tiles(
             yield Sense({name: (1, tiles, *image[1:])}, _sizes_told(takes, *image[2:]))
 
 
-def _grid(vision: Any, channels: int, patch: int) -> Sense:
-    """Return one image in flat patches, as Qwen's models read them."""
+def _grid(vision: Any, channels: int, patch: int) -> Iterator[Sense]:
+    """Yield one image in patches, flat as Qwen's models read them, and square."""
     import torch
 
     width = channels * patch**2 * _number(vision, "temporal_patch_size", default=1)
     side = 2 * _number(vision, "spatial_merge_size", default=2)
     grid = torch.tensor([[1, side, side]])
-    return Sense({"pixel_values": (side * side, width)}, {"image_grid_thw": grid})
+    for shape in ((side * side, width), (side * side, channels, patch, patch)):
+        yield Sense({"pixel_values": shape}, {"image_grid_thw": grid})
 
 
 def _flat_patches(width: int) -> Sense:
@@ -131,8 +132,10 @@ def sounds(model: Any, takes: Mapping[str, Any]) -> Iterator[Sense]:
     for name in ("input_features", "input_values", "audio_input_features"):
         if name in takes:
             for shape in _sound_shapes(name, config):
-                found = Sense({name: shape}, _heard_whole(takes, shape))
-                yield _with_placeholders(model, found, _AUDIO_TOKENS, "get_audio_features")
+                masks = _heard_whole(takes, shape)
+                for stored in (masks, {}) if masks else ({},):
+                    found = Sense({name: shape}, stored)
+                    yield _with_placeholders(model, found, _AUDIO_TOKENS, "get_audio_features")
     if model.main_input_name not in ("input_features", "input_values"):
         yield Sense()
 
