@@ -19,7 +19,7 @@ from ftplug.artifacts.checkpoint import (
     what_differs,
 )
 from ftplug.artifacts.contents import Contents
-from ftplug.artifacts.effect_check import probe_in, require_effect
+from ftplug.artifacts.effects.checking import probe_in, require_effect
 from ftplug.artifacts.manifest import MANIFEST, Manifest, read_manifest
 from ftplug.artifacts.methods import check_scales, methods_of
 from ftplug.artifacts.registries import artifact_folder, installed_registry, registry
@@ -51,6 +51,8 @@ def load(
     force: bool = False,
     allow_pickle: bool = False,
     check_effect: bool = True,
+    require_signature: bool = False,
+    trusted: str | os.PathLike[str] | None = None,
 ) -> nn.Module:
     """Put an artifact on its base model, in place, and return the model.
 
@@ -60,6 +62,8 @@ def load(
     a weightless copy of the model: where anything is wrong an :class:`ArtifactError` or
     :class:`RegistryError` is raised and the model is untouched. ``force=True`` loads onto a base
     whose weights differ from those the artifact was trained on, and NaN or infinite values.
+    ``require_signature=True`` refuses one that nobody has signed who is known here; ``trusted`` is
+    a file or folder of keys of which one must have signed.
 
     One input of the artifact's probe, where it has one, is then asked again: answers without any
     effect of the method, or certainly others in the dtype that it was saved in, are refused as
@@ -75,7 +79,13 @@ def load(
         raise ArtifactError(f"load: the base is a model, an id or a folder, not {base!r}")
     if not isinstance(artifact, str | os.PathLike):
         raise ArtifactError(f"load: the artifact is a folder or org/name, not {artifact!r}")
-    directory = artifact_folder(artifact, revision, allow_pickle=allow_pickle)
+    directory = artifact_folder(
+        artifact,
+        revision,
+        allow_pickle=allow_pickle,
+        require_signature=require_signature,
+        trusted=trusted,
+    )
     if is_plain(directory):
         return registry().load_plain(base, directory, allow_pickle=allow_pickle, force=force)
     manifest, contents = _opened(directory)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ftplug.artifacts.digests import checked_file
-from ftplug.artifacts.effect_check import asked_plain, off, own_probe, why_not_asked
+from ftplug.artifacts.effects.checking import asked_plain, off, own_probe, why_not_asked
 from ftplug.artifacts.loading import load, manifest_of
 from ftplug.artifacts.registries import artifact_folder
 from ftplug.attaching.merging import merge

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ftplug.artifacts.effect_check import asked, own_probe
+from ftplug.artifacts.effects.checking import asked, own_probe
 from ftplug.artifacts.loading import load
 from ftplug.artifacts.manifest import read_manifest
 from ftplug.errors import ArtifactError

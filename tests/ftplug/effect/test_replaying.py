@@ -9,7 +9,7 @@ from noop_faults import FAULTS, loaded
 from trained_artifacts import KINDS, made
 
 import ftplug
-from ftplug.artifacts.effect_check import why_not_asked
+from ftplug.artifacts.effects.checking import why_not_asked
 from ftplug.effect.pieces import Drawn, Input
 from ftplug.effect.probe import FILE
 from ftplug.effect.replaying import replay
