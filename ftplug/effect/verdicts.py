@@ -18,7 +18,7 @@ QUANTIZED = "quantized"
 # Of the size of the answers: what is reckoned with in any case (the order of additions, from device
 # to device), and the most that a dtype explains. TF32, which is float32 to torch, has ten bits.
 _LEAST = {"float64": 4e-6, "float32": 4e-6, "float16": 1e-3, "bfloat16": 4e-3, QUANTIZED: 4e-3}
-_MOST = {"float64": 2e-3, "float32": 2e-3, "float16": 1.5e-2, "bfloat16": 5e-2, QUANTIZED: 5e-1}
+_MOST = {"float64": 2e-3, "float32": 2e-3, "float16": 1.5e-2, "bfloat16": 5e-2, QUANTIZED: 3e-1}
 _RESOLUTION = 0.3  # of the effect: an uncertainty that hides half of it tells nothing
 
 

@@ -372,7 +372,7 @@ FAULTS: dict[str, Fault] = {
     "head fresh again": _head_fresh,
     "head's rows off by one": _head_off,
     "another base of this shape": partial(_on, change=_mixed_up),
-    "the base's next checkpoint": partial(_on, change=partial(nudge, relative=0.1)),
+    "the base's next checkpoint": partial(_on, change=partial(nudge, relative=0.2)),
     "the base's embeddings mixed up": partial(_on, change=_embeddings_lost),
     "the base's norms lost": partial(_on, change=_norms_lost),
     "the base's last layer lost": partial(_on, change=_last_layer_lost),
