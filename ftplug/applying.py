@@ -9,6 +9,7 @@ from ftplug.artifacts.saving import take_over_saving
 from ftplug.attaching.attachment import attachment_of, prepare, unwrap_model
 from ftplug.attaching.first_backward import FirstBackward
 from ftplug.context import Context
+from ftplug.effect.taking import take_base
 from ftplug.host import MethodLike, resolve
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ def apply(
     *methods: MethodLike,
     train_head: bool = True,
     seed: int = 42,
+    probe: bool = True,
     **settings: Any,
 ) -> nn.Module:
     """Put one or several methods on a model, in place, for a hand-written training loop.
@@ -28,7 +30,9 @@ def apply(
     Afterwards exactly the parameters that train require gradients. Random initialisation is drawn
     under ``seed`` (the Trainer's default); torch's own generators are left as they were.
 
-    What gets no gradient in the first backward pass is named once that has ended.
+    The base is asked now what the artifact's probe will compare with, unless ``probe=False``
+    leaves the probe out. What gets no gradient in the first backward pass is named once that has
+    ended.
 
     No version of transformers is refused or checked here: binding to a Trainer does that. Returns
     the same object. Raises :class:`MethodError` where a method or setting does not fit.
@@ -36,7 +40,9 @@ def apply(
     configured = resolve(methods, settings)
     inner = unwrap_model(model)
     context = Context(seed=seed, task=structure.task_of(inner), model_class=type(inner).__name__)
+    untouched = attachment_of(inner) is None
     attached = prepare(inner, configured, context, train_head=train_head)
+    take_base(inner, wanted=probe, untouched=untouched)
     if attached.first_backward is None:
         names = attached.plan.may_train
         attached.first_backward = FirstBackward(inner, names, attached.host.names, _look_at_output)

@@ -45,6 +45,14 @@ class ArtifactError(FtplugError):
     """A checkpoint or artifact is incomplete, altered, of an unknown schema or another base."""
 
 
+class NotProbed(FtplugError):
+    """A model cannot be asked what it answers to a probe's inputs; its text is the reason."""
+
+
+class NotReplayable(FtplugError):
+    """A probe's inputs cannot be made here as they were: that says nothing of the model."""
+
+
 class NonFiniteError(FtplugError):
     """A loss or gradient is NaN or infinite: training on would ruin what was learned."""
 

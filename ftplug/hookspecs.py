@@ -11,7 +11,7 @@ Heavy libraries are imported inside the hooks: listing methods must load neither
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -136,6 +136,18 @@ class HookSpecs:
 
         Needed only by methods that do not add them through :func:`ftplug.inplace.wrap_forward`.
         The host itself puts back the values of the base's own tensors.
+        """
+
+    @hookspec
+    def probe_inputs(
+        self, model: nn.Module, inputs: Sequence[Mapping[str, torch.Tensor]], run: RunView
+    ) -> Sequence[Mapping[str, torch.Tensor]] | None:
+        """Return what a probe's inputs need so that this method acts on them.
+
+        ``inputs`` are the fixed inputs of an artifact's probe, each a batch of one by the names of
+        the forward's arguments: whole numbers (ids, masks), on the CPU. Return a mapping for each,
+        of the arguments to add or to put in place of those: token ids the method knows, a task's
+        number. They must be int64 or bool, the same whenever it is asked, and hold nobody's data.
         """
 
     @hookspec

@@ -44,6 +44,9 @@ TrainHead = Annotated[
 CheckFinite = Annotated[
     bool, typer.Option(help="Stop at a loss or gradient that is NaN or infinite.")
 ]
+Probe = Annotated[
+    bool, typer.Option(help="Keep in artifacts what the method changes in a few answers.")
+]
 DropPeftConfig = Annotated[
     bool, typer.Option("--drop-peft-config", help="Leave out the script's own peft adapters.")
 ]
@@ -67,6 +70,18 @@ StartFrom = Annotated[
     typer.Option(
         "--from",
         help="Continue from this artifact (folder or org/name); its method is the default.",
+    ),
+]
+RequireSignature = Annotated[
+    bool,
+    typer.Option("--require-signature", help="Refuse it unless somebody known here has signed it."),
+]
+Trusted = Annotated[
+    Path | None,
+    typer.Option(
+        "--trusted",
+        metavar="FILE_OR_DIR",
+        help="Keys of which one must have signed it: trusted_keys, a .pub, or a folder of them.",
     ),
 ]
 Seed = Annotated[

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from ftplug.artifacts.effects.entry import in_words
 from ftplug.entry_points import the_one
-from ftplug.errors import PluginError
+from ftplug.errors import PluginError, one_line
 
 if TYPE_CHECKING:
     from ftplug.artifacts.manifest import Manifest
@@ -46,9 +47,11 @@ def _rendered(answer: Mapping[str, bytes]) -> dict[str, bytes]:
 
 
 def bare_card(manifest: Manifest) -> dict[str, bytes]:
-    """Return the card that needs no plugin: a title."""
+    """Return the card that needs no plugin: a title, and what the methods change."""
     base = manifest.base.get("id") or manifest.model.get("class")
-    return {CARD: _sealed(f"# {manifest.method_names} on {base}\n")}
+    effect = in_words(manifest.effect)
+    said = f"\nEffect: {one_line(effect)}\n" if effect else ""
+    return {CARD: _sealed(f"# {manifest.method_names} on {base}\n{said}")}
 
 
 def is_generated(text: str) -> bool:

@@ -9,15 +9,22 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NotRequired, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
-from annotated_types import Ge, Le, MinLen
-from typing_extensions import TypedDict  # pydantic needs it before Python 3.12
+from annotated_types import MinLen
 
 from ftplug import structure
 from ftplug.artifacts.author import Author
 from ftplug.artifacts.contents import Contents
 from ftplug.artifacts.digests import FileEntry
+from ftplug.artifacts.entries import (
+    BaseEntry,
+    Digests,
+    EffectEntry,
+    MethodEntry,
+    ModelEntry,
+    Parameters,
+)
 from ftplug.artifacts.file_names import check_file_name
 from ftplug.artifacts.json_values import json_values
 from ftplug.artifacts.migrations import SCHEMA, migrated_manifest
@@ -26,6 +33,7 @@ from ftplug.artifacts.strangers.patterns import note_names
 from ftplug.base.fingerprint import Fingerprint
 from ftplug.base.own_config import portable_config
 from ftplug.context import WEIGHTS
+from ftplug.effect.probe import FILE as PROBE
 from ftplug.errors import ArtifactError, MethodError
 from ftplug.files.staged import require_whole
 
@@ -42,54 +50,6 @@ LARGEST = 16 * 2**20  # bytes of a manifest: it holds a config and a list of fil
 _LIBRARIES = ("ftplug", "torch", "transformers", "peft", "accelerate", "safetensors")
 
 
-class MethodEntry(TypedDict):
-    """One method of the run, its distribution, what it wrote, names for its patterns (if any)."""
-
-    name: str
-    settings: dict[str, Any]
-    distribution: str | None
-    version: str | None
-    files: NotRequired[list[str]]
-    resolved: NotRequired[dict[str, Any]]
-
-
-class Digests(TypedDict):
-    """The two digests of a weight fingerprint."""
-
-    bf16: str
-    fp16: str
-
-
-class BaseEntry(TypedDict):
-    """The base: Hub id, commit sha, weight digests, parameters that no checkpoint has, licence."""
-
-    id: str | None
-    revision: str | None
-    fingerprint: Digests | None
-    fresh: list[str]
-    license: NotRequired[str]
-
-
-class Parameters(TypedDict):
-    """How many values were trained, and how many the base has."""
-
-    trained: Annotated[int, Ge(0), Le(2**60)]
-    total: Annotated[int, Ge(0), Le(2**60)]
-
-
-# "class" is no name for a field of a class.
-ModelEntry = TypedDict(
-    "ModelEntry",
-    {
-        "class": str | None,
-        "task": str | None,
-        "labels": dict[str, str] | None,
-        "config": dict[str, Any],
-        "pipeline": NotRequired[dict[str, Any]],  # of sentence-transformers
-    },
-)
-
-
 @dataclass(frozen=True)
 class Manifest:
     """Everything ``ftplug.json`` holds, in the order it is written.
@@ -98,7 +58,9 @@ class Manifest:
     tokenizer file; the card may be edited freely. ``training``: data, metrics, baselines,
     hyperparameters, seed, steps, seconds, hardware, peak memory, history; as ``also`` the methods
     that ran and are not needed to load it. ``author``: what no run can know. ``card``: the sha256
-    of a card that its author wrote and published with it: the next push knows it again.
+    of a card that its author wrote and published with it: the next push knows it again. ``effect``:
+    what the methods change in the answers; None where nothing was asked (a checkpoint, an artifact
+    of an older version).
     """
 
     methods: Annotated[list[MethodEntry], MinLen(1)]
@@ -111,6 +73,7 @@ class Manifest:
     training: dict[str, Any] = field(default_factory=dict)
     author: Author = field(default_factory=Author)
     card: str | None = None
+    effect: EffectEntry | None = None
     schema: int = SCHEMA
 
     @property
@@ -129,7 +92,11 @@ class Manifest:
 
         What its methods and the host wrote; all else (a tokenizer's files) belongs to the model.
         """
-        return {WEIGHTS, *(name for method in self.methods for name in method.get("files", ()))}
+        return {
+            WEIGHTS,
+            PROBE,
+            *(name for method in self.methods for name in method.get("files", ())),
+        }
 
     @property
     def also(self) -> list[Mapping[str, Any]]:
@@ -145,7 +112,7 @@ class Manifest:
 
     def text(self) -> str:
         """Return the manifest as JSON, the content of ``ftplug.json``."""
-        content = {k: v for k, v in asdict(self).items() if k != "card" or v}
+        content = {k: v for k, v in asdict(self).items() if k not in ("card", "effect") or v}
         text = json.dumps(content, indent=2, ensure_ascii=False, default=str)
         # Half a surrogate pair is no UTF-8: written as JSON's own escape it comes back as it was.
         return text.encode("utf-8", "backslashreplace").decode("utf-8") + "\n"
@@ -170,6 +137,7 @@ def make_manifest(
     files: Mapping[str, FileEntry] | None = None,
     written: Mapping[str, Sequence[str]] | None = None,
     author: Author | None = None,
+    effect: EffectEntry | None = None,
 ) -> Manifest:
     """Return the manifest of a model that carries a method.
 
@@ -196,6 +164,7 @@ def make_manifest(
         files=dict(files or {}),
         training=json_values(training or _logged(attached)) | _transient(attached.host),
         author=author or {},
+        effect=effect,
     )
 
 

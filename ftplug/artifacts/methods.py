@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftplug import discovery
-from ftplug.artifacts.manifest import Manifest, MethodEntry
+from ftplug.artifacts.entries import MethodEntry
+from ftplug.artifacts.manifest import Manifest
 from ftplug.artifacts.strangers.patterns import with_names
 from ftplug.errors import ArtifactError, MethodError, MissingMethodError, PluginError, one_line
 

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 from ftplug.artifacts.author import checked_author, merged_author
 from ftplug.artifacts.card import CARD, CARD_PICTURES, bare_card, card_files, is_generated
 from ftplug.artifacts.digests import FileEntry, file_entry
+from ftplug.artifacts.effects import entry as effects
 from ftplug.artifacts.json_values import json_values
 from ftplug.artifacts.manifest import MANIFEST, Manifest, make_manifest, read_manifest
+from ftplug.artifacts.signatures import refuse_signed, signatures_in
 from ftplug.artifacts.tensors import gathered_tensors, refuse_empty_in, write_tensors
 from ftplug.attaching.attachment import (
     ADAPTERS,
@@ -41,6 +43,7 @@ def save(
     author: Mapping[str, Any] | None = None,
     processing_class: Any = None,
     state_dict: Mapping[str, Tensor] | None = None,
+    probe: bool = True,
 ) -> Path:
     """Write the artifact of a model that carries a method; complete or not at all.
 
@@ -48,13 +51,17 @@ def save(
     run's facts are known already. ``author`` adds what only the author knows (:class:`Author`);
     what was said of an earlier artifact in the same folder still holds. ``processing_class`` (the
     tokenizer) is saved with it; ``state_dict`` holds gathered tensors where the model's own are
-    sharded: without them all processes must call, and the first writes. Returns the folder.
+    sharded: without them all processes must call, and the first writes. ``probe=False`` leaves out
+    what the methods change in a few answers. Returns the folder.
     """
     import torch
 
     attached = require_attachment(model)
     inner = unwrap_model(model)
     target = Path(directory)
+    training = training or attached.training
+    alone = bool(state_dict)
+    asked = effects.asked(inner, probe=probe, alone=alone, tokenizer=processing_class)
     said = merged_author(checked_author(attached.author), checked_author(author or {}))
     tensors = gathered_tensors(inner, attached.plan, state_dict)
     if not state_dict and is_sharded(inner) and torch.distributed.get_rank() != 0:
@@ -67,11 +74,15 @@ def save(
     obsolete = earlier.weight_files() if earlier else set()
     if _has_generated_card(target):
         obsolete |= CARD_PICTURES
+    if signed := signatures_in(target):
+        obsolete |= signed
+        logger.warning("%s was signed: what is saved over it is not: sign it anew", target)
     with stated_write_errors(target), staged(target, last=MANIFEST, obsolete=obsolete) as stage:
         with with_own_use_cache(inner, attached.base.use_cache):
             written = _write_weights(inner, attached, tensors, stage)
         if processing_class is not None:
             processing_class.save_pretrained(str(stage))
+        effect = effects.written(asked, stage, attached.host.names, training, target)
         files = {
             path.relative_to(stage).as_posix(): file_entry(path)
             for path in sorted(stage.rglob("*"))
@@ -82,10 +93,11 @@ def save(
         manifest = make_manifest(
             inner,
             attached,
-            training=training or attached.training,
+            training=training,
             files=files,
             written=written,
             author=merged_author(earlier.author if earlier else {}, said),
+            effect=effect,
         )
         for name, content in _card(manifest, target).items():
             (stage / name).write_bytes(content)
@@ -172,9 +184,8 @@ def _save_pretrained(self: nn.Module, *args: Any, **kwargs: Any) -> None:
         raise MethodError("save_pretrained: name the folder to save to")
     if not kwargs.get("is_main_process", True):
         if kwargs.get("state_dict") is None and is_sharded(self):
-            gathered_tensors(
-                self, require_attachment(self).plan
-            )  # the main process waits for these
+            effects.asked(self)  # the main process waits for these
+            gathered_tensors(self, require_attachment(self).plan)
         return
     save(self, directory, state_dict=kwargs.get("state_dict"))
     if kwargs.get("push_to_hub"):
@@ -197,6 +208,7 @@ def annotate(
     with stated_write_errors(target):
         finish_interrupted(target)
     manifest = read_manifest(target)
+    refuse_signed(target, "cannot be annotated")
     manifest = replace(
         manifest,
         training=manifest.training | json_values(training or {}),
@@ -222,6 +234,7 @@ def list_anew(directory: Path) -> None:
     later = {n: p for n, p in paths.items() if p.is_file() and p.stat().st_mtime_ns >= since}
     files = manifest.files | {name: file_entry(path) for name, path in later.items()}
     if files != manifest.files:
+        refuse_signed(directory, "its files changed")
         text = replace(manifest, files=files).text()
         with stated_write_errors(directory):
             replace_file(directory / MANIFEST, text.encode("utf-8"))

@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from ftplug.attaching.differing import other_methods
 from ftplug.attaching.first_backward import FirstBackward
 from ftplug.attaching.holders import (
     ATTRIBUTE,
@@ -22,7 +23,7 @@ from ftplug.attaching.reach import say_what_is_reached, say_what_was_frozen
 from ftplug.attaching.rehearsal import Accept, Change
 from ftplug.attaching.rollback import Snapshot
 from ftplug.attaching.run_view import NoTrainer, RunFacts, Surroundings
-from ftplug.attaching.sharding import is_sharded, refuse_divided
+from ftplug.attaching.sharding import is_sharded, refuse_divided, reshard
 from ftplug.base.inspecting import Base, inspect_base
 from ftplug.base.quantization import keep_unpacked, refuse_repacked
 from ftplug.context import Context
@@ -55,6 +56,7 @@ class Attachment:
     training: dict[str, Any] = field(default_factory=dict)  # facts of the last train()
     author: dict[str, Any] = field(default_factory=dict)  # what was said of the model until then
     first_backward: FirstBackward | None = field(default=None, repr=False)  # of a loop by hand
+    taken: Any = field(default=None, repr=False)  # what ftplug.effect.taking keeps of the base
 
     @property
     def base(self) -> Base:
@@ -65,6 +67,11 @@ class Attachment:
     def context(self) -> Context:
         """The seed, the task and the model's class."""
         return self.facts.context
+
+    @property
+    def trained_head(self) -> tuple[str, ...]:
+        """The names of the parameters of the base's head that may train."""
+        return tuple(name for name, old in self.plan.existing.items() if old in self.base.head)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Attachment:
         return self
@@ -176,37 +183,13 @@ def _adopted(
     model: nn.Module, present: Attachment, host: Host, context: Context, train_head: bool
 ) -> Attachment:
     if not host.same_methods(present.host.spec()) or present.train_head != train_head:
-        raise MethodError(_other_methods(present, host, train_head))
+        heads = (present.train_head, train_head)
+        raise MethodError(other_methods(present.host, host, heads))
     before = [method for method in present.host.methods if method.transient]
     now = [method for method in host.methods if method.transient]
     if before or now:
         present = _exchanged(unwrap_model(model), present, before, now, context)
     return present
-
-
-def _other_methods(present: Attachment, host: Host, train_head: bool) -> str:
-    """Say what a model carries that is not what it is to get, and what its user can do."""
-    mine, other = present.host, host
-    if mine.names != other.names:
-        both = ", ".join(repr(method.name) for method in (*mine.methods, *other.methods))
-        return (
-            f"the model already carries {mine.names}: to train {other.names} instead load a fresh "
-            f"base (or ftplug.merge this one first, where that can be); to train both give them at "
-            f"once, to a fresh base: {both}"
-        )
-    then, now = ([m.settings() for m in h.methods] for h in (mine, other))
-    differing = [
-        f"{name}={a[name]} there, {b[name]} asked for"
-        for a, b in zip(then, now, strict=True)
-        for name in a
-        if a[name] != b[name]
-    ]
-    if present.train_head != train_head:
-        differing.append(f"train_head={present.train_head} there, {train_head} asked for")
-    return (
-        f"the model already carries {mine.names} with other settings ({'; '.join(differing)}): "
-        "load a fresh base for these, or ftplug.merge it first"
-    )
 
 
 def _exchanged(
@@ -256,14 +239,53 @@ def disabled(model: nn.Module) -> Iterator[None]:
     values they had when the method was applied. Useful as the reference model of DPO.
     """
     attached = require_attachment(model)
+    with _methods_off(model), attached.original_values.put_back(unwrap_model(model)):
+        yield
+
+
+@contextmanager
+def trunk_of_base(model: nn.Module) -> Iterator[None]:
+    """Let the model's head, as it is now, answer on the base's trunk within the block.
+
+    What :func:`disabled` does, but what is saved of the head keeps its values: so answers an
+    artifact of which the head was loaded, and nothing else took effect.
+    """
+    attached = require_attachment(model)
     inner = unwrap_model(model)
-    training = {name for name, p in inner.named_parameters() if p.requires_grad}
+    head = set(attached.trained_head)
+    owners = {name.rpartition(".")[0] for name in head}
+    head |= {n for n in attached.original_values.kept if n.rpartition(".")[0] in owners}
+    with _methods_off(model), attached.original_values.put_back(inner, but=head):
+        yield
+
+
+@contextmanager
+def methods_off(model: nn.Module) -> Iterator[None]:
+    """Let what the methods added do nothing within the block; every tensor keeps its value.
+
+    Of a model that has not trained yet that is the base.
+    """
+    with _methods_off(model):
+        yield
+
+
+@contextmanager
+def _methods_off(model: nn.Module) -> Iterator[None]:
+    attached = require_attachment(model)
+    inner = unwrap_model(model)
+    trains = {name for name, p in inner.named_parameters() if p.requires_grad}
     with ExitStack() as stack:
         if attached.first_backward:
             stack.enter_context(attached.first_backward.paused())
-        stack.callback(set_trainable, inner, training)  # last: libraries toggle it on their way out
-        stack.enter_context(attached.original_values.put_back(inner))
+        stack.callback(_trains_again, inner, trains)  # last: libraries toggle it on their way out
         stack.enter_context(forwards_disabled(inner))
         for context in attached.host.call("disable_model", model=inner):
             stack.enter_context(context)
         yield
+
+
+def _trains_again(model: nn.Module, names: set[str]) -> None:
+    """Let these require gradients again; unlike a schedule, this forgets no gradient."""
+    reshard(model)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in names)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -52,17 +52,19 @@ class OriginalValues:
         return cls(base, copies, elsewhere)
 
     @contextmanager
-    def put_back(self, model: nn.Module) -> Iterator[None]:
-        """Give the tensors of ``model`` their original values within the block."""
+    def put_back(self, model: nn.Module, *, but: Collection[str] = ()) -> Iterator[None]:
+        """Give the tensors of ``model``, ``but`` those, their original values within the block."""
         import torch
 
-        self._complete(model)
+        if self.elsewhere.keys() - set(but):
+            self._complete(model)
         reshard(model)
         live: dict[str, Tensor] = named_tensors(model)
         with ExitStack() as trained:
             trained.callback(torch.clear_autocast_cache)  # it holds casts of what goes
             for name, value in self.kept.items():
-                trained.callback(replace_values(live[name], value))
+                if name not in but:
+                    trained.callback(replace_values(live[name], value))
             trained.callback(reshard, model)  # first: a forward may have left whole ones in place
             torch.clear_autocast_cache()
             yield

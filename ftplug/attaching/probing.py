@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import random
+import re
+from collections.abc import Collection, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ftplug import structure
 from ftplug.inplace import in_eval_mode
+from ftplug.structure.shards import is_shard
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 _LENGTH, _PADDING, _NEW_TOKENS = 6, 2, 3
 _MOVED_BY = 0.1  # standard deviation
+_HELD = re.compile(r"_(modules|buffers|(forward|backward)(_pre)?_hooks)")
 _SMALL = 2**20  # numbers in a buffer that a forward may change; a quantized weight has more
 
 
@@ -88,34 +92,96 @@ def moved(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
 
 @contextmanager
 def without_a_trace(model: nn.Module) -> Iterator[None]:
-    """Hold the model in eval mode, without gradients; its state afterwards is what it was."""
+    """Hold the model in eval mode, without gradients; its state afterwards is what it was.
+
+    Random numbers within the block are always the same ones; the generators are put back.
+    """
     import torch
     from transformers import GenerationConfig
 
     inner: Any = structure.pretrained(model)
-    devices = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
-    # A dictionary for each module: rotary embeddings put others in the place of their buffers.
-    buffers = [(m, dict(m._buffers)) for m in model.modules() if m._buffers]
-    small = [b for _, own in buffers for b in own.values() if b is not None and b.numel() <= _SMALL]
-    values = [buffer.clone() for buffer in small]
     chosen = getattr(inner, "generation_config", None)  # beams, sampling, a static cache
     names = ("bos_token_id", "pad_token_id", "decoder_start_token_id")
-    own_tokens = {name: getattr(chosen, name, None) for name in names}
-    try:
-        inner.generation_config = GenerationConfig(**own_tokens)
-        with (
-            torch.random.fork_rng(devices=sorted(devices)),
-            torch.no_grad(),
-            in_eval_mode(model.modules()),
-        ):
+    plain = GenerationConfig(**{name: getattr(chosen, name, None) for name in names})
+    with (
+        _modules_put_back(model),
+        _generators_put_back(model),
+        torch.no_grad(),
+        in_eval_mode(model.modules()),
+    ):
+        had_one = "generation_config" in vars(inner)
+        try:
+            inner.generation_config = plain
             yield
+        finally:
+            inner.generation_config = chosen
+            if not had_one:
+                del inner.generation_config
+
+
+@contextmanager
+def _modules_put_back(model: nn.Module) -> Iterator[None]:
+    """Give buffers, parts, hooks and attributes back that a forward has changed.
+
+    Rotary embeddings put others in the place of their buffers; BigBird exchanges its attention for
+    good where a text is short; transformers hooks what it is first asked the hidden states of.
+    Engines that keep parts of a model do their own bookkeeping on its modules: that stays.
+    """
+    import torch
+
+    shared = any(is_shard(parameter) for parameter in model.parameters())
+    # A dictionary for each module, as others may stand in the place of its buffers.
+    kept = [
+        (held, dict(held))
+        for module in model.modules()
+        for held in ([module._buffers] if shared else _held(module))
+    ]
+    buffers = [b for module in model.modules() for b in module._buffers.values()]
+    small = [b for b in buffers if b is not None and b.numel() <= _SMALL]
+    values = [buffer.clone() for buffer in small]
+    try:
+        yield
     finally:
-        inner.generation_config = chosen
-        for module, known in buffers:
-            module._buffers.update(known)
+        for held, before in kept:
+            _put_back(held, before)
         with torch.no_grad():
             for buffer, value in zip(small, values, strict=True):
                 buffer.copy_(value)
+
+
+def _held(module: nn.Module) -> list[dict[str, Any]]:
+    """Return the dictionaries of what a module holds: its attributes, and those among them."""
+    own = vars(module)
+    return [own, *(d for name, d in own.items() if _HELD.match(name))]
+
+
+def _put_back(now: MutableMapping[Any, Any], before: Mapping[Any, Any]) -> None:
+    """Make a dictionary hold the very objects that it held; one that does is not touched."""
+    if len(now) == len(before) and all(now.get(name) is value for name, value in before.items()):
+        return
+    now.clear()
+    now.update(before)
+
+
+@contextmanager
+def _generators_put_back(model: nn.Module) -> Iterator[None]:
+    """Seed the generators of torch, numpy and Python, and put them back afterwards."""
+    import numpy as np
+    import torch
+
+    devices = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
+    python, numbers = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=sorted(devices)):
+            torch.default_generator.manual_seed(0)
+            for device in devices:
+                torch.cuda.default_generators[device].manual_seed(0)
+            random.seed(0)
+            np.random.seed(0)
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numbers)
 
 
 @contextmanager

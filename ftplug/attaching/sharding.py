@@ -56,6 +56,19 @@ def is_sharded(model: nn.Module) -> bool:
     return any(is_shard(parameter) for parameter in model.parameters())
 
 
+def slowest(seconds: float, model: nn.Module) -> float:
+    """Return the longest time of all processes that share the model, which must all call."""
+    import torch
+
+    if not is_sharded(model):
+        return seconds
+    device = next(own_part(parameter).device for parameter in model.parameters())
+    time = torch.tensor(seconds, device=device)
+    with partners_awaited():
+        torch.distributed.all_reduce(time, torch.distributed.ReduceOp.MAX)
+    return float(time)
+
+
 def refuse_divided(model: nn.Module, names: str) -> None:
     """Refuse to put methods on a model of which this process holds a part, for good.
 

@@ -166,6 +166,10 @@ class MethodContract:
         """On a fresh base."""
         checks.a_loaded_artifact_gives_equal_logits(case)
 
+    def test_every_saved_tensor_is_seen(self, case: Case) -> None:
+        """By the probe in the artifact, so that a load which loses one is noticed."""
+        checks.every_saved_tensor_is_seen(case)
+
     def test_disabled_is_the_base(self, case: Case) -> None:
         """Exactly, and only within the block."""
         checks.disabled_is_the_base(case)

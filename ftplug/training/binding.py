@@ -28,6 +28,7 @@ def attach(
     lr: LearningRateChoice = None,
     check_finite: bool = True,
     allow_batch_change: bool = False,
+    probe: bool = True,
     **settings: Any,
 ) -> Trainer:
     """Switch the method of a Trainer that exists already, before its first ``train()``.
@@ -35,7 +36,8 @@ def attach(
     ``attach(trainer, "lora", r=8)``. ``lr="suggested"`` sets the method's own learning rate, a
     number sets that one; otherwise the Trainer's stays. A loss or gradient that is NaN or infinite
     stops the run, unless ``check_finite=False``. A checkpoint of another global batch is resumed
-    with ``allow_batch_change=True`` alone. Returns the same Trainer.
+    with ``allow_batch_change=True`` alone. ``probe=False`` leaves the probe out of the artifact, by
+    which a load sees that the methods take effect. Returns the same Trainer.
     """
     callback = FTPlugCallback(
         *methods,
@@ -43,6 +45,7 @@ def attach(
         lr=lr,
         check_finite=check_finite,
         allow_batch_change=allow_batch_change,
+        probe=probe,
         **settings,
     )
     callback.run.is_built = True
@@ -66,6 +69,7 @@ class FTPlugCallback(TrainerCallback):
         start_from: str | os.PathLike[str] | None = None,
         check_finite: bool = True,
         allow_batch_change: bool = False,
+        probe: bool = True,
         **settings: Any,
     ) -> None:
         number = isinstance(lr, int | float) and 0 < lr < float("inf")
@@ -78,6 +82,7 @@ class FTPlugCallback(TrainerCallback):
             start_from=start_from,
             check_finite=check_finite,
             allow_batch_change=allow_batch_change,
+            probe=probe,
         )
 
     def on_init_end(

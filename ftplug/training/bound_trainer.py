@@ -25,6 +25,7 @@ from ftplug.artifacts.tensors import gathered_tensors
 from ftplug.attaching.attachment import attachment_of, require_attachment, unwrap_model
 from ftplug.attaching.plan import set_trainable
 from ftplug.attaching.sharding import is_sharded, load_optimizer_state, optimizer_state
+from ftplug.effect.taking import made_together
 from ftplug.errors import ArtifactError
 from ftplug.training import record
 from ftplug.training.checkpoint_folder import (
@@ -127,7 +128,7 @@ class TrainerMixin(StepMixin, ResumeMixin, UploadMixin):
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log what methods logged since the last entry along with the loss."""
-        super().log(self.ftplug.with_scalars(logs), *args, **kwargs)  # type: ignore[misc]
+        super().log(self.ftplug.measured.with_scalars(logs), *args, **kwargs)  # type: ignore[misc]
 
     def _get_output_dir(self, *args: Any, **kwargs: Any) -> str:
         stage = self.ftplug.stage
@@ -229,7 +230,8 @@ class SavingTrainer(SteppingTrainer):
                 super().save_model(output_dir, _internal_call)
                 return
             run = self.ftplug
-            self._save(output_dir, gathered_tensors(run.model, run.attached.plan))
+            with made_together(run.model) if run.stage is None else nullcontext():
+                self._save(output_dir, gathered_tensors(run.model, run.attached.plan))
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 

@@ -187,3 +187,9 @@ def waits_for_every_gradient(model: Any) -> bool:
 def gradients_in_parts(trainer: Any) -> bool:
     """Whether each process holds a part of every gradient, or an engine holds them."""
     return bool(trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled)
+
+
+def mixed_in_parts(trainer: Any) -> str | None:
+    """Return the type in which shards compute, where that is not the one they are kept in."""
+    mixed = str(trainer.accelerator.mixed_precision) if trainer.is_fsdp_enabled else "no"
+    return {"bf16": "bfloat16", "fp16": "float16"}.get(mixed)

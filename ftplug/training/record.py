@@ -10,10 +10,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from ftplug.errors import MethodError
 from ftplug.training import history
 from ftplug.training.dataset import data_facts, majority_share, other_data_facts
+from ftplug.training.facts.evaluation import evaluation_facts
 
 OTHER = "metrics_on_other_data"  # the name of that fact
+_LOGGED_BY_THE_TRAINER = {"loss", "grad_norm", "learning_rate", "epoch", "step"}
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Measurements:
     Seconds spent in ``train()``, summed over calls; the best checkpoint's step and the length of
     the log when it was restored; what was evaluated before the first step; the names of what
     methods logged. ``earlier`` is what earlier calls of ``train()`` took of the same model, and
-    ``last`` what the one that ended last did.
+    ``last`` what the one that ended last did. ``script``: of ``ftplug run``.
     """
 
     seconds: float = 0.0
@@ -45,6 +48,23 @@ class Measurements:
     is_elsewhere: bool = False  # while other data are evaluated on
     earlier: history.Taken = field(default_factory=history.Taken)
     last: history.Taken | None = None
+    script: dict[str, Any] = field(default_factory=dict)
+    waiting: dict[str, float] = field(default_factory=dict)  # logged by methods since the last log
+
+    def log(self, scalars: Mapping[str, float]) -> None:
+        """Keep numbers of methods for the next log entry."""
+        for name in scalars:
+            if name in _LOGGED_BY_THE_TRAINER or name.startswith("eval_"):
+                raise MethodError(f"run.log: {name!r} is the Trainer's own: choose another name")
+        self.waiting |= scalars
+        self.scalars |= set(scalars)
+
+    def with_scalars(self, logs: dict[str, float]) -> dict[str, float]:
+        """Return a log entry with what methods logged since the last one; forget that."""
+        if "loss" not in logs or not self.waiting:
+            return logs
+        scalars, self.waiting = self.waiting, {}
+        return {**logs, **scalars}
 
     def start(self, step: int) -> None:
         """Begin at a step; safe to call again (``auto_find_batch_size`` restarts training).
@@ -164,6 +184,8 @@ def training_facts(trainer: Any, measured: Measurements) -> dict[str, Any]:
         "metrics": metrics,
         "baselines": _baselines(trainer, measured, metrics),
         OTHER: _elsewhere(state, measured),
+        "script": measured.script,
+        "evaluation": evaluation_facts(trainer, metrics),
     }
     if measured.seconds:
         facts |= {

@@ -31,6 +31,7 @@ from ftplug.attaching.plan import Plan, drop_gradients, scheduled, set_trainable
 from ftplug.attaching.self_check import Untested, self_check
 from ftplug.base.inspecting import base_identity
 from ftplug.context import Context
+from ftplug.effect.taking import take_base, take_base_now
 from ftplug.errors import MethodError
 from ftplug.training import compat, history, processes, record, trl
 from ftplug.training.activation_checkpointing import keep_gradients
@@ -48,8 +49,6 @@ if TYPE_CHECKING:
     from ftplug.method import Method
 
 LearningRateChoice = float | Literal["suggested"] | None
-
-_LOGGED_BY_THE_TRAINER = {"loss", "grad_norm", "learning_rate", "epoch", "step"}
 
 
 class Run:
@@ -70,12 +69,14 @@ class Run:
         start_from: str | os.PathLike[str] | None = None,
         check_finite: bool = True,
         allow_batch_change: bool = False,
+        probe: bool = True,
     ) -> None:
         self.methods = methods
         self.train_head = train_head
         self.lr = lr
         self.start_from = start_from
         self.check_finite = check_finite
+        self.probe = probe
         self.is_built = False  # the Trainer, before it was bound
         self.without_adapters = LEAVE_OUT  # what a script with peft adapters of its own can do
         self.batches = Batches()
@@ -94,7 +95,6 @@ class Run:
         self.loading = ExitStack()  # open while DeepSpeed's engine reads a checkpoint
         self.staged_at = math.inf
         self._trainer: weakref.ref[Trainer] | None = None
-        self._scalars: dict[str, float] = {}  # what methods logged since the last log entry
 
     @property
     def trainer(self) -> Trainer | None:
@@ -135,23 +135,12 @@ class Run:
 
     def log(self, scalars: Mapping[str, float]) -> None:
         """Keep numbers for the next log entry."""
-        for name in scalars:
-            if name in _LOGGED_BY_THE_TRAINER or name.startswith("eval_"):
-                raise MethodError(f"run.log: {name!r} is the Trainer's own: choose another name")
-        self._scalars |= scalars
-        self.measured.scalars |= set(scalars)
+        self.measured.log(scalars)
 
     def reduce(self, tensor: Tensor) -> Tensor:
         """Return the mean over all processes."""
         mean: Tensor = reduce(tensor, reduction="mean")
         return mean
-
-    def with_scalars(self, logs: dict[str, float]) -> dict[str, float]:
-        """Return a log entry with what methods logged since the last one; forget that."""
-        if "loss" not in logs or not self._scalars:
-            return logs
-        scalars, self._scalars = self._scalars, {}
-        return {**logs, **scalars}
 
     # Putting the methods on a model.
 
@@ -185,6 +174,13 @@ class Run:
             tested = f"{compat.TESTED[0]} to {compat.TESTED[1]}"
             untested = Untested(newer, tested, allowed=compat.allow_untested())
             self_check(model, untested, untrained=not adopted)
+        take_base(
+            model,
+            tokenizer=getattr(trainer, "processing_class", None),
+            wanted=self.probe,
+            later=processes.gradients_in_parts(trainer),
+            untouched=not adopted,
+        )
         if adopted:  # a later Trainer goes on with what an earlier one trained
             _require_fit(trainer, model, attached.host, attached.plan)
             attached.facts.surroundings = self
@@ -217,6 +213,9 @@ class Run:
         if self.reference is not None:
             trl.require_reference(self.trainer, self.reference)
         trl.refuse_follower(self.trainer, self.model)
+        in_parts = processes.mixed_in_parts(self.trainer)
+        goes_on = self.resumes is not None or self.start_from is not None
+        take_base_now(self.model, resumed=goes_on, mixed_precision=in_parts)
         self.measured.start(self.trainer.state.global_step)
         keep_gradients(self.model)
         self.losses = Losses()

@@ -281,3 +281,15 @@ def last_whole(folder: Path) -> Any:
     bound({"lora": {"r": 4}}, folder / str(rank()))  # accelerate then knows of both
     found = going_on.last_whole_of_all(folder / str(rank()))
     return [found and found.name]
+
+
+def sharded_probes(method: str, out: Path) -> None:
+    """Save a sharded model in every way that all processes take part in, and by one of them."""
+    with as_if_on_gpus():
+        made = trained({method: {}}, out / "fsdp", model=base_model("bert"), **sharded_options())
+        made.save_model(str(out / "save_model"))
+        ftplug.save(made.model, out / "save")
+        made.model.save_pretrained(out / "pretrained", is_main_process=rank() == 0)
+        state_dict = whole(made.model)
+        if rank() == 0:
+            ftplug.save(made.model, out / "one-rank", state_dict=state_dict)

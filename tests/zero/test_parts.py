@@ -9,7 +9,10 @@ from transformers import BertForSequenceClassification
 
 import ftplug
 from ftplug.artifacts.checkpoint import STATE_WEIGHTS
-from ftplug.attaching.attachment import require_attachment
+from ftplug.attaching.attachment import require_attachment, trunk_of_base
+from ftplug.effect.answers import ask_as
+from ftplug.effect.distances import relative_distance
+from ftplug.effect.probe import FILE, Probe
 from ftplug.testing.compare import base_model, difference, logits, weights, without_gradient
 
 pytestmark = pytest.mark.deepspeed
@@ -61,6 +64,10 @@ def test_training_in_parts_is_the_replicated_one(tmp_path, name):
         loaded = ftplug.load(base_model("bert"), tmp_path / way)
         assert difference(weights(loaded), first["weights"]) is None
         assert torch.equal(logits(loaded), first["logits"])
+        probe = Probe.read(tmp_path / way / FILE)
+        assert relative_distance(ask_as(loaded, probe), probe.trained) < 1e-6
+        with trunk_of_base(loaded):
+            assert relative_distance(ask_as(loaded, probe), probe.head_only) < 1e-6
 
 
 @pytest.mark.parametrize("config", [OFFLOADED, KEPT_WHOLE], ids=["offloaded", "kept whole"])

@@ -2,9 +2,10 @@
 
 Its message names the tensor, what should have happened to it, and what the cause usually is.
 :mod:`.training` looks at a run of the real Trainer, :mod:`.model` at models before and after it,
-and at the method's source.
+and at the method's source, :mod:`.effect` at the probe in the artifact.
 """
 
+from ftplug.testing.checks.effect import every_saved_tensor_is_seen
 from ftplug.testing.checks.model import (
     a_deepcopy_is_independent,
     a_loaded_artifact_gives_equal_logits,
@@ -35,6 +36,7 @@ __all__ = [
     "an_early_resume_is_bit_equal",
     "composes",
     "disabled_is_the_base",
+    "every_saved_tensor_is_seen",
     "every_tensor_gets_a_gradient",
     "every_tensor_is_in_the_optimizer",
     "every_tensor_moves",

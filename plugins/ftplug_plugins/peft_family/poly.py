@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ftplug import MethodError
+from ftplug import MethodError, hookimpl
 from ftplug.inplace import wrap_forward
 from ftplug_plugins.peft_bridge import files as peft_files
 from ftplug_plugins.peft_bridge.keys import ADAPTER
 from ftplug_plugins.peft_bridge.method import PeftMethod
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 
@@ -33,6 +35,21 @@ class Poly(PeftMethod):
             wrap_forward(layer, _routed)
         if config.n_tasks > 1:
             wrap_forward(model, with_task_ids)
+
+    @hookimpl
+    def probe_inputs(
+        self, inputs: Sequence[Mapping[str, torch.Tensor]]
+    ) -> list[dict[str, torch.Tensor]] | None:
+        """Give each input a task."""
+        tasks = self.config_values()["n_tasks"]
+        return each_its_task(len(inputs), tasks) if tasks > 1 else None
+
+
+def each_its_task(count: int, tasks: int) -> list[dict[str, torch.Tensor]]:
+    """Return ``task_ids`` for so many inputs of a probe, one task after the other."""
+    import torch
+
+    return [{"task_ids": torch.tensor([index % tasks])} for index in range(count)]
 
 
 def _routed(layer: Any, forward: Any, x: Any, *args: Any, **kwargs: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from ftplug import MethodError, hookimpl
 from ftplug.inplace import wrap_forward
 from ftplug_plugins.peft_bridge import files as peft_files
 from ftplug_plugins.peft_bridge.method import ConfigFields
+from ftplug_plugins.peft_family.poly import each_its_task
 from ftplug_plugins.prefix_tuning import InCache
 from ftplug_plugins.prompt_tuning import BeforeInput
 from ftplug_plugins.virtual.placement import placement_of
@@ -125,6 +126,14 @@ class MultitaskPromptTuning(ConfigFields, BeforeInput):
         if config.num_tasks > 1:
             wrap_forward(model, _note_tasks)
         return encoder
+
+    @hookimpl
+    def probe_inputs(
+        self, inputs: Sequence[Mapping[str, torch.Tensor]]
+    ) -> list[dict[str, torch.Tensor]] | None:
+        """Give each input a task."""
+        tasks = self.config_values()["num_tasks"]
+        return each_its_task(len(inputs), tasks) if tasks > 1 else None
 
     def peft_keys(self, model: nn.Module) -> dict[str, str]:
         """Return ``{in-memory name: key in peft's file}`` of the encoder's three tensors."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ftplug import discovery
+from ftplug.artifacts.effects.entry import in_words
 from ftplug.artifacts.methods import writer
 from ftplug.errors import PluginError
 from ftplug.method import settings_to_show
@@ -50,6 +51,8 @@ def facts(manifest: Mapping[str, Any]) -> Iterator[Row]:
     yield "Trained parameters", share(manifest["parameters"])
     if not manifest["train_head"]:
         yield "Head", "not trained"
+    if effect := in_words(manifest.get("effect")):
+        yield "Effect", plain(effect)
 
 
 def results(training: Mapping[str, Any]) -> str:

@@ -74,7 +74,10 @@ def test_the_manifest_says_what_it_is(base, tmp_path):
     # 2 layers x (query, value) x r x (in + out) and the head's 2 x 32 + 2
     assert found["parameters"]["trained"] == 2 * 2 * 4 * (32 + 32) + 2 * 32 + 2
     assert found["parameters"]["total"] == sum(p.numel() for p in base.parameters())
-    assert set(found["files"]) == {"adapter_config.json", "adapter_model.safetensors"}
+    assert set(found["files"]) == {
+        "adapter_config.json", "adapter_model.safetensors", "ftplug_probe.safetensors",
+    }  # fmt: skip
+    assert found["effect"]["probe"] == "ftplug_probe.safetensors"
 
 
 @pytest.mark.parametrize("method", ["lora", "full", "freeze"])
@@ -370,7 +373,9 @@ def test_a_later_save_replaces_an_earlier_one_and_leaves_other_files(base, tmp_p
     (tmp_path / "a" / "notes.txt").write_text("keep me")
     model, folder = artifact(base, tmp_path / "a", "freeze", layers=1)
     names = {path.name for path in folder.iterdir()}
-    assert names == {"README.md", "ftplug.json", "ftplug.safetensors", "notes.txt"}
+    assert names == {
+        "README.md", "ftplug.json", "ftplug.safetensors", "ftplug_probe.safetensors", "notes.txt",
+    }  # fmt: skip
     assert torch.equal(logits(ftplug.load(copy.deepcopy(base), folder)), logits(model))
 
 
@@ -394,7 +399,7 @@ def test_what_a_method_wrote_goes_with_it(base, tmp_path):
     }
     artifact(base, folder, "freeze", layers=1)
     assert {path.name for path in folder.iterdir()} == {
-        "README.md", "ftplug.json", "ftplug.safetensors",
+        "README.md", "ftplug.json", "ftplug.safetensors", "ftplug_probe.safetensors",
     }  # fmt: skip
     assert "foo.json" not in json.loads((folder / "ftplug.json").read_text())["files"]
 

@@ -314,7 +314,35 @@ class StopsTheOthers(Scale):
                 parameter.grad = None
 
 
+def scaled_in_batches_alone(module, forward, x):
+    return forward(x) * (module.scale if len(x) > 1 else 1)
+
+
+@dataclass(frozen=True, eq=False)
+class SleepsOverASingleRow(Scale):
+    """Acts in one place on batches alone: what is answered to one input does not show it."""
+
+    @hookimpl
+    def prepare_model(self, model):
+        Scale.prepare_model(self, model)
+        *_, last = feed_forwards(model)
+        unwrap_forward(last)
+        wrap_forward(last, scaled_in_batches_alone)
+
+
+@dataclass(frozen=True, eq=False)
+class AlwaysSleepsOverASingleRow(Scale):
+    @hookimpl
+    def prepare_model(self, model):
+        Scale.prepare_model(self, model)
+        for linear in feed_forwards(model):
+            unwrap_forward(linear)
+            wrap_forward(linear, scaled_in_batches_alone)
+
+
 CATCHES = [
+    ("every_saved_tensor_is_seen", SleepsOverASingleRow, r"layer.1\S+scale: .* \(1 in all\)"),
+    ("every_saved_tensor_is_seen", AlwaysSleepsOverASingleRow, "training changed no answer"),
     ("every_tensor_gets_a_gradient", Detached, r"scale \(2 in all\) may train but got no gradient"),
     ("every_tensor_is_in_the_optimizer", ForgetsOne, "the optimizer does not hold bert"),
     ("every_tensor_is_in_the_optimizer", TakesAll, r"holds bert\S+ 1 times, not 0"),

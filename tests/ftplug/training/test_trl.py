@@ -32,6 +32,8 @@ from trl.trainer import dpo_trainer
 
 import ftplug
 from ftplug import FTPlugCallback, MethodError
+from ftplug.effect.answers import ask_as
+from ftplug.effect.probe import FILE, Probe
 from ftplug.training.trl import Reference
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what others' code warns about is not ours
@@ -161,6 +163,25 @@ def test_after_sft_the_reference_is_what_sft_ended_with(
     given = dpo(twin, tmp_path, pairs, callback(method), ref_model=as_sft_left_it)
     assert trained(given) == found
     assert not all(v.equal(weights(as_sft_left_it)[n]) for n, v in weights(model).items())
+
+
+@everywhere
+def test_after_sft_and_dpo_the_probe_compares_with_the_base(folder, pairs, tmp_path, method):
+    """With TRL's own forward on the model, and its tokenizer's prompts: one chain, one base."""
+    model = model_of(folder)
+    sft(model, tmp_path, pairs, callback(method)).train()
+    later = dpo(model, tmp_path, pairs, callback(method))
+    trained(later)
+    later.save_model(str(tmp_path / "a"))
+    probe = Probe.read(tmp_path / "a" / FILE)
+    assert sum(given.text is not None for given in probe.inputs) == 8
+    assert len(probe.continuations) == 8
+    loaded = ftplug.load(model_of(folder), tmp_path / "a")
+    for expected, asked in ((probe.base, model_of(folder)), (probe.trained, loaded)):
+        answers = ask_as(asked, probe)
+        for one, other in zip(answers, expected, strict=True):
+            assert all(one[kind].equal(other[kind]) for kind in other)
+    assert probe.effect().distance > 1e-6
 
 
 def test_a_copy_of_the_model_as_it_came_is_the_reference(folder, pairs, tmp_path):

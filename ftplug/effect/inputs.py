@@ -1,0 +1,213 @@
+"""Eight fixed inputs that hold nobody's data, for any model that methods are put on."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from ftplug import structure
+from ftplug.attaching.attachment import unwrap_model
+from ftplug.attaching.probing import without_a_trace
+from ftplug.effect import tokens
+from ftplug.effect.pieces import Drawn, Input
+from ftplug.effect.senses import Sense, sights, sounds
+from ftplug.errors import NotProbed, NotReplayable, one_line
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from ftplug.attaching.attachment import Attachment
+
+COUNT = 8
+_OF_TEXT = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "bbox")
+_LENGTHS = (10, 64)  # tokens; some architectures read no short text
+_MOST_PLACEHOLDERS = 256  # tokens for an image or sound in each of eight inputs; else in two
+_MOST_TRIALS, _PATIENCE = 60, 2.0  # forwards, and seconds after a first that worked
+
+
+def inputs_for(
+    model: nn.Module, attached: Attachment | None, tokenizer: Any = None
+) -> tuple[Input, ...]:
+    """Return eight inputs, and eight prompts for a model that writes, by its tokenizer.
+
+    They depend on the model's class, sizes and methods, and on nothing that it was trained on.
+    Nothing of the model changes. Raises :class:`ftplug.errors.NotProbed` where the model cannot be
+    asked. Of the inputs that it takes those are chosen that run most of its modules: every tower
+    that reads something of its own.
+    """
+    whole = unwrap_model(model)
+    inner: Any = structure.pretrained(whole)
+    if any(p.device.type == "meta" for p in whole.parameters()):
+        raise NotProbed("its values are not in memory: a part of it is on the meta device")
+    methods = attached.host.methods if attached else []
+    acting = [token for method in methods for token in method.tokens_to_act_on()]
+    with without_a_trace(whole):
+        kind = _Trials(whole, inner, acting, attached).best()
+        found = [kind.input(index) for index in range(COUNT)]
+        if tokenizer is not None and tokens.reads_prompts(inner):
+            prompts = tokens.prompts(inner, tokenizer, acting)
+            if prompts and _answered(whole, _as_methods_need(whole, attached, prompts[:1])[0]):
+                found += prompts
+        return _as_methods_need(whole, attached, found)
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """A kind of input: text of a length, and what stands beside it."""
+
+    inner: Any
+    acting: Sequence[int]
+    length: int
+    senses: tuple[Sense, ...]
+    few: bool = False  # in the first two inputs alone, the others are text
+    text: bool = True
+
+    def input(self, index: int) -> Input:
+        """Return input ``index``, always the same."""
+        senses = () if self.few and index > 1 else self.senses
+        stored = tokens.arguments(self.inner, index, self.length, self.acting, senses)
+        if not self.text:
+            stored = {n: v for n, v in stored.items() if n not in _OF_TEXT}
+        drawn: dict[str, Drawn] = {}
+        for sense in senses:
+            stored |= sense.stored
+            for name, shape in sense.shapes.items():
+                drawn[name] = Drawn.of(COUNT * len(drawn) + index, shape)
+        return Input(stored, drawn)
+
+
+class _Trials:
+    """The kinds of input that a model may take, tried until one runs all of its modules."""
+
+    def __init__(
+        self, whole: nn.Module, inner: Any, acting: Sequence[int], attached: Attachment | None
+    ) -> None:
+        self.whole, self.inner, self.acting, self.attached = whole, inner, acting, attached
+        saved = set(attached.plan.may_train) if attached else None
+        self.owners = {
+            name
+            for name, module in whole.named_modules()
+            for own, _ in module.named_parameters(prefix=name, recurse=False)
+            if saved is None or own in saved
+        }
+        self.reason = "it reads neither token ids, pixels nor sound"
+
+    def best(self) -> _Kind:
+        """Return the kind that runs most modules of those that train; the first of equals."""
+        found: tuple[int, _Kind | None] = (-1, None)
+        began = time.monotonic()
+        for kind in itertools.islice(self._kinds(), _MOST_TRIALS):
+            if found[1] is not None and time.monotonic() - began > _PATIENCE:
+                break
+            ran = self._ran(kind)
+            if ran is not None and len(ran) > found[0]:
+                found = len(ran), kind
+            if ran is not None and ran >= self.owners:
+                break
+        if found[1] is None:
+            raise NotProbed(f"{type(self.inner).__name__}: {self.reason}")
+        return found[1]
+
+    def _kinds(self) -> Iterator[_Kind]:
+        """Yield kinds of input, those that have everything first."""
+        takes, alone = tokens.takes(self.inner), not tokens.reads_tokens(self.inner)
+        senses = [
+            tuple(each for each in (seen, heard) if each.shapes)
+            for seen in sights(self.inner, takes)
+            for heard in sounds(self.inner, takes)
+        ]
+        for length in _LENGTHS:
+            for beside in senses:
+                kind = _Kind(self.inner, self.acting, length, beside, text=not alone)
+                if beside or not alone:
+                    yield kind
+                if not alone and sum(each.count for each in beside) > _MOST_PLACEHOLDERS:
+                    yield replace(kind, few=True)
+            if alone:
+                return
+        for beside in senses:
+            if beside:  # it reads the one or the other
+                yield _Kind(self.inner, self.acting, 0, beside, text=False)
+
+    def _ran(self, kind: _Kind) -> set[str] | None:
+        """Return the names of the modules with tensors that ran; None where the forward fails."""
+        ran: set[str] = set()
+        with contextlib.ExitStack() as hooks:
+            for name in self.owners:
+                module = self.whole.get_submodule(name)
+
+                def hook(*_: Any, name: str = name) -> None:
+                    ran.add(name)
+
+                hooks.callback(module.register_forward_pre_hook(hook).remove)
+            try:
+                tried = [kind.input(index) for index in ((0, 2) if kind.few else (0,))]
+                for given in _as_methods_need(self.whole, self.attached, tried):
+                    with without_a_trace(self.whole):  # a failure must not spoil the next trial
+                        called(self.whole, materialized(given, self.whole))
+            except Exception as error:  # whatever a model says of what it does not read
+                self.reason = f"it takes none of the probe's inputs: {one_line(error)[:200]}"
+                return None
+        return ran
+
+
+def _answered(model: nn.Module, given: Input) -> bool:
+    try:
+        called(model, materialized(given, model))
+    except Exception:
+        return False
+    return True
+
+
+def _as_methods_need(
+    model: nn.Module, attached: Attachment | None, found: Sequence[Input]
+) -> tuple[Input, ...]:
+    """Let methods add what they need so as to act, by their hook ``probe_inputs``."""
+    if attached is None or not attached.host.implements("probe_inputs"):
+        return tuple(found)
+    inputs = list(found)
+    for method, answer in attached.host.call_each(
+        "probe_inputs", model=model, inputs=[dict(each.stored) for each in inputs]
+    ):
+        if answer is None:
+            continue
+        if len(answer) != len(inputs):
+            raise NotProbed(f"{method.name}: probe_inputs gave {len(answer)} for {len(inputs)}")
+        inputs = [
+            Input(each.stored | _but_ids_of_a_text(each, own), each.drawn, each.text)
+            for each, own in zip(inputs, answer, strict=True)
+        ]
+    return tuple(inputs)
+
+
+def _but_ids_of_a_text(given: Input, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Leave a prompt the ids that its text has."""
+    return {n: v for n, v in own.items() if given.text is None or n != "input_ids"}
+
+
+def called(model: nn.Module, tensors: Mapping[str, Tensor]) -> Any:
+    """Return a model's output for arguments by name; a pipeline of modules reads them as one."""
+    return model(dict(tensors)) if structure.pipeline_of(model) is not None else model(**tensors)
+
+
+def materialized(given: Input, model: nn.Module) -> dict[str, Tensor]:
+    """Return an input's tensors on the model's device, what is drawn in its dtype.
+
+    Raises :class:`ftplug.errors.NotReplayable` where drawn values differ from those that were, or
+    where a token id is none of this model's.
+    """
+    inner: Any = structure.pretrained(unwrap_model(model))
+    size = tokens.vocabulary(inner)
+    for name in ("input_ids", "decoder_input_ids"):
+        ids = given.stored.get(name)
+        if ids is not None and (int(ids.min()) < 0 or int(ids.max()) >= size):
+            raise NotReplayable(f"the probe's {name} has {int(ids.max())}: this model reads {size}")
+    stored = {name: value.to(inner.device) for name, value in given.stored.items()}
+    drawn = {
+        name: each.values().to(inner.device, inner.dtype) for name, each in given.drawn.items()
+    }
+    return stored | drawn
