@@ -152,7 +152,7 @@ def _modules_put_back(model: nn.Module) -> Iterator[None]:
 def _held(module: nn.Module) -> list[dict[str, Any]]:
     """Return the dictionaries of what a module holds: its attributes, and those among them."""
     own = vars(module)
-    return [own, *(d for name, d in own.items() if _HELD.match(name))]
+    return [own, *(d for name, d in own.items() if isinstance(d, dict) and _HELD.match(name))]
 
 
 def _put_back(now: MutableMapping[Any, Any], before: Mapping[Any, Any]) -> None:

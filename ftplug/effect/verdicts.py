@@ -18,7 +18,11 @@ QUANTIZED = "quantized"
 # Of the size of the answers: what is reckoned with in any case (the order of additions, from device
 # to device), and the most that a dtype explains. TF32, which is float32 to torch, has ten bits.
 _LEAST = {"float64": 4e-6, "float32": 4e-6, "float16": 1e-3, "bfloat16": 4e-3, QUANTIZED: 4e-3}
-_MOST = {"float64": 2e-3, "float32": 2e-3, "float16": 1.5e-2, "bfloat16": 5e-2, QUANTIZED: 3e-1}
+_MOST = {"float64": 2e-3, "float32": 2e-3, "float16": 1.5e-2, "bfloat16": 5e-2, QUANTIZED: 1.5e-1}
+# Of the effect: noise that the trained answers have more than those without the method. A little of
+# it is tolerated; all of it keeps what is honest from being called something else.
+_TOLERATED = 5e-3
+_MORE = {"float64": 0.0, "float32": 0.0, "float16": 5e-3, "bfloat16": 1e-2, QUANTIZED: 1e-1}
 _RESOLUTION = 0.3  # of the effect: an uncertainty that hides half of it tells nothing
 
 
@@ -50,6 +54,13 @@ class Conditions:
         """The most noise that these dtypes explain, as a share of the size of the answers."""
         return max(_of(_MOST, self.saved), _of(_MOST, self.here))
 
+    @property
+    def more(self) -> float:
+        """The noise of the trained answers that shows nowhere else, as a share of the effect."""
+        if self.same and not self.rounded:
+            return 0.0
+        return max(_of(_MORE, self.saved), _of(_MORE, self.here))
+
 
 def _of(known: Mapping[str, float], dtype: str) -> float:
     return known.get(dtype, known["bfloat16"])
@@ -78,7 +89,8 @@ def concluded(figures: Figures, conditions: Conditions) -> Conclusion:
     """
     if not figures.finite:
         return Conclusion("other", "answers here are NaN or infinite", math.inf)
-    tolerance = TOLERANCE * min(figures.noise, conditions.most)
+    tolerated = min(conditions.more, _TOLERATED) * figures.effect
+    tolerance = TOLERANCE * math.hypot(min(figures.noise, conditions.most), tolerated)
     beyond = figures.error / tolerance
     if figures.noise > conditions.most:
         if conditions.same:
@@ -90,16 +102,18 @@ def concluded(figures: Figures, conditions: Conditions) -> Conclusion:
             return Conclusion("other", "further from the trained answers than noise is", beyond)
         reason = "the effect is below three times the noise"
         return Conclusion("not decidable here", reason, beyond, unlike=beyond > 1)
-    return _of_an_effect(figures, tolerance, beyond)
+    return _of_an_effect(figures, tolerance, beyond, conditions.more)
 
 
-def _of_an_effect(figures: Figures, tolerance: float, beyond: float) -> Conclusion:
+def _of_an_effect(figures: Figures, tolerance: float, beyond: float, more: float) -> Conclusion:
     """Conclude where the effect stands out from the noise."""
     missing = abs(1 - figures.share)
     allowed = TOLERANCE * figures.uncertainty
+    certain = CERTAIN * math.hypot(tolerance, TOLERANCE * more * figures.effect)
+    certainly = CERTAIN * math.hypot(allowed, TOLERANCE * more)
     if _has_none(figures, tolerance, allowed):
         return Conclusion("no effect", "the answers are those without the method", beyond)
-    if beyond > CERTAIN or missing > CERTAIN * allowed:
+    if figures.error > certain or missing > certainly:
         return Conclusion("other", "neither the trained answers nor those without", beyond)
     if beyond > 1 or missing > allowed or figures.worst > CERTAIN * TOLERANCE:
         return Conclusion("not decidable here", "at the edge of the noise", beyond, unlike=True)
