@@ -19,7 +19,7 @@ from ftplug.artifacts.checkpoint import (
     what_differs,
 )
 from ftplug.artifacts.contents import Contents
-from ftplug.artifacts.effects.checking import probe_in, require_effect
+from ftplug.artifacts.effects.checking import are_rounded, probe_in, require_effect
 from ftplug.artifacts.manifest import MANIFEST, Manifest, read_manifest
 from ftplug.artifacts.methods import check_scales, methods_of
 from ftplug.artifacts.registries import artifact_folder, installed_registry, registry
@@ -112,6 +112,7 @@ def load(
     probe = probe_in(contents) if check_effect else None
     tensors = _tensors(rehearsal, contents, manifest)
     check_tensors(rehearsal, plan, tensors, directory)
+    rounded = are_rounded(tensors, rehearsal)
     if not force:
         check_finite(rehearsal, tensors, directory, but=dict(model.named_buffers()).keys())
         check_scales(manifest, directory)
@@ -120,7 +121,7 @@ def load(
         attached = _prepared(model, methods, context, manifest, directory)
         copy_tensors(model, attached.plan, tensors)
         with taken_back(model, attached.plan, tensors):
-            require_effect(model, probe, directory, force=force)
+            require_effect(model, probe, directory, rounded=rounded, force=force)
     if changed:
         logger.warning("%s: the base now has what it was trained with: %s", directory, changed)
     return model.eval()
@@ -155,9 +156,10 @@ def continue_from(model: nn.Module, artifact: str | os.PathLike[str]) -> None:
     probe = probe_in(contents)
     tensors = _tensors(model, contents, manifest)
     check_tensors(model, attached.plan, tensors, directory)
+    rounded = are_rounded(tensors, model)
     copy_tensors(model, attached.plan, tensors)
     with taken_back(model, attached.plan, tensors):
-        require_effect(model, probe, directory, force=False)
+        require_effect(model, probe, directory, rounded=rounded, force=False)
 
 
 def manifest_of(directory: Path) -> Manifest:

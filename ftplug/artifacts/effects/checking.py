@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from ftplug.effect.probe import FILE, Probe
 from ftplug.errors import ArtifactError, FtplugError, NotProbed, NotReplayable, one_line
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from ftplug.artifacts.manifest import Manifest
     from ftplug.effect.pieces import Answers
@@ -31,11 +31,19 @@ def probe_in(contents: Contents) -> Probe | None:
         return Probe.read(contents.directory / FILE)
 
 
-def require_effect(model: nn.Module, probe: Probe | None, directory: Path, *, force: bool) -> None:
+def require_effect(
+    model: nn.Module,
+    probe: Probe | None,
+    directory: Path,
+    *,
+    rounded: bool,
+    force: bool,
+) -> None:
     """Ask one of the probe's inputs; raises :class:`ArtifactError` where nothing is of the effect.
 
-    Also where the answers are certainly others, in the dtype that the probe was made in. All else
-    but the trained answers is warned about, and everything under ``force``.
+    Also where the answers are certainly others, in the dtype that the probe was made in, of tensors
+    that were not ``rounded`` to another since. All else but the trained answers is warned about,
+    and everything under ``force``.
     """
     if probe is None:
         return
@@ -45,10 +53,16 @@ def require_effect(model: nn.Module, probe: Probe | None, directory: Path, *, fo
     found = asked(model, probe, one=True)
     if isinstance(found, str):
         logger.warning("%s: its effect could not be checked: %s", directory, found)
-    elif found.refused and not force:
+    elif not force and (found.verdict == "no effect" or (found.refused and not rounded)):
         raise ArtifactError(f"{directory}: {found.line()}: {_CURE}")
     elif found.verdict != "trained":
         logger.warning("%s: %s", directory, found.line())
+
+
+def are_rounded(tensors: Mapping[str, Tensor], model: nn.Module) -> bool:
+    """Whether tensors of an artifact are of another type than those of the model."""
+    live = structure.named_tensors(model)
+    return any(tensor.dtype != live[name].dtype for name, tensor in tensors.items())
 
 
 def asked(model: nn.Module, probe: Probe, *, one: bool = False) -> Replayed | str:

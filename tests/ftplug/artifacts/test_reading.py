@@ -40,7 +40,7 @@ def trained(base, method, seed):
     model = ftplug.apply(copy.deepcopy(base), method)
     torch.manual_seed(seed)
     with torch.no_grad():
-        for parameter in model.parameters():
+        for parameter in filter(lambda one: one.requires_grad, model.parameters()):
             parameter.add_(torch.randn_like(parameter))
     return model
 
