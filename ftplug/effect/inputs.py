@@ -26,7 +26,8 @@ COUNT = 8
 _OF_TEXT = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "bbox")
 _LENGTHS = (10, 64)  # tokens; some architectures read no short text
 _MOST_PLACEHOLDERS = 256  # tokens for an image or sound in each of eight inputs; else in two
-_MOST_TRIALS, _PATIENCE = 60, 2.0  # forwards, and seconds after a first that worked
+_MOST_TRIALS = 60  # forwards
+_PATIENCE, _LONGEST = 2.0, 10.0  # seconds of trials: with one that worked, and without
 
 
 def inputs_for(
@@ -101,7 +102,7 @@ class _Trials:
         found: tuple[int, _Kind | None] = (-1, None)
         began = time.monotonic()
         for kind in itertools.islice(self._kinds(), _MOST_TRIALS):
-            if found[1] is not None and time.monotonic() - began > _PATIENCE:
+            if time.monotonic() - began > (_PATIENCE if found[1] else _LONGEST):
                 break
             ran = self._ran(kind)
             if ran is not None and len(ran) > found[0]:
