@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+_PLAIN = (bool, int, float, str, type(None))
+
+
 def weightless_copy(model: nn.Module) -> nn.Module:
     """Return a deep copy whose parameters and buffers live on the meta device."""
     import torch
@@ -22,7 +25,11 @@ def weightless_copy(model: nn.Module) -> nn.Module:
             meta = torch.empty(shape_of(parameter), dtype=parameter.dtype, device="meta")
         else:
             meta = torch.empty_like(parameter, device="meta")
-        memo[id(parameter)] = nn.Parameter(meta, requires_grad=parameter.requires_grad)
+        weightless = nn.Parameter(meta, requires_grad=parameter.requires_grad)
+        # A quantized one says how it is: peft's layers ask it.
+        said = {key: value for key, value in vars(parameter).items() if isinstance(value, _PLAIN)}
+        vars(weightless).update(said)
+        memo[id(parameter)] = weightless
     for buffer in model.buffers():
         memo[id(buffer)] = torch.empty_like(buffer, device="meta")
     return copy.deepcopy(model, memo)

@@ -187,6 +187,19 @@ def test_a_model_quantized_by_transformers_trains_after_apply_and_merges(
 
 
 @BITS
+@pytest.mark.parametrize("method", ["lora", "ia3"])
+def test_an_artifact_of_the_full_base_loads_on_a_quantized_one(checkpoint, tmp_path, bits, method):
+    """As peft loads it."""
+    import peft
+
+    ftplug.save(shake(ftplug.apply(from_checkpoint(checkpoint), method)), tmp_path)
+    theirs = quantized_by_transformers(checkpoint, bits)
+    keep_unpacked(theirs)
+    ours = ftplug.load(quantized_by_transformers(checkpoint, bits), tmp_path)
+    assert torch.equal(logits(ours), logits(peft.PeftModel.from_pretrained(theirs, tmp_path)))
+
+
+@BITS
 def test_resumed_equals_uninterrupted(tmp_path, bits):
     straight, resumed = straight_and_resumed(
         lambda: tiny.bert(dropout=0.1), tmp_path, Qlora(r=4, bits=bits)
