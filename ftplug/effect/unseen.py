@@ -77,7 +77,7 @@ def _unread(model: nn.Module, names: Sequence[str], inputs: Sequence[Input]) -> 
             read.update(map(_place, tree_leaves((args, kwargs))))
             return op(*args, **(kwargs or {}))
 
-    mode = Reading()
+    mode: Any = Reading()  # type: ignore[no-untyped-call]
     begins = model.register_forward_pre_hook(lambda *_: mode.__enter__() and None)
     ends = model.register_forward_hook(lambda *_: mode.__exit__(None, None, None), always_call=True)
     try:
