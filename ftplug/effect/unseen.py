@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from ftplug.attaching.plan import Plan
@@ -53,47 +52,68 @@ class Called:
         if is_sharded(self._model):
             return tuple(name for name in self._plan.saved if name in silent)
         buffers = {n for n, b in persistent_buffers(self._model) if b.is_floating_point()}
-        asked = [name for name in self._plan.saved if name in silent | buffers]
-        unseen: set[str] = set()
-        for group in _groups(asked, silent):
-            changes = _Halves(self._model, inputs, answers)
-            if not changes.an_answer(group):
-                unseen |= set(group)
-            elif 1 < len(group) <= _ONE_BY_ONE:
-                unseen |= {name for name in group if not changes.an_answer([name])}
-        return tuple(name for name in asked if name in unseen)
+        names = [name for name in self._plan.saved if name in silent | buffers]
+        if names:
+            names = _unread(self._model, names, inputs)
+        # A kernel may read without torch's knowledge.
+        if not names or not _halves_change(self._model, names, inputs, answers):
+            return tuple(names)
+        if len(names) > _ONE_BY_ONE:
+            return ()
+        return tuple(n for n in names if not _halves_change(self._model, [n], inputs, answers))
 
 
-def _groups(names: Sequence[str], silent: set[str]) -> Iterator[list[str]]:
-    """Put together what stands in the same place of other layers; the kinds of buffers."""
-    groups: dict[str, list[str]] = {}
-    for name in names:
-        kind = re.sub(r"\d+", "#", name) if name in silent else name.rpartition(".")[2]
-        groups.setdefault(kind, []).append(name)
-    yield from groups.values()
+def _unread(model: nn.Module, names: Sequence[str], inputs: Sequence[Input]) -> list[str]:
+    """Return the tensors that no operation of a forward touches."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+
+    read: set[int] = set()
+
+    class Reading(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, op: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            read.update(map(_place, tree_leaves((args, kwargs))))
+            return op(*args, **(kwargs or {}))
+
+    mode: Any = Reading()  # type: ignore[no-untyped-call]
+    begins = model.register_forward_pre_hook(lambda *_: mode.__enter__() and None)
+    ends = model.register_forward_hook(lambda *_: mode.__exit__(None, None, None), always_call=True)
+    try:
+        ask(model, inputs, continuations=False)
+    finally:
+        begins.remove()
+        ends.remove()
+    live = named_tensors(model)
+    return [name for name in names if _place(live[name]) not in read]
 
 
-class _Halves:
-    """Asks the model with half of the values of some tensors."""
+def _place(value: Any) -> int:
+    """Return where a tensor's memory begins; a view of it has the same."""
+    import torch
 
-    def __init__(self, model: nn.Module, inputs: Sequence[Input], answers: Sequence[Raw]) -> None:
-        self._model, self._asked = model, list(zip(inputs, answers, strict=True))
+    return value.untyped_storage().data_ptr() if isinstance(value, torch.Tensor) else 0
 
-    def an_answer(self, names: Sequence[str]) -> bool:
-        """Return whether halving these tensors changes an answer."""
-        live = named_tensors(self._model)
-        before = {n: live[n].detach().clone() for n in names if live[n].is_floating_point()}
-        try:
-            for name, value in before.items():
-                _write(live[name], value / 2)
-            return any(self._is_other(given, raw) for given, raw in self._asked)
-        finally:
-            for name, value in before.items():
-                _write(live[name], value)
 
-    def _is_other(self, given: Input, then: Raw) -> bool:
-        [now] = ask(self._model, [given], continuations=False)
-        return any(not now.answers[kind].equal(value) for kind, value in then.answers.items())
+def _halves_change(
+    model: nn.Module, names: Sequence[str], inputs: Sequence[Input], answers: Sequence[Raw]
+) -> bool:
+    """Whether halving these tensors, all at once, changes an answer."""
+    live = named_tensors(model)
+    before = {n: live[n].detach().clone() for n in names if live[n].is_floating_point()}
+    try:
+        for name, value in before.items():
+            _write(live[name], value / 2)
+        raws = ask(model, inputs, continuations=False)
+    finally:
+        for name, value in before.items():
+            _write(live[name], value)
+    return any(
+        not now.answers[kind].equal(value)
+        for now, then in zip(raws, answers, strict=True)
+        for kind, value in then.answers.items()
+    )
 
 
 def _write(tensor: Tensor, value: Tensor) -> None:
