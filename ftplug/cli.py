@@ -13,33 +13,10 @@ from typing import Annotated
 
 import typer
 
-from ftplug import __version__
+from ftplug import __version__, options
 from ftplug.command_group import CommandGroup
 from ftplug.errors import FtplugError, one_line
-from ftplug.options import (
-    AllowBatchChange,
-    BaseId,
-    CheckFinite,
-    DatasetName,
-    DropPeftConfig,
-    DryRun,
-    LearningRateText,
-    Like,
-    Methods,
-    Preemptible,
-    Probe,
-    Report,
-    Resume,
-    Seed,
-    SeedArg,
-    Settings,
-    StartFrom,
-    TrainHead,
-    configured,
-    learning_rate,
-    resumes,
-    setting_texts,
-)
+from ftplug.options import configured, learning_rate, resumes, setting_texts
 
 app = typer.Typer(
     name="ftplug",
@@ -95,10 +72,8 @@ def methods(
         typer.echo(listing.overview(classes, further))
         return
     rows = [listing.row(cls, discovery.entry(key)) for key, cls in classes.items()]
-    if as_json:
-        typer.echo(json.dumps(rows[0] if name else rows, indent=2, default=str))
-    else:
-        typer.echo(listing.page(rows[0]))
+    one = rows[0] if name else rows
+    typer.echo(json.dumps(one, indent=2, default=str) if as_json else listing.page(rows[0]))
 
 
 class _FromScript(BaseException):
@@ -114,24 +89,26 @@ def run(
         list[str] | None,
         typer.Argument(metavar="COMMAND", help="SCRIPT ARGS… (or MODULE ARGS… with -m)."),
     ] = None,
-    method: Methods = [],  # noqa: B006 - typer reads the default
-    settings: Settings = [],  # noqa: B006
-    lr: LearningRateText = None,
-    start_from: StartFrom = None,
-    like: Like = None,
-    dry_run: DryRun = False,
-    report: Report = None,
-    train_head: TrainHead = True,
-    check_finite: CheckFinite = True,
-    probe: Probe = True,
-    drop_peft_config: DropPeftConfig = False,
-    resume: Resume = None,
-    preemptible: Preemptible = False,
-    allow_batch_change: AllowBatchChange = False,
-    seed: Seed = None,
-    seed_arg: SeedArg = None,
-    dataset_name: DatasetName = None,
-    base_id: BaseId = None,
+    method: options.Methods = [],  # noqa: B006 - typer reads the default
+    settings: options.Settings = [],  # noqa: B006
+    lr: options.LearningRateText = None,
+    start_from: options.StartFrom = None,
+    require_signature: options.RequireSignature = False,
+    trusted: options.Trusted = None,
+    like: options.Like = None,
+    dry_run: options.DryRun = False,
+    report: options.Report = None,
+    train_head: options.TrainHead = True,
+    check_finite: options.CheckFinite = True,
+    probe: options.Probe = True,
+    drop_peft_config: options.DropPeftConfig = False,
+    resume: options.Resume = None,
+    preemptible: options.Preemptible = False,
+    allow_batch_change: options.AllowBatchChange = False,
+    seed: options.Seed = None,
+    seed_arg: options.SeedArg = None,
+    dataset_name: options.DatasetName = None,
+    base_id: options.BaseId = None,
     module: Annotated[bool, typer.Option("-m", "--module", help="Run a module.")] = False,
 ) -> None:
     """Run a Trainer script unmodified, with another fine-tuning method.
@@ -145,6 +122,7 @@ def run(
     compat.check_requirements()
     compat.check_transformers()
     from ftplug.artifacts.author import named_by_author
+    from ftplug.artifacts.registries import signed_start
     from ftplug.training.restarting.going_on import Restarts
     from ftplug.training.script import Launch, methods_from
 
@@ -167,6 +145,7 @@ def run(
     if won is None and not method and start_from is None:
         raise FtplugError("run: name a --method (ftplug methods lists them) or an artifact --from")
     rate = won.lr if won else learning_rate(lr)
+    start_from = signed_start(start_from, require_signature, trusted)
     chosen = configured(method, settings) if method else []
     chosen = chosen or (list(won.methods) if won else methods_from(start_from or ""))
     launch = Launch(
@@ -188,8 +167,8 @@ def run(
 
 @app.command()
 def demo(
-    method: Methods = ["lora"],  # noqa: B006 - typer reads the default
-    settings: Settings = [],  # noqa: B006
+    method: options.Methods = ["lora"],  # noqa: B006 - typer reads the default
+    settings: options.Settings = [],  # noqa: B006
     out: Annotated[
         Path | None, typer.Option(help="Where the artifact goes: ftplug-demo/METHOD by default.")
     ] = None,
@@ -235,13 +214,15 @@ def merge(
 ) -> None:
     """Fold an artifact into its base: a plain transformers model that needs no ftplug.
 
+    It is read back and asked what the artifact's probe asks: other answers are refused.
+
     Example: ftplug merge org/my-adapter --to merged
     """
-    from ftplug.artifacts.merged_model import merge_artifact
+    from ftplug.artifacts.merged_model import merged
 
-    target = merge_artifact(artifact, to, base=base, revision=revision)
-    size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
-    typer.echo(f"{target}: a plain model of {size:,} bytes; from_pretrained reads it")
+    done = merged(artifact, to, base=base, revision=revision)
+    typer.echo(f"{done.folder}: a plain model of {done.bytes:,} bytes; from_pretrained reads it")
+    typer.echo(done.effect)
 
 
 @app.command()

@@ -72,6 +72,18 @@ StartFrom = Annotated[
         help="Continue from this artifact (folder or org/name); its method is the default.",
     ),
 ]
+RequireSignature = Annotated[
+    bool,
+    typer.Option("--require-signature", help="Refuse it unless somebody known here has signed it."),
+]
+Trusted = Annotated[
+    Path | None,
+    typer.Option(
+        "--trusted",
+        metavar="FILE_OR_DIR",
+        help="Keys of which one must have signed it: trusted_keys, a .pub, or a folder of them.",
+    ),
+]
 Seed = Annotated[
     int | None,
     typer.Option("--seed", min=0, help="Seed of fresh tensors, order and dropout."),

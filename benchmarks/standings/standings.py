@@ -4,6 +4,9 @@
     python benchmarks/standings/standings.py chat      # hours
     python benchmarks/standings/standings.py --render  # the page, from what is kept
 
+Rates are searched within a budget that is never reached: of each candidate those that are behind
+after an epoch are cut short.
+
 What came out is kept beside this file, in ``demo.json`` and ``chat.json``; the comparisons' folders
 lie in ``--folder``, and are not kept.
 """
@@ -64,6 +67,7 @@ LEFT_OUT = {
     "trunk-cache": "trains nothing",
 }
 BASELINE = "full"
+BUDGET = 24 * 60  # minutes
 
 ON_CHATS = (
     "lora",
@@ -89,34 +93,37 @@ def left_out(name: str, cls: type) -> str:
     return LEFT_OUT.get(name) or str(getattr(cls, "refused", ""))
 
 
-def command(part: str, folder: Path) -> list[str]:
+def command(part: str, folder: Path, jobs: int) -> list[str]:
     """Return the comparison of a part, from the options on."""
     if part == "demo":
-        tries, more = on_sentences(), ["--seeds", "3", "--baseline", BASELINE]
+        tries, more = on_sentences(), ["--seeds", "3", "--budget-minutes", str(BUDGET)]
         script: list[str] = []
     else:
         tries, more = list(ON_CHATS), ["--seeds", "2", "--lr", "3e-4,3e-3"]
-        more += ["--baseline", BASELINE]
         script = ["--", str(HERE / "chat.py"), "--model", str((folder / "smollm2").resolve())]
     tried = [word for text in tries for word in ("--try", text)]
-    return [*tried, *more, "--out", str(folder / part), *script]
+    more += ["--baseline", BASELINE, "--jobs", str(jobs), "--out", str(folder / part)]
+    return [*tried, *more, *script]
 
 
-def compare(part: str, folder: Path) -> None:
+def compare(part: str, folder: Path, jobs: int) -> None:
     """Run a comparison, or go on with it; keep what came out."""
-    subprocess.run([sys.executable, "-m", "ftplug", "compare", *command(part, folder)], check=True)
-    keep(part, folder / part)
+    options = command(part, folder, jobs)
+    subprocess.run([sys.executable, "-m", "ftplug", "compare", *options], check=True)
+    keep(part, folder / part, jobs)
 
 
-def keep(part: str, folder: Path) -> None:
+def keep(part: str, folder: Path, jobs: int) -> None:
     """Keep a comparison's conclusions, and the figures of its candidates."""
     summary, results = Summary.read(folder), ended.read_results(folder / ended.FILE)
     found = {
         "summary": dataclasses.asdict(summary),
         "candidates": [row_of(row) for row in rows(summary, results)],
         "cells": len(results),
-        "failed": {r.candidate: r.reason for r in results if r.status != "finished"},
-        "on": where(),
+        "failed": {
+            r.candidate: r.reason for r in results if r.status not in ("finished", "pruned")
+        },
+        "on": where(jobs),
     }
     text = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
     (HERE / f"{part}.json").write_text(text, encoding="utf-8")
@@ -146,11 +153,11 @@ def row_of(row: Any) -> dict[str, Any]:
     }
 
 
-def where() -> dict[str, Any]:
-    """Say when this was measured, and on what."""
+def where(jobs: int) -> dict[str, Any]:
+    """Say when this was measured, and on what: with ``jobs`` cells at a time."""
     versions = {name: version(name) for name in PACKAGES}
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
-    machine = f"{os.cpu_count()} cores ({platform.machine()}), no GPU"
+    machine = f"{os.cpu_count()} cores ({platform.machine()}), no GPU, {jobs} at a time"
     return {"date": date, "machine": machine, "python": platform.python_version()} | versions
 
 
@@ -195,10 +202,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("parts", nargs="*", choices=["demo", "chat"], help="demo, chat")
     parser.add_argument("--render", action="store_true", help="write the page alone")
     parser.add_argument("--folder", type=Path, default=Path(".standings"))
+    parser.add_argument("--jobs", type=int, default=1, help="cells at a time")
     options = parser.parse_args(arguments)
     if not options.render:
         for part in options.parts or ("demo", "chat"):
-            compare(part, options.folder)
+            compare(part, options.folder, options.jobs)
     PAGE.write_text(render(TEMPLATE.read_text(encoding="utf-8")), encoding="utf-8")
 
 

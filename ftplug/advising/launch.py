@@ -12,7 +12,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from ftplug.advising.report import Report, look_at
 from ftplug.errors import FtplugError
 from ftplug.frames import trainer_in_construction
-from ftplug.training.script import Launch, write_report
+from ftplug.training.running.reporting import write_report
+from ftplug.training.script import Launch
 
 if TYPE_CHECKING:
     from transformers import Trainer

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from ftplug.artifacts.effects import in_words
+from ftplug.artifacts.effects.entry import in_words
 from ftplug.entry_points import the_one
 from ftplug.errors import PluginError, one_line
 

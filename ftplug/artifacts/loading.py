@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from os.path import isfile
 from pathlib import Path
@@ -19,13 +19,14 @@ from ftplug.artifacts.checkpoint import (
     what_differs,
 )
 from ftplug.artifacts.contents import Contents
+from ftplug.artifacts.effects.checking import probe_in, require_effect
 from ftplug.artifacts.manifest import MANIFEST, Manifest, read_manifest
 from ftplug.artifacts.methods import check_scales, methods_of
 from ftplug.artifacts.registries import artifact_folder, installed_registry, registry
 from ftplug.artifacts.saving import take_over_saving
 from ftplug.artifacts.strangers.bounded import Limit, bounded
 from ftplug.artifacts.strangers.patterns import check_names, check_patterns
-from ftplug.artifacts.tensors import check_finite, check_tensors, copy_tensors
+from ftplug.artifacts.tensors import check_finite, check_tensors, copy_tensors, taken_back
 from ftplug.artifacts.view import view_of
 from ftplug.attaching.attachment import Attachment, attachment_of, prepare, require_attachment
 from ftplug.attaching.holders import no_longer_holds
@@ -49,6 +50,9 @@ def load(
     revision: str | None = None,
     force: bool = False,
     allow_pickle: bool = False,
+    check_effect: bool = True,
+    require_signature: bool = False,
+    trusted: str | os.PathLike[str] | None = None,
 ) -> nn.Module:
     """Put an artifact on its base model, in place, and return the model.
 
@@ -58,6 +62,13 @@ def load(
     a weightless copy of the model: where anything is wrong an :class:`ArtifactError` or
     :class:`RegistryError` is raised and the model is untouched. ``force=True`` loads onto a base
     whose weights differ from those the artifact was trained on, and NaN or infinite values.
+    ``require_signature=True`` refuses one that nobody has signed who is known here; ``trusted`` is
+    a file or folder of keys of which one must have signed.
+
+    One input of the artifact's probe, where it has one, is then asked again: answers without any
+    effect of the method, or certainly others in the dtype that it was saved in, are refused as
+    well, and the model given back; what is less certain is warned about. ``check_effect=False``
+    does not ask (nor is a quantized, offloaded or meta base asked).
 
     A PEFT adapter that ftplug did not make has no manifest: that is warned about, and the model is
     wrapped as ``PeftModel.from_pretrained`` does; ``allow_pickle=True`` accepts pickled weights.
@@ -68,10 +79,16 @@ def load(
         raise ArtifactError(f"load: the base is a model, an id or a folder, not {base!r}")
     if not isinstance(artifact, str | os.PathLike):
         raise ArtifactError(f"load: the artifact is a folder or org/name, not {artifact!r}")
-    directory = artifact_folder(artifact, revision, allow_pickle=allow_pickle)
+    directory = artifact_folder(
+        artifact,
+        revision,
+        allow_pickle=allow_pickle,
+        require_signature=require_signature,
+        trusted=trusted,
+    )
     if is_plain(directory):
         return registry().load_plain(base, directory, allow_pickle=allow_pickle, force=force)
-    manifest, read = _opened(directory)
+    manifest, contents = _opened(directory)
     methods = methods_of(manifest, directory)  # before a base is read, which takes long
     model = base if isinstance(base, nn.Module) else base_model(base, manifest, directory)
     if (attachment := attachment_of(model)) is not None:
@@ -92,7 +109,8 @@ def load(
         check_patterns(patterns, model, directory)
     rehearsal = weightless_copy(model)
     plan = _rehearsed(rehearsal, methods, context, manifest, directory)
-    tensors = read(rehearsal)
+    probe = probe_in(contents) if check_effect else None
+    tensors = _tensors(rehearsal, contents, manifest)
     check_tensors(rehearsal, plan, tensors, directory)
     if not force:
         check_finite(rehearsal, tensors, directory, but=dict(model.named_buffers()).keys())
@@ -101,6 +119,8 @@ def load(
         changed = structure.set_pipeline(model, manifest.model.get("pipeline"))
         attached = _prepared(model, methods, context, manifest, directory)
         copy_tensors(model, attached.plan, tensors)
+        with taken_back(model, attached.plan, tensors):
+            require_effect(model, probe, directory, force=force)
     if changed:
         logger.warning("%s: the base now has what it was trained with: %s", directory, changed)
     return model.eval()
@@ -123,7 +143,7 @@ def _rehearsed(
 def continue_from(model: nn.Module, artifact: str | os.PathLike[str]) -> None:
     """Give a model that carries a method the values of an artifact of the same method."""
     directory = artifact_folder(artifact)
-    manifest, read = _opened(directory)
+    manifest, contents = _opened(directory)
     attached = require_attachment(model)
     if not attached.host.same_methods(manifest.methods):
         then, now = what_differs(manifest.methods, attached.host.spec())
@@ -132,9 +152,12 @@ def continue_from(model: nn.Module, artifact: str | os.PathLike[str]) -> None:
             "settings to continue"
         )
     require_same_base(model, manifest, directory)
-    tensors = read(model)
+    probe = probe_in(contents)
+    tensors = _tensors(model, contents, manifest)
     check_tensors(model, attached.plan, tensors, directory)
     copy_tensors(model, attached.plan, tensors)
+    with taken_back(model, attached.plan, tensors):
+        require_effect(model, probe, directory, force=False)
 
 
 def manifest_of(directory: Path) -> Manifest:
@@ -150,20 +173,20 @@ def is_plain(directory: Path) -> bool:
     return known is not None and known.is_plain(directory)
 
 
-def _opened(directory: Path) -> tuple[Manifest, Callable[[nn.Module], dict[str, Tensor]]]:
-    """Return manifest and reader of an artifact, or of a training checkpoint."""
+def _opened(directory: Path) -> tuple[Manifest, Contents]:
+    """Return manifest and files of an artifact, or of a training checkpoint."""
     manifest = manifest_of(directory)
-    contents = manifest.verify_files(directory, tensors_later=True)
+    return manifest, manifest.verify_files(directory, tensors_later=True)
 
-    def read(model: nn.Module) -> dict[str, Tensor]:
-        if STATE_WEIGHTS in manifest.files:
-            tensors = contents.tensor_file(STATE_WEIGHTS).tensors
-        else:
-            tensors = _artifact_tensors(model, contents, manifest)
-        contents.finish()
-        return tensors
 
-    return manifest, read
+def _tensors(model: nn.Module, contents: Contents, manifest: Manifest) -> dict[str, Tensor]:
+    """Read what was trained, for a model that is prepared; all files have been checked then."""
+    if STATE_WEIGHTS in manifest.files:
+        tensors = contents.tensor_file(STATE_WEIGHTS).tensors
+    else:
+        tensors = _artifact_tensors(model, contents, manifest)
+    contents.finish()
+    return tensors
 
 
 def _artifact_tensors(

@@ -21,9 +21,20 @@ class Registry(Protocol):
     """What an entry point of ``ftplug.registries`` leads to: an object with these functions."""
 
     def pull(
-        self, repo_id: str, revision: str | None = None, *, allow_pickle: bool = False
+        self,
+        repo_id: str,
+        revision: str | None = None,
+        *,
+        allow_pickle: bool = False,
+        require_signature: bool = False,
+        trusted: str | os.PathLike[str] | None = None,
     ) -> Path:
-        """Return the local folder of a verified artifact."""
+        """Return the local folder of a verified artifact, signed where that is asked for."""
+
+    def require_signature(
+        self, directory: Path, *, trusted: str | os.PathLike[str] | None = None
+    ) -> None:
+        """Refuse a folder that nobody has signed who is trusted here."""
 
     def push(self, directory: str | Path, repo_id: str, **options: Any) -> Any:
         """Publish an artifact folder."""
@@ -62,14 +73,36 @@ def registry() -> Registry:
 
 
 def artifact_folder(
-    artifact: str | os.PathLike[str], revision: str | None = None, *, allow_pickle: bool = False
+    artifact: str | os.PathLike[str],
+    revision: str | None = None,
+    *,
+    allow_pickle: bool = False,
+    require_signature: bool = False,
+    trusted: str | os.PathLike[str] | None = None,
 ) -> Path:
-    """Return the folder of an artifact: a local one as it is, ``org/name`` pulled and verified."""
+    """Return the folder of an artifact: a local one as it is, ``org/name`` pulled and verified.
+
+    ``require_signature``, or keys that are ``trusted``, refuse it without a signature that counts.
+    """
+    demanded = require_signature or trusted is not None
+    more: dict[str, Any] = {"trusted": trusted} if demanded else {}
     if is_published(artifact, revision):
-        return registry().pull(str(artifact), revision, allow_pickle=allow_pickle)
+        more |= {"require_signature": True} if demanded else {}
+        return registry().pull(str(artifact), revision, allow_pickle=allow_pickle, **more)
     folder = Path(artifact)
     require_whole(folder)  # half of another artifact may look like an adapter of peft's
+    if demanded:
+        registry().require_signature(folder, **more)
     return folder
+
+
+def signed_start(start_from: str | None, required: bool, trusted: Path | None) -> str | None:
+    """Return what ``ftplug run --from`` continues: where that is asked for, signed, as a folder."""
+    if not required and trusted is None:
+        return start_from
+    if start_from is None:
+        raise ArtifactError("--require-signature and --trusted go with the artifact --from")
+    return str(artifact_folder(start_from, require_signature=True, trusted=trusted).resolve())
 
 
 def is_published(artifact: str | os.PathLike[str], revision: str | None = None) -> bool:

@@ -10,12 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ftplug.artifacts import effects
 from ftplug.artifacts.author import checked_author, merged_author
 from ftplug.artifacts.card import CARD, CARD_PICTURES, bare_card, card_files, is_generated
 from ftplug.artifacts.digests import FileEntry, file_entry
+from ftplug.artifacts.effects import entry as effects
 from ftplug.artifacts.json_values import json_values
 from ftplug.artifacts.manifest import MANIFEST, Manifest, make_manifest, read_manifest
+from ftplug.artifacts.signatures import refuse_signed, signatures_in
 from ftplug.artifacts.tensors import gathered_tensors, refuse_empty_in, write_tensors
 from ftplug.attaching.attachment import (
     ADAPTERS,
@@ -73,6 +74,9 @@ def save(
     obsolete = earlier.weight_files() if earlier else set()
     if _has_generated_card(target):
         obsolete |= CARD_PICTURES
+    if signed := signatures_in(target):
+        obsolete |= signed
+        logger.warning("%s was signed: what is saved over it is not: sign it anew", target)
     with stated_write_errors(target), staged(target, last=MANIFEST, obsolete=obsolete) as stage:
         with with_own_use_cache(inner, attached.base.use_cache):
             written = _write_weights(inner, attached, tensors, stage)
@@ -204,6 +208,7 @@ def annotate(
     with stated_write_errors(target):
         finish_interrupted(target)
     manifest = read_manifest(target)
+    refuse_signed(target, "cannot be annotated")
     manifest = replace(
         manifest,
         training=manifest.training | json_values(training or {}),
@@ -229,6 +234,7 @@ def list_anew(directory: Path) -> None:
     later = {n: p for n, p in paths.items() if p.is_file() and p.stat().st_mtime_ns >= since}
     files = manifest.files | {name: file_entry(path) for name, path in later.items()}
     if files != manifest.files:
+        refuse_signed(directory, "its files changed")
         text = replace(manifest, files=files).text()
         with stated_write_errors(directory):
             replace_file(directory / MANIFEST, text.encode("utf-8"))

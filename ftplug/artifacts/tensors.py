@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -106,6 +107,18 @@ def copy_tensors(model: nn.Module, plan: Plan, tensors: dict[str, Tensor]) -> No
     except BaseException:
         for name in reversed(exchanged):
             write_part(live[name], tensors[name])
+        raise
+
+
+@contextmanager
+def taken_back(model: nn.Module, plan: Plan, before: Mapping[str, Tensor]) -> Iterator[None]:
+    """Give a model the values it had before :func:`copy_tensors`, where the block fails."""
+    try:
+        yield
+    except BaseException:
+        live = saved_tensors(model, plan)
+        for name, tensor in before.items():
+            write_part(live[name], tensor)
         raise
 
 

@@ -99,6 +99,18 @@ def low_suggested_high(methods: Sequence[Method]) -> LearningRate | None:
     return next((rates for one in methods if (rates := one.suggested_learning_rate())), None)
 
 
+def searched_rates(methods: Sequence[Method]) -> tuple[float, ...]:
+    """Return the learning rates to search, the likeliest first.
+
+    Of methods that suggest none a decade each way: from 1e-3 where they add few parameters, from
+    5e-5 where the base itself trains. A script's own rate fits what it trained before, at best.
+    """
+    if known := low_suggested_high(methods):
+        return tuple(dict.fromkeys((known.suggested, known.low, known.high)))
+    first = 1e-3 if any(method.kind == "structure" for method in methods) else 5e-5
+    return (first, first / 10, first * 10)
+
+
 def _texts(settings: Sequence[str]) -> dict[str, str]:
     texts: dict[str, str] = {}
     for setting in settings:

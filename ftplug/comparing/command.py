@@ -225,10 +225,12 @@ def _show(compared: Compared, *, as_json: bool) -> None:
     if as_json:
         typer.echo((folder.path / FILE).read_text(encoding="utf-8"), nl=False)
         return
-    from ftplug.comparing.report.table import terminal_table
+    from ftplug.comparing.report.table import notes, terminal_table
 
     console = Console(highlight=False)
     console.print(terminal_table(finished.summary, folder.results))
+    for line in notes(finished.summary):
+        typer.echo(line)
     typer.echo(f"report: {finished.report}")
     if finished.best is not None:
         typer.echo(f"winner: {finished.best} (ftplug push {finished.best} REPO_ID publishes it)")

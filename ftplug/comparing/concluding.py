@@ -20,6 +20,9 @@ Finished = Mapping[str, Sequence[Result]]
 ONE_SEED = "one seed: how much seeds vary is unknown, so nothing is better, worse or equivalent"
 SAME_SET = "chosen and measured on the same set"
 SAME_START = "seeds vary order and dropout only"
+COULD_CACHE = (
+    "+trunk-cache would run its frozen layers once for each example, in all cells, without dropout"
+)
 
 
 def conclude(comparison: Comparison, results: Sequence[Result], directory: Path) -> Summary:
@@ -75,6 +78,8 @@ def _describe(
     starts = [cell.fresh for cell in finished]
     if len(starts) > 1 and starts[0] is not None and len(set(starts)) == 1:
         judged.notes.append(SAME_START)
+    if any(cell.could_cache for cell in finished):
+        judged.notes.append(COULD_CACHE)
     return judged
 
 

@@ -24,7 +24,7 @@ Status = Literal["finished", "pruned", "diverged", "failed", "out_of_memory"]
 class Cell:
     """One run of the script: a candidate, as given, at a learning rate with a seed.
 
-    ``lr`` is None where no method of the candidate suggests one: the script's own counts.
+    ``lr`` is None for the script's own: suggested rates are asked for, and its methods have none.
     """
 
     candidate: str
@@ -51,6 +51,7 @@ class Result:
     Sizes are in bytes, times in seconds; ``seconds`` is the whole life of the cell's process.
     ``outcomes`` is a path relative to the comparison's folder, or None, and ``no_outcomes`` says
     why. ``fresh`` is a digest of the values that fresh tensors (a head, an adapter) began with.
+    ``could_cache``: ``trunk-cache`` would fit beside its methods.
     ``forgetting`` is the mean KL divergence to the base's answers per token, in nats, for language
     models.
     """
@@ -82,6 +83,7 @@ class Result:
     outcomes: str | None = None
     no_outcomes: str | None = None
     fresh: str | None = None
+    could_cache: bool = False
     methods: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 

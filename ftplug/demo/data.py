@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import random
 import re
 from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from typing import NamedTuple
 
+SOURCE = "ftplug.demo"  # as a manifest names these sentences
 NAME = "UCI Sentiment Labelled Sentences"
 LABELS = {0: "negative", 1: "positive"}
 TEST_ROWS, TRAIN_ROWS, VALIDATION_ROWS = 597, 1000, 400
@@ -70,6 +72,12 @@ def split(
         validation=shuffled[end : end + validation],
         test=shuffled[:test],
     )
+
+
+def digest(sentences: Iterable[Sentence]) -> str:
+    """Return the sha256 of sentences with their labels, in their order."""
+    lines = "".join(f"{sentence.label}\t{sentence.text}\n" for sentence in sentences)
+    return hashlib.sha256(lines.encode("utf-8")).hexdigest()
 
 
 def majority_accuracy(part: Split) -> float:

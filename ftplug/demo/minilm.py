@@ -44,6 +44,12 @@ def model_directory() -> Path:
     return directory
 
 
+def installed(base_id: str | None) -> Path | None:
+    """Return the folder of a base, where it is the demo's and its package is installed here."""
+    here = importlib.util.find_spec(MODULE) is not None
+    return model_directory() if base_id == HUB_ID and here else None
+
+
 def load_base() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return MiniLM with a fresh two-class head drawn from torch's generator, and its tokenizer."""
     directory = model_directory()

@@ -130,6 +130,7 @@ def _save(
     ``scores`` are those of the trained model (``after``) and what to compare them with.
     """
     from ftplug.artifacts.saving import save
+    from ftplug.training.facts.evaluation import EVALUATION
     from ftplug.training.record import training_facts
 
     named = {
@@ -139,6 +140,7 @@ def _save(
     facts = training_facts(trainer, trainer.ftplug.measured)  # type: ignore[attr-defined]
     facts["data"] |= {"dataset": data.NAME, "test_rows": len(held_out.sentences)}
     facts["metrics"] |= named.pop("after")
+    facts[EVALUATION] = _evaluation(held_out)
     facts["baselines"] = _merged(facts.get("baselines", {}), named)
     model: Any = trainer.model
     known = model.config._name_or_path == minilm.HUB_ID
@@ -149,6 +151,19 @@ def _save(
         author={"license": minilm.LICENSE} if known else None,
         processing_class=held_out.reader.tokenizer,
     )
+
+
+def _evaluation(held_out: HeldOut) -> dict[str, Any]:
+    """Return how the held-out scores can be measured again."""
+    from ftplug.training.facts.evaluation import ACCURACY, F1
+
+    sentences, most = held_out.sentences, held_out.reader.max_length
+    return {
+        "rows": len(sentences),
+        "metrics": {"test_accuracy": ACCURACY, "test_f1": F1},
+        "data": {"source": data.SOURCE, "split": "test", "sha256": data.digest(sentences)},
+        "preprocessing": {"text": ["text"], "label": "label", "max_length": most},
+    }
 
 
 def _merged(

@@ -1,9 +1,10 @@
-"""One run at a time writes its checkpoints into a folder."""
+"""One run at a time writes its checkpoints into a folder, one process at a time its settings."""
 
 from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +34,29 @@ def claimed(directory: Path) -> Iterator[None]:
     finally:
         if descriptor is not None:
             os.close(_HELD.pop(place))
+
+
+@contextmanager
+def awaited(directory: Path, seconds: float = 30.0) -> Iterator[None]:
+    """Hold a folder against every other thread and process here, once it is free.
+
+    Raises :class:`ArtifactError` where it is still held after ``seconds``.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            descriptor = _lock(directory.resolve())
+            break
+        except ArtifactError:
+            if time.monotonic() > deadline:
+                raise ArtifactError(f"{directory}: another process holds it: try again") from None
+            time.sleep(0.01)
+    try:
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def _lock(directory: Path) -> int | None:

@@ -13,6 +13,7 @@ from typing import Any
 from ftplug.errors import MethodError
 from ftplug.training import history
 from ftplug.training.dataset import data_facts, majority_share, other_data_facts
+from ftplug.training.facts.evaluation import evaluation_facts
 
 OTHER = "metrics_on_other_data"  # the name of that fact
 _LOGGED_BY_THE_TRAINER = {"loss", "grad_norm", "learning_rate", "epoch", "step"}
@@ -35,7 +36,7 @@ class Measurements:
     Seconds spent in ``train()``, summed over calls; the best checkpoint's step and the length of
     the log when it was restored; what was evaluated before the first step; the names of what
     methods logged. ``earlier`` is what earlier calls of ``train()`` took of the same model, and
-    ``last`` what the one that ended last did.
+    ``last`` what the one that ended last did. ``script``: of ``ftplug run``.
     """
 
     seconds: float = 0.0
@@ -47,6 +48,7 @@ class Measurements:
     is_elsewhere: bool = False  # while other data are evaluated on
     earlier: history.Taken = field(default_factory=history.Taken)
     last: history.Taken | None = None
+    script: dict[str, Any] = field(default_factory=dict)
     waiting: dict[str, float] = field(default_factory=dict)  # logged by methods since the last log
 
     def log(self, scalars: Mapping[str, float]) -> None:
@@ -182,6 +184,8 @@ def training_facts(trainer: Any, measured: Measurements) -> dict[str, Any]:
         "metrics": metrics,
         "baselines": _baselines(trainer, measured, metrics),
         OTHER: _elsewhere(state, measured),
+        "script": measured.script,
+        "evaluation": evaluation_facts(trainer, metrics),
     }
     if measured.seconds:
         facts |= {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -25,18 +24,20 @@ from ftplug.attaching import script_adapters
 from ftplug.attaching.sharding import local_parameters
 from ftplug.base.fingerprint import sample
 from ftplug.errors import FtplugError, MethodError
-from ftplug.files.staged import replace_file, stated_write_errors
+from ftplug.files.staged import stated_write_errors
 from ftplug.frames import calling_object, trainer_in_construction
 from ftplug.host import Host
 from ftplug.method import Method
 from ftplug.training import record
 from ftplug.training.binding import FTPlugCallback, bind_at_train
 from ftplug.training.checkpoint_folder import make_output_dir
+from ftplug.training.facts.launched import script_facts
 from ftplug.training.launchers import watched_processes
 from ftplug.training.restarting.going_on import Restarts
 from ftplug.training.run import LearningRateChoice
 from ftplug.training.running.as_main import print_from_script, run_as_main
 from ftplug.training.running.dry_run import dry_run_text
+from ftplug.training.running.reporting import write_report
 from ftplug.training.running.seeding import seed_order, seed_script, seed_trainer
 from ftplug.training.running.telling import Records, told, wait_for_children
 
@@ -63,6 +64,7 @@ class Launch:
     seed: int | None = None
     seed_arg: str | None = None
     restarts: Restarts = field(default_factory=Restarts)
+    script: dict[str, Any] = field(default_factory=dict)
     callbacks: list[LaunchedCallback] = field(default_factory=list)
     trainers: int = 0
     records: Records = field(default_factory=Records)
@@ -77,6 +79,7 @@ class Launch:
         """
         # The script may change the working directory: what is relative now is relative to this one.
         report = self.report.resolve() if self.report else None
+        self.script = script_facts(command, module=module)
         if self.start_from:
             self.start_from = str(artifact_folder(self.start_from).resolve())
         if self.seed is not None:
@@ -167,6 +170,7 @@ class LaunchedCallback(FTPlugCallback):
         self.run.without_adapters = script_adapters.way_out(launch.drop_peft_config)
         self.run.told = launch.author
         self.run.restarts = launch.restarts
+        self.run.measured.script = launch.script
         self.launch = launch
         self.dry_run = launch.dry_run
         self.before: dict[str, Any] = {}
@@ -291,9 +295,3 @@ def _in_every_trainer(launch: Launch) -> Iterator[None]:
         yield
     finally:
         CallbackHandler.__init__ = before  # type: ignore[method-assign]
-
-
-def write_report(path: Path, content: dict[str, Any]) -> None:
-    """Write the report; it appears complete or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, (json.dumps(content, indent=2, default=str) + "\n").encode("utf-8"))

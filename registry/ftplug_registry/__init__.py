@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ftplug_registry.pushing.publishing import Published, push
     from ftplug_registry.searching import Found, search
     from ftplug_registry.showing import show
+    from ftplug_registry.signing.requiring import require_signature
     from ftplug_registry.verifying.verification import verify
 
 _HOME = {
@@ -26,6 +27,7 @@ _HOME = {
     "push": "pushing.publishing",
     "Found": "searching",
     "search": "searching",
+    "require_signature": "signing.requiring",
     "show": "showing",
     "verify": "verifying.verification",
 }
@@ -38,6 +40,7 @@ __all__ = [
     "load_plain",
     "pull",
     "push",
+    "require_signature",
     "round_trip",
     "search",
     "show",

@@ -11,7 +11,15 @@ from typing import Annotated
 import typer
 
 from ftplug.options import BaseId, DatasetName
-from ftplug_registry.options import AsJson, Revision, Target
+from ftplug_registry.options import (
+    AllowUnsigned,
+    AsJson,
+    RequireSignature,
+    Revision,
+    Sign,
+    Target,
+    Trusted,
+)
 from ftplug_registry.printing import (
     print_files,
     print_missing,
@@ -20,12 +28,13 @@ from ftplug_registry.printing import (
     shown,
 )
 from ftplug_registry.server.command import serve
+from ftplug_registry.signing_commands import keygen, sign, trust
 from ftplug_registry.verifying.command import verify
 
 
 def add_commands(app: typer.Typer) -> None:
-    """Add push, pull, search, show, verify and serve to the command line."""
-    for command in (push, pull, search, show, verify, serve):
+    """Add push, pull, search, show, verify, sign, keygen, trust and serve to the command line."""
+    for command in (push, pull, search, show, verify, sign, keygen, trust, serve):
         app.command()(command)
 
 
@@ -50,6 +59,7 @@ def push(
     ] = None,
     dataset_name: DatasetName = None,
     base_id: BaseId = None,
+    sign: Sign = None,
     message: Annotated[str | None, typer.Option("--message", help="Commit message.")] = None,
     overwrite_card: Annotated[
         bool, typer.Option("--overwrite-card", help="Replace a card that was edited on the Hub.")
@@ -70,6 +80,7 @@ def push(
     from ftplug_registry.contents import contents, size_of
     from ftplug_registry.hub import Hub
     from ftplug_registry.pushing.publishing import push
+    from ftplug_registry.signing.making import Signer
 
     named = named_by_author(dataset_name=dataset_name, base_id=base_id)
     said = {"notes": _text(notes), "license": license, **named}
@@ -93,6 +104,7 @@ def push(
         tag=tag,
         author=author,
         message=message,
+        sign=Signer.of(sign) if sign else None,
         overwrite_card=overwrite_card,
         announce=announce,
     )
@@ -119,6 +131,9 @@ def pull(
         bool,
         typer.Option("--allow-pickle", help="Accept pickled weights of a plain PEFT repository."),
     ] = False,
+    require_signature: RequireSignature = False,
+    trusted: Trusted = None,
+    allow_unsigned: AllowUnsigned = False,
     as_json: AsJson = False,
 ) -> None:
     """Fetch an artifact through the Hub's cache and verify it; a second time works offline.
@@ -129,15 +144,23 @@ def pull(
     """
     from ftplug.artifacts.methods import not_installed
     from ftplug_registry.pulling.fetching import snapshot
+    from ftplug_registry.signing.checking import Demand
 
     fetched = snapshot(
-        repo_id, revision, to=to, force=force, overwrite=overwrite, allow_pickle=allow_pickle
+        repo_id,
+        revision,
+        to=to,
+        force=force,
+        overwrite=overwrite,
+        allow_pickle=allow_pickle,
+        demand=Demand(trusted, require_signature, allow_unsigned),
     )
     verified = fetched.manifest is not None
     missing = list(not_installed(fetched.manifest)) if fetched.manifest is not None else []
     if as_json:
         content = {"repo_id": repo_id, "sha": fetched.sha, "path": str(fetched.path)}
         more = {"verified": verified, "files": fetched.files, "missing": missing}
+        more["signature"] = fetched.signed.known if fetched.signed else None
         typer.echo(json.dumps(content | more, indent=2))
         return
     if fetched.manifest is not None:
@@ -147,6 +170,8 @@ def pull(
         )
     else:
         typer.echo(f"{repo_id} at {fetched.sha}: a plain PEFT repository, nothing to verify it by")
+    if fetched.signed:
+        typer.echo(f"signature: {fetched.signed.known}")
     print_missing(missing)
     typer.echo(str(fetched.path))
 
@@ -214,13 +239,26 @@ def search(
         typer.echo(f"more with --page {page + 1}")
 
 
-def show(artifact: Target, revision: Revision = None, as_json: AsJson = False) -> None:
+def show(
+    artifact: Target,
+    revision: Revision = None,
+    bom: Annotated[
+        bool,
+        typer.Option("--bom", help="Print its bill of materials: CycloneDX 1.6, in JSON."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Show what an artifact is: method, base, data, metrics. Only its manifest is fetched.
 
-    Example: ftplug show org/my-adapter
-    """
-    from ftplug_registry.showing import rows, show
+    The bill of materials lists files with their hashes, the base, data, libraries and licences.
 
+    Example: ftplug show org/my-adapter --bom > my-adapter.cdx.json
+    """
+    from ftplug_registry.showing import bill_of_materials, rows, show
+
+    if bom:
+        typer.echo(bill_of_materials(artifact, revision), nl=False)
+        return
     content = show(artifact, revision)
     if as_json:
         typer.echo(json.dumps(content, indent=2))

@@ -1,4 +1,4 @@
-"""The content to publish of an artifact folder: its manifest's files and its card, nothing else.
+"""The content to publish of an artifact folder: its manifest's files, card, bill of materials.
 
 Nothing is changed in the folder: the card that names the repository is composed in memory.
 """
@@ -16,7 +16,10 @@ from ftplug.artifacts.author import checked_author, merged_author, require_base
 from ftplug.artifacts.card import CARD, CARD_PICTURES, card_files, is_generated
 from ftplug.artifacts.file_names import is_pickle
 from ftplug.artifacts.manifest import MANIFEST, Manifest, read_manifest
-from ftplug.errors import ArtifactError, RegistryError
+from ftplug.artifacts.signatures import SIGNATURES, refuse_signed, signatures_in
+from ftplug.context import logger
+from ftplug.errors import ArtifactError, FtplugError, RegistryError
+from ftplug_registry.bom.document import BOM, bom, can_make_bom
 from ftplug_registry.inspection import PICTURES, Content, inspect
 
 _LINK = re.compile(r"""!\[[^\]]*\]\(\s*<?([^)\s>]+)|<img[^>]+src=["']([^"']+)""", re.IGNORECASE)
@@ -32,6 +35,7 @@ def contents(
 ) -> dict[str, Content]:
     """Return what is published, by its name in the repository.
 
+    A signed artifact is published as it was signed: nothing is added to its manifest.
     ``author`` is what the author says (``notes``, ``license`` …); it goes into manifest and card.
     ``strays=True`` leaves files of other kinds where they are, as a Trainer's output folder has
     them; otherwise they are refused. Raises :class:`ArtifactError` for an altered artifact,
@@ -40,18 +44,26 @@ def contents(
     """
     manifest = read_manifest(directory)
     manifest.verify_files(directory)
-    manifest = _completed(manifest, author, base_license)
-    manifest = dataclasses.replace(manifest, card=None)
-    listed = {name: directory / name for name in manifest.files}
-    card = _card(directory, manifest, repo_id, told=bool(author))
-    if isinstance(written := card[CARD], Path):
-        manifest = dataclasses.replace(manifest, card=card_digest(written.read_bytes()))
-    files: dict[str, Content] = {**listed, MANIFEST: manifest.text().encode(), **card}
+    listed: dict[str, Content] = {name: directory / name for name in manifest.files}
+    if signed := signatures_in(directory):
+        if author:
+            refuse_signed(directory, "what is said of it now cannot be added")
+        card = _card(directory, manifest, repo_id, told=False) | _as_signed(directory)
+        text = (directory / MANIFEST).read_bytes()
+    else:
+        manifest = _completed(manifest, author, base_license)
+        manifest = dataclasses.replace(manifest, card=None)
+        card = _card(directory, manifest, repo_id, told=bool(author))
+        if isinstance(written := card[CARD], Path):
+            manifest = dataclasses.replace(manifest, card=card_digest(written.read_bytes()))
+        card |= _bill_of_materials(directory, manifest, repo_id)
+        text = manifest.text().encode()
+    files: dict[str, Content] = {**listed, MANIFEST: text, **card}
     if not strays:
         _refuse_strays(directory, files)
     for name, content in sorted(files.items()):
         inspect(directory, name, content)
-    return files
+    return files | {name: directory / name for name in signed}
 
 
 def card_digest(content: bytes) -> str:
@@ -107,9 +119,26 @@ def _card(directory: Path, manifest: Manifest, repo_id: str, *, told: bool) -> d
     return {CARD: path, **{name: p for name, p in pictures.items() if p.is_file()}}
 
 
+def _as_signed(directory: Path) -> dict[str, Content]:
+    """Return the pictures and the bill of materials of a signed artifact as they were signed."""
+    names = (*CARD_PICTURES, BOM)
+    return {name: directory / name for name in names if (directory / name).is_file()}
+
+
+def _bill_of_materials(directory: Path, manifest: Manifest, repo_id: str) -> dict[str, Content]:
+    """Return the bill of materials, made anew."""
+    if not can_make_bom():
+        return {}
+    try:
+        return {BOM: bom(manifest, repo_id).encode()}
+    except FtplugError as error:  # it is an addition: without it the artifact is whole
+        logger.warning("%s: published without a bill of materials: %s", directory, error)
+        return {}
+
+
 def _refuse_strays(directory: Path, files: Mapping[str, Content]) -> None:
     """Name what is in the folder and belongs to nothing."""
-    known = {*files, CARD, *CARD_PICTURES}  # an old picture is no stray
+    known = {*files, CARD, *CARD_PICTURES, *SIGNATURES, BOM}  # an old picture is no stray
     strays = [name for name in _files_in(directory) if name not in known]
     if strays:
         pickles = [name for name in strays if is_pickle(name)]

@@ -11,6 +11,7 @@ from ftplug.cli import printable
 
 if TYPE_CHECKING:
     from ftplug_registry.pushing.publishing import Published
+    from ftplug_registry.signing.checking import Signed
 
 _WIDEST = 400  # characters of a cell
 
@@ -34,6 +35,14 @@ def print_missing(missing: Iterable[str]) -> None:
     """Print which methods are not installed."""
     for said in missing:
         typer.echo(f"to load it, this is needed: {said}")
+
+
+def print_signature(signed: Signed | None) -> None:
+    """Print who signed an artifact, if anybody has, after that was verified."""
+    if signed:
+        typer.echo(f"signature: {shown(signed.said())}")
+    if signed and signed.provenance:
+        typer.echo("provenance: the run's facts are signed as well, by the same key")
 
 
 def shown(text: str) -> str:

@@ -7,15 +7,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ftplug.artifacts.effects import in_words
-from ftplug.artifacts.manifest import Manifest, read_manifest
+from ftplug.artifacts.effects.entry import in_words
+from ftplug.artifacts.manifest import MANIFEST, Manifest, read_manifest
 from ftplug.artifacts.methods import methods_of, writer
 from ftplug.artifacts.registries import is_published
 from ftplug.errors import FtplugError
 from ftplug.method import settings_to_show
+from ftplug_registry.bom.document import bom
 from ftplug_registry.card.metadata import weights
 from ftplug_registry.hub import Hub
-from ftplug_registry.pulling.fetching import manifest_at
+from ftplug_registry.pulling.fetching import signed_manifest_at
+from ftplug_registry.signing.checking import Demand, Signed, check_artifact
 
 
 def show(
@@ -24,8 +26,10 @@ def show(
     """Return the manifest of a folder or of ``org/name`` as JSON values, and where it came from.
 
     ``installed`` tells whether every method of it can be loaded here; ``missing`` says what not.
+    ``signature`` is who signed the manifest, verified; None without a signature. The other files
+    are not looked at: that is for ``verify``.
     """
-    manifest, where, sha = _located(artifact, revision, hub=hub)
+    manifest, where, sha, signed = _located(artifact, revision, hub=hub)
     try:
         methods_of(manifest, Path(where))
         missing = None
@@ -36,19 +40,38 @@ def show(
         "sha": sha,
         "installed": missing is None,
         "missing": missing,
+        "signature": signed.as_json() | {"said": signed.said()} if signed else None,
         "bytes": sum(entry["size"] for entry in manifest.files.values()),
         **asdict(manifest),
     }
 
 
-def _located(
+def bill_of_materials(
     artifact: str | Path, revision: str | None = None, *, hub: Hub | None = None
-) -> tuple[Manifest, str, str | None]:
-    """Return manifest, name and, for a repository, commit sha."""
+) -> str:
+    """Return CycloneDX 1.6 as JSON, of the manifest of a folder or of ``org/name``.
+
+    No plugin is imported. Raises :class:`FtplugError` where the extra ``[bom]`` is not installed.
+    """
+    manifest, where, sha, _ = _located(artifact, revision, hub=hub, plugins=False)
+    return bom(manifest, where if sha else None)
+
+
+def _located(
+    artifact: str | Path,
+    revision: str | None = None,
+    *,
+    hub: Hub | None = None,
+    plugins: bool = True,
+) -> tuple[Manifest, str, str | None, Signed | None]:
+    """Return manifest, name, for a repository commit sha, and who signed the manifest."""
     if not is_published(artifact, revision):
-        return read_manifest(Path(artifact)), str(artifact), None
-    manifest, sha = manifest_at(str(artifact), revision, hub)
-    return manifest, str(artifact), sha
+        folder = Path(artifact)
+        manifest = read_manifest(folder, plugins=plugins)
+        signed = check_artifact(folder, [MANIFEST], manifest, demand=Demand())
+        return manifest, str(artifact), None, signed
+    manifest, sha, signed = signed_manifest_at(str(artifact), revision, hub)
+    return manifest, str(artifact), sha, signed
 
 
 def rows(content: dict[str, Any]) -> list[tuple[str, str]]:
@@ -80,6 +103,7 @@ def rows(content: dict[str, Any]) -> list[tuple[str, str]]:
         *_elsewhere(training.get("metrics_on_other_data")),
         ("Training", _pairs(training.get("hyperparameters"))),
         ("Hardware", training.get("hardware")),
+        ("Signature", (content.get("signature") or {}).get("said")),
         ("Files", f"{len(content['files'])}, {content['bytes']:,} bytes"),
         ("Not usable here", content["missing"]),
     ]

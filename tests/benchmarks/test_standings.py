@@ -42,7 +42,7 @@ def test_what_is_kept_is_what_the_page_shows(tmp_path, monkeypatch):
     cells = [Result(r.candidate, r.lr, 0, "finished", peak_rss=2**20) for r in reversed(rows)]
     (tmp_path / "results.jsonl").write_text("".join(f"{to_line(cell)}\n" for cell in cells))
     monkeypatch.setattr(standings, "HERE", tmp_path)
-    standings.keep("demo", tmp_path)
+    standings.keep("demo", tmp_path, 1)
     page = standings.render(standings.TEMPLATE.read_text(encoding="utf-8"))
     lines = [line for line in page.splitlines() if line.startswith("| `")]
     assert [line.split(" | ")[0] for line in lines] == ["| `full`", "| `ia3`"]  # best first

@@ -233,3 +233,17 @@ def test_real_minilm_learns_a_little(tmp_path):
     assert result.accuracy > 0.6 > result.majority_accuracy
     assert (result.reloaded_agree, result.reloaded_logit_difference) == (64, 0)
     assert "/" not in (tmp_path / "artifact/ftplug.json").read_text().replace(minilm.HUB_ID, "")
+
+
+def test_its_scores_are_met_where_they_are_measured_again(run, tiny_base, tiny_parts, tmp_path):
+    from ftplug_registry.verifying.rerun import require_met, rerun
+
+    result, _ = run
+    tiny_base()[0].save_pretrained(tmp_path / "base")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "split", lambda sentences: tiny_parts)
+        found = rerun(Path(result.artifact), tmp_path / "base")
+    require_met(found, "it")
+    assert found.rows == 30
+    measured = {name: one.measured for name, one in found.metrics.items()}
+    assert measured == pytest.approx({"test_accuracy": result.accuracy, "test_f1": result.f1})

@@ -39,6 +39,8 @@ NAMES = [
     "rtl\u202eexe",
 ]
 
+PROBE = "ftplug_probe.safetensors"
+
 Mutation = Callable[[Path, random.Random], str]
 
 
@@ -56,7 +58,8 @@ def _manifest(folder: Path) -> dict[str, Any]:
 
 def _weights(folder: Path) -> str:
     if (folder / "ftplug.json").is_file():
-        return next(name for name in _manifest(folder)["files"] if name.endswith(".safetensors"))
+        listed = _manifest(folder)["files"]
+        return next(n for n in listed if n.endswith(".safetensors") and n != PROBE)
     return next(path.name for path in folder.glob("*.safetensors"))
 
 

@@ -18,6 +18,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from ftplug.comparing.measuring import metrics as named
 from ftplug.comparing.measuring.ending import Ended
 from ftplug.comparing.measuring.evaluations import Evaluation
+from ftplug.comparing.measuring.hints import could_cache
 from ftplug.comparing.measuring.sizes import Batches, batch_rows, fresh_digest
 from ftplug.frames import trainer_in_construction
 
@@ -105,6 +106,7 @@ class Watching(TrainerCallback):
             "methods": attached.host.spec(),
             "trained_parameters": attached.plan.trained_count(model),
             "total_parameters": attached.base.total,
+            "could_cache": could_cache(self.run, state.num_train_epochs),
         }
         self.is_training = True
         self.timed.began = time.perf_counter()

@@ -25,9 +25,13 @@ def answer(summary: Summary) -> str:
     if best.verdict == "worse":
         return f"{name}{at} ({mean}) is chosen, but worse than {against}: {how_sure}."
     why = "; ".join(open_because(best))
+    # Rates and the winner are chosen there: on the test set another one may stand higher.
+    first = " on the evaluation set" if summary.set == "test" else ""
+    where = " on the test set" if first else ""
+    more = f"; {why}" if why and best.difference is not None else ""
     return (
-        f"Not decided: {name}{at} comes first ({mean}), but whether it is better than {against} "
-        f"is open: {how_sure}{f'; {why}' if why and best.difference is not None else ''}."
+        f"Not decided: {name}{at} comes first{first} ({mean}{where}), but whether it is better "
+        f"than {against} is open: {how_sure}{more}."
     )
 
 

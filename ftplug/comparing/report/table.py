@@ -52,6 +52,14 @@ def terminal_table(summary: Summary, results: Sequence[Result]) -> rich.table.Ta
     return table
 
 
+def notes(summary: Summary) -> list[str]:
+    """Return what else is to be known: of the comparison, then of each candidate."""
+    said = [clean(note) for note in summary.notes]
+    for one in summary.candidates:
+        said += [f"{clean(one.candidate, _NAME)}: {clean(note)}" for note in one.notes]
+    return [f"note: {note}" for note in said]
+
+
 def _cells(row: Row) -> list[tuple[str, str]]:
     judged = row.judged
     difference = texts.signed(judged.difference)

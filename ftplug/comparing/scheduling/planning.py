@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from ftplug.comparing.candidates import low_suggested_high, parse
+from ftplug.comparing.candidates import low_suggested_high, parse, searched_rates
 from ftplug.comparing.comparison import Comparison
 from ftplug.comparing.results import Cell, Result
 
@@ -142,17 +142,16 @@ class Plan:
 def planned_rates(comparison: Comparison) -> dict[str, Rates]:
     """Return the rates that each candidate tries first, in the order in which it does.
 
-    ``(None,)``, the script's own rate, where no method of a candidate suggests one.
+    ``(None,)``, the script's own rate, where suggested ones are asked for and there is none.
     """
     if isinstance(comparison.rates, tuple):
         return dict.fromkeys(comparison.candidates, comparison.rates)
     found: dict[str, Rates] = {}
     for text in comparison.candidates:
-        known = low_suggested_high(parse(text).methods)
-        if known is None:
-            found[text] = (None,)
-        elif comparison.rates == "suggested":
-            found[text] = (known.suggested,)
+        methods = parse(text).methods
+        if comparison.rates == "suggested":
+            known = low_suggested_high(methods)
+            found[text] = (known.suggested if known else None,)
         else:
-            found[text] = tuple(dict.fromkeys((known.suggested, known.low, known.high)))
+            found[text] = searched_rates(methods)
     return found

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ftplug import discovery
-from ftplug.artifacts.effects import in_words
+from ftplug.artifacts.effects.entry import in_words
 from ftplug.artifacts.methods import writer
 from ftplug.errors import PluginError
 from ftplug.method import settings_to_show

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ftplug.artifacts.card import CARD, CARD_PICTURES, is_generated
 from ftplug.artifacts.manifest import MANIFEST, Manifest, read_manifest
+from ftplug.artifacts.signatures import SIGNATURES
 from ftplug.errors import ArtifactError, RegistryError
 from ftplug.files.staged import finish_interrupted, staged, stated_write_errors
 
@@ -37,7 +38,7 @@ def copy_to_folder(
         if _holds(target, folder):
             kept = _edited_card(target)
         elif overwrite:
-            obsolete = _listed(target) | {CARD, *CARD_PICTURES}
+            obsolete = _listed(target) | {CARD, *CARD_PICTURES, *SIGNATURES}
         else:
             raise RegistryError(
                 f"{target} holds another artifact, or another version: choose another --to, or let "

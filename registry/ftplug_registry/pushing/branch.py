@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ftplug.artifacts.manifest import MANIFEST, read_manifest
+from ftplug.artifacts.signatures import SIGNATURES
 from ftplug.context import logger
 from ftplug.errors import ArtifactError, RegistryError
+from ftplug_registry.bom.document import BOM
 from ftplug_registry.hub import Hub, status_of
 from ftplug_registry.inspection import Content
 
@@ -148,7 +150,7 @@ class Branch:
             self.repo_id, MANIFEST, revision=head.sha, cache_dir=self.hub.cache_dir
         )
         try:
-            listed = set(read_manifest(Path(path).parent, plugins=False).files)
+            listed = {*read_manifest(Path(path).parent, plugins=False).files, *SIGNATURES, BOM}
         except ArtifactError as error:
             logger.warning("%s: published there is no readable artifact: %s", self.repo_id, error)
             return ()

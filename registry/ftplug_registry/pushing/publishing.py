@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftplug.artifacts.card import CARD
-from ftplug.artifacts.manifest import read_manifest
+from ftplug.artifacts.digests import sha256
+from ftplug.artifacts.manifest import Manifest, read_manifest
 from ftplug.artifacts.saving import annotate
+from ftplug.artifacts.signatures import SIGNATURE, UNSIGNED
 from ftplug.base.license import named_license
 from ftplug.context import logger
 from ftplug.errors import ArtifactError, RegistryError
@@ -19,6 +22,8 @@ from ftplug_registry.hub import Hub, check_ref, check_repo_id
 from ftplug_registry.inspection import Content
 from ftplug_registry.pushing.branch import Branch, Committed
 from ftplug_registry.pushing.card_on_hub import Card, card_for
+from ftplug_registry.signing.checking import Demand, check_artifact
+from ftplug_registry.signing.making import Signer
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo, ModelInfo
@@ -53,6 +58,7 @@ def push(
     message: str | None = None,
     strays: bool = False,
     overwrite_card: bool = False,
+    sign: Signer | None = None,
     token: str | None = None,
     hub: Hub | None = None,
     announce: Callable[[Mapping[str, int], str], None] | None = None,
@@ -70,6 +76,9 @@ def push(
     are renewed, which is logged; where that cannot be done the push is refused.
     ``overwrite_card=True`` replaces it.
 
+    ``sign`` is the key that signs what is published, as it is published; the folder stays unsigned.
+    A folder that is signed is published as it was signed, once the signature fits.
+
     Raises :class:`RegistryError` or :class:`ArtifactError`; the branch is then as it was.
     """
     hub, folder = hub or Hub(token=token), Path(directory)
@@ -86,6 +95,7 @@ def push(
         if manifest.base["id"] and not manifest.base.get("license"):
             base_license = license_of(hub, manifest.base["id"])
         files = contents(folder, repo_id, author, base_license=base_license, strays=strays)
+        files = _signed(files, folder, repo_id, manifest, sign)
         sizes = {name: size_of(content) for name, content in sorted(files.items())}
         if announce:
             announce(sizes, hub.url(repo_id))
@@ -108,6 +118,24 @@ def push(
     )
 
 
+def _signed(
+    files: dict[str, Content], folder: Path, repo_id: str, manifest: Manifest, sign: Signer | None
+) -> dict[str, Content]:
+    """Return what is published with its signature: a new one, or the folder's own if it fits."""
+    if SIGNATURE in files:
+        if sign is not None:
+            raise RegistryError(f"{folder}: signed already: push it as it is, without --sign")
+        check_artifact(folder, files, manifest, demand=Demand())
+    if sign is None:
+        return files
+    covered = {name: content for name, content in files.items() if name not in UNSIGNED}
+    digests = {
+        name: sha256(content) if isinstance(content, Path) else hashlib.sha256(content).hexdigest()
+        for name, content in covered.items()
+    }
+    return files | sign.signatures(digests, repo_id.partition("/")[2], manifest)
+
+
 def _committed(
     branch: Branch, head: ModelInfo, files: dict[str, Content], title: str, *, overwrite_card: bool
 ) -> tuple[Committed, str | None]:
@@ -123,6 +151,11 @@ def _committed(
     done = branch.commit(head, files_on, title)
     if card.note:
         logger.warning("%s: %s", branch.repo_id, card.note)
+    if SIGNATURE in done.removed:
+        logger.warning(
+            "%s was signed, and no longer is: whoever knows its key refuses this version (--sign)",
+            branch.repo_id,
+        )
     return done, card.note
 
 

@@ -7,7 +7,13 @@ import tiny
 
 import ftplug
 from ftplug.comparing import candidates
-from ftplug.comparing.candidates import default_candidates, low_suggested_high, parse, with_baseline
+from ftplug.comparing.candidates import (
+    default_candidates,
+    low_suggested_high,
+    parse,
+    searched_rates,
+    with_baseline,
+)
 from ftplug.errors import FtplugError
 
 
@@ -84,8 +90,19 @@ def test_the_rates_are_those_that_suggested_takes(text):
     assert known[0].low < known[0].suggested < known[0].high
 
 
-def test_some_suggest_none():
-    assert low_suggested_high(parse("lora-plus").methods) is None
+@pytest.mark.parametrize(
+    ("text", "rates"),
+    [
+        ("lora", (1e-3, 1e-4, 1e-2)),  # its own
+        ("hra", (1e-3, 1e-4, 1e-2)),
+        ("lora-plus", (5e-5, 5e-6, 5e-4)),
+        ("l2-sp", (5e-5, 5e-6, 5e-4)),
+    ],
+)
+def test_what_suggests_no_rate_is_searched_too(text, rates):
+    methods = parse(text).methods
+    assert (low_suggested_high(methods) is None) == (text != "lora")
+    assert searched_rates(methods) == pytest.approx(rates)
 
 
 @pytest.mark.parametrize(

@@ -249,3 +249,18 @@ def test_a_script_may_merge_what_it_trained(tmp_path):
     assert (result.status, result.reason) == ("finished", None)
     assert result.value == result.epochs[-1]["metrics"]["accuracy"]
     assert result.trained_parameters
+
+
+@pytest.mark.parametrize(
+    ("candidate", "epochs", "could"),
+    [
+        ("freeze layers=1", 2, True),
+        ("freeze layers=1", 1, False),  # no example comes up again
+        ("freeze+trunk-cache freeze.layers=1", 2, False),  # it has one
+        ("lora r=4", 2, False),  # it changes the lowest layer
+    ],
+)
+def test_where_a_trunk_cache_would_help(candidate, epochs, could, tmp_path):
+    code = CLASSIFIES.replace("arguments()", f"arguments(num_train_epochs={epochs})")
+    result = ran(tmp_path, code, candidate)
+    assert (result.status, result.could_cache) == ("finished", could)

@@ -389,3 +389,10 @@ def test_the_summary_is_written_as_json(folder):
         found["candidates"][1]
     )
     assert folder.conclude("full", "lora") == summary
+
+
+def test_where_a_trunk_cache_would_help_is_noted(folder):
+    folder.kept("full", 0.8)
+    folder.kept("freeze", 0.8, could_cache=True)
+    notes = [one.notes for one in folder.conclude("full", "freeze").candidates]
+    assert notes == [[], [concluding.COULD_CACHE]]

@@ -12,6 +12,7 @@ from pages import Page, contrast, inside
 from ftplug.comparing.comparison import Comparison
 from ftplug.comparing.report import colors, write_report
 from ftplug.comparing.report.answer import answer
+from ftplug.comparing.report.table import notes
 from ftplug.comparing.results import Result, read_results
 from ftplug.comparing.summary import Judged, Summary
 
@@ -97,6 +98,22 @@ def test_the_answer_says_how_sure_it_is(best, changes, says):
         if judged.candidate == best:
             vars(judged).update(changes)
     assert says in answer(summary)
+
+
+@pytest.mark.parametrize(
+    ("measured", "says"),
+    [
+        ("test", "comes first on the evaluation set (accuracy 0.9020 on the test set)"),
+        ("evaluation", "comes first (accuracy 0.9020)"),
+    ],
+)
+def test_the_answer_says_by_which_set_the_first_one_is_chosen(measured, says):
+    rows = [
+        Judged("full", 1e-4, "baseline", mean=0.9),
+        Judged("ia3", 1e-2, "not_decided", 0.002, mean=0.902, seeds=[0, 1, 2]),
+    ]
+    summary = Summary("accuracy", True, measured, "full", 0.01, rows, best="ia3")
+    assert f"Not decided: ia3 at learning rate 0.01 {says}, but whether" in answer(summary)
 
 
 def test_each_fact_of_a_candidate_is_in_the_page(made):
@@ -314,3 +331,9 @@ def test_comparison_and_summary_come_back_as_they_were_written(made):
     directory, _ = made
     assert Comparison.read(directory) == comparisons.comparison(directory.parent)
     assert Summary.read(directory) == comparisons.summary()
+
+
+def test_a_terminal_shows_the_notes_too():
+    rows = [Judged("full", 1e-4, "baseline", notes=["its rate is the \x1b[1mhighest"])]
+    summary = Summary("accuracy", True, "test", "full", 0.01, rows, notes=["of the same set"])
+    assert notes(summary) == ["note: of the same set", "note: full: its rate is the �[1mhighest"]

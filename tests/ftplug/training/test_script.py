@@ -1,6 +1,7 @@
 """``ftplug run``: somebody's script, unmodified, trains with another method."""
 
 import gc
+import hashlib
 import json
 import os
 import signal
@@ -112,6 +113,16 @@ def test_the_script_sees_what_python_would_show_it(tmp_path):
     assert seen["file"] == str(SCRIPT)
     assert seen["name"] == "__main__"
     assert sys.path == path
+
+
+def test_the_script_is_noted_without_its_paths(tmp_path):
+    launch([Freeze()], "--out", tmp_path)
+    manifest = json.loads((tmp_path / "ftplug.json").read_text())
+    assert manifest["training"]["script"] == {
+        "name": SCRIPT.name,
+        "sha256": hashlib.sha256(SCRIPT.read_bytes()).hexdigest(),
+        "arguments": ["--out", "[path]"],
+    }
 
 
 def test_a_module_runs_with_m(tmp_path):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from ftplug_registry import Hub, pull, push
+from ftplug_registry.bom.document import BOM, can_make_bom
 from ftplug_registry.client import transport
 from ftplug_registry.server.embedded import EmbeddedHub
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, get_token, hf_hub_download
@@ -20,6 +21,7 @@ from ftplug import ArtifactError, RegistryError
 from ftplug.artifacts.manifest import read_manifest
 
 SECRET = "hf_" + "CanaryTokenThatMustNeverShow" + "1234567"
+BESIDE = {"ftplug.json", "README.md", *([BOM] if can_make_bom() else [])}
 
 
 def remote(client, repo_id, revision=None):
@@ -29,7 +31,7 @@ def remote(client, repo_id, revision=None):
 def test_what_is_published_is_the_artifact_and_its_card(client, hub, artifact, repo_id):
     done = push(artifact, repo_id, hub=hub)
     listed = read_manifest(artifact).files
-    assert remote(client, repo_id) == {*listed, "ftplug.json", "README.md"} == set(done.files)
+    assert remote(client, repo_id) == {*listed, *BESIDE} == set(done.files)
     assert done.changed
     assert done.url == f"{hub.endpoint}/{repo_id}"
     for name in listed:
@@ -127,7 +129,7 @@ def test_another_method_replaces_the_files_of_the_first_and_no_others(
     done = push(saved / "bottleneck", repo_id, hub=hub)
     assert set(done.removed) == {"adapter_config.json", "adapter_model.safetensors"}
     listed = read_manifest(saved / "bottleneck").files
-    assert remote(client, repo_id) == {*listed, "ftplug.json", "README.md", "LICENSE"}
+    assert remote(client, repo_id) == {*listed, *BESIDE, "LICENSE"}
     assert pull(repo_id, hub=hub)
 
 

@@ -2,7 +2,9 @@
 
 ``World(root)`` makes sound artifacts of several methods and their base once, in a warm process.
 ``run(world, number)`` spoils a copy of one of them and takes it through one door (load, load by
-folder, verify, merge, push, pull, the command line) in a process forked for it.
+folder, verify, merge, push, pull, the command line) in a process forked for it. Beside what is
+malformed there is what is forged: weights under right hashes that do not do what the probe says,
+and an artifact that is no longer what was signed.
 """
 
 import contextlib
@@ -25,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import fuzz_mutations
+import fuzz_proof
 import hub as hubs
 import malformed
 import torch
@@ -45,6 +48,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "ia3": {},
 }
 PLAIN = "plain peft"  # an adapter that ftplug did not make
+SIGNED = "signed lora"
 ARTIFACTS = [*METHODS, PLAIN]
 COMMANDS = ["verify", "verify", "show", "merge", "push"]
 DOORS = [
@@ -59,8 +63,9 @@ DOORS = [
     "push",
     "pull",
     "cli",
+    "trusted",
 ]
-BAD = ["traceback", "hang", "memory", "changed", "other weights", "written"]
+BAD = ["traceback", "hang", "memory", "changed", "other weights", "written", "forged"]
 
 
 class World:
@@ -79,11 +84,16 @@ class World:
             ftplug.save(shake(made), root / "sound" / method)
             self.answers[method] = answers(made)
         self._save_plain(root / "sound" / PLAIN)
+        self.key = self._sign(shutil.copytree(root / "sound" / "lora", root / "sound" / SIGNED))
+        self.answers[SIGNED] = self.answers["lora"]
         self.hub = _hub_process(root / "hub")
         for door in OPEN:  # what is imported late is there for all; and a sound one passes
             box = root / "warm" / f"sound-{door}"
+            if door == "trusted":
+                continue
             OPEN[door](self, shutil.copytree(root / "sound" / "lora", box / "artifact"), box)
             self.model = type(model).from_pretrained(self.base).eval()
+        _trusted(self, root / "sound" / SIGNED)
         gc.collect()
         gc.freeze()
 
@@ -96,6 +106,18 @@ class World:
         shake(made.base_model.model)
         made.save_pretrained(folder)
         self.answers[PLAIN] = answers(made)
+
+    def _sign(self, folder: Path) -> Path:
+        """Sign an artifact; return the public key."""
+        from ftplug_registry.signing.keys import generate
+        from ftplug_registry.signing.making import Signer, sign
+
+        os.environ["FTPLUG_CONFIG"] = str(self.root / "settings")
+        key = self.root / "keys" / "alice"
+        generate(key, None)
+        sign(folder, Signer.of(key))
+        self.signed = fuzz_proof.covered(folder)
+        return key.with_name("alice.pub")
 
     def close(self) -> None:
         """End the Hub's process."""
@@ -173,7 +195,8 @@ def _in_child(world: World, numbers: Sequence[int], writing: int) -> None:
 def plan(number: int) -> tuple[str, str]:
     """Return door and artifact of a case."""
     draw = random.Random(f"plan {number}")
-    return draw.choice(DOORS), draw.choice(ARTIFACTS)
+    door, artifact = draw.choice(DOORS), draw.choice(ARTIFACTS)
+    return door, SIGNED if door == "trusted" else artifact
 
 
 def _case(world: World, number: int) -> tuple[str, str, str]:
@@ -182,7 +205,7 @@ def _case(world: World, number: int) -> tuple[str, str, str]:
     folder = box / "artifact"
     shutil.copytree(world.root / "sound" / method, folder)
     draw = random.Random(f"case {number}")
-    mutations = fuzz_mutations.MUTATIONS + malformed.MUTATIONS
+    mutations = fuzz_mutations.MUTATIONS + malformed.MUTATIONS + fuzz_proof.MUTATIONS
     if method == PLAIN:
         mutations = fuzz_mutations.PLAIN
     chosen = draw.choice(mutations)
@@ -212,6 +235,8 @@ def _case(world: World, number: int) -> tuple[str, str, str]:
         if door == "load" and not _is(model, before, structure):
             return "changed", door, f"{what}: {said}"
         return "refused", door, f"{what}: {said}"
+    if _is_forged(world, door, method, folder, done, loaded):
+        return "forged", door, what
     same = method != PLAIN and all(mutation in fuzz_mutations.SAME for mutation in done)
     other = same and isinstance(loaded, torch.nn.Module)
     if other and not torch.equal(answers(loaded), world.answers[method]):
@@ -221,6 +246,19 @@ def _case(world: World, number: int) -> tuple[str, str, str]:
     if chosen is malformed.altered_file and len(done) == 1 and loaded != "show":  # reads one file
         return "other weights", door, what
     return "accepted", door, what
+
+
+def _is_forged(
+    world: World, door: str, method: str, folder: Path, done: Sequence[Any], loaded: Any
+) -> bool:
+    """Whether something was taken for what it is not: no longer what was signed, or of no effect.
+
+    Two mutations may be as good as none (the probe is gone, too): one alone must be seen.
+    """
+    if door == "trusted":
+        return fuzz_proof.covered(folder) != world.signed
+    asked = isinstance(loaded, torch.nn.Module) or door == "merge" or loaded == "merge"
+    return asked and method != PLAIN and len(done) == 1 and done[0] in fuzz_proof.FORGED
 
 
 def _files(folder: Path) -> dict[str, tuple[int, int, int]]:
@@ -238,6 +276,8 @@ def _other_tensor(loaded: Any, folder: Path, box: Path) -> str | None:
     else:
         ftplug.save(loaded, box / "again")
     for path in folder.glob("*.safetensors"):
+        if path.name == malformed.PROBE:
+            continue
         again = box / "again" / path.name
         if not again.exists():  # it belongs to nothing, or this base's are written otherwise
             continue
@@ -265,6 +305,10 @@ def _verify(folder: Path, **options: Any) -> None:
     from ftplug_registry import verify
 
     verify(folder, **options)
+
+
+def _trusted(world: World, folder: Path) -> None:
+    _verify(folder, files_only=True, trusted=world.key, require_signature=True)
 
 
 class Refused(FtplugError):
@@ -353,6 +397,7 @@ OPEN: dict[str, Callable[[World, Path, Path], Any]] = {
     "push": _push,
     "pull": _pull,
     "cli": _cli,
+    "trusted": lambda world, folder, box: _trusted(world, folder),
 }
 
 

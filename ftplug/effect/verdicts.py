@@ -1,0 +1,131 @@
+"""What a replay concludes from its figures: a verdict, and why."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from ftplug.effect.figures import Figures
+
+Verdict = Literal["trained", "no effect", "other", "not decidable here", "not replayable"]
+
+TOLERANCE = 3.0  # noises that trained answers may be off
+CERTAIN = 2.0  # tolerances beyond which noise is no explanation any more
+QUANTIZED = "quantized"
+
+# Of the size of the answers: what is reckoned with in any case (the order of additions, from device
+# to device), and the most that a dtype explains. TF32, which is float32 to torch, has ten bits.
+_LEAST = {"float64": 4e-6, "float32": 4e-6, "float16": 1e-3, "bfloat16": 4e-3, QUANTIZED: 4e-3}
+_MOST = {"float64": 2e-3, "float32": 2e-3, "float16": 1.5e-2, "bfloat16": 5e-2, QUANTIZED: 3e-1}
+_RESOLUTION = 0.3  # of the effect: an uncertainty that hides half of it tells nothing
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """The dtype of the model that the probe asked, and of this one (or ``quantized``).
+
+    ``rounded`` where the weights were rounded since, as merging does.
+    """
+
+    saved: str
+    here: str
+    rounded: bool = False
+
+    @property
+    def same(self) -> bool:
+        """Whether nothing but a device lies between the two."""
+        return self.saved == self.here != QUANTIZED
+
+    @property
+    def least(self) -> float:
+        """The least noise, as a share of the size of the answers."""
+        if self.same and not self.rounded:
+            return _LEAST["float32"]
+        return max(_of(_LEAST, self.saved), _of(_LEAST, self.here))
+
+    @property
+    def most(self) -> float:
+        """The most noise that these dtypes explain, as a share of the size of the answers."""
+        return max(_of(_MOST, self.saved), _of(_MOST, self.here))
+
+
+def _of(known: Mapping[str, float], dtype: str) -> float:
+    return known.get(dtype, known["bfloat16"])
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """A verdict on one kind of answer, and what it rests on.
+
+    ``beyond``: how many tolerances the answers are off. ``unlike``: they are not the trained ones,
+    for whatever reason, so that no other kind of answer makes up for them.
+    """
+
+    verdict: Verdict
+    reason: str
+    beyond: float
+    unlike: bool = False
+
+
+def concluded(figures: Figures, conditions: Conditions) -> Conclusion:
+    """Return what the figures of one kind of answer say.
+
+    A verdict needs an effect of at least three times the noise. ``trained`` needs answers within
+    three noises of the trained ones, the whole effect along its own direction, and noise that
+    would not hide the loss of half of it. Between that and the certain is "not decidable here".
+    """
+    if not figures.finite:
+        return Conclusion("other", "answers here are NaN or infinite", math.inf)
+    tolerance = TOLERANCE * min(figures.noise, conditions.most)
+    beyond = figures.error / tolerance
+    if figures.noise > conditions.most:
+        if conditions.same:
+            return Conclusion("other", "the base itself answers differently here", beyond)
+        reason = "without the method too the answers are others here, by more than a dtype explains"
+        return Conclusion("not decidable here", reason, beyond, unlike=True)
+    if figures.effect < TOLERANCE * figures.noise:
+        if figures.error > CERTAIN * (tolerance + figures.effect):
+            return Conclusion("other", "further from the trained answers than noise is", beyond)
+        reason = "the effect is below three times the noise"
+        return Conclusion("not decidable here", reason, beyond, unlike=beyond > 1)
+    return _of_an_effect(figures, tolerance, beyond)
+
+
+def _of_an_effect(figures: Figures, tolerance: float, beyond: float) -> Conclusion:
+    """Conclude where the effect stands out from the noise."""
+    missing = abs(1 - figures.share)
+    allowed = TOLERANCE * figures.uncertainty
+    if _has_none(figures, tolerance, allowed):
+        return Conclusion("no effect", "the answers are those without the method", beyond)
+    if beyond > CERTAIN or missing > CERTAIN * allowed:
+        return Conclusion("other", "neither the trained answers nor those without", beyond)
+    if beyond > 1 or missing > allowed or figures.worst > CERTAIN * TOLERANCE:
+        return Conclusion("not decidable here", "at the edge of the noise", beyond, unlike=True)
+    if allowed > _RESOLUTION:
+        return Conclusion("not decidable here", "noise would hide a part of the effect", beyond)
+    return Conclusion("trained", "", beyond)
+
+
+def _has_none(figures: Figures, tolerance: float, allowed: float) -> bool:
+    """Whether the answers with the method are those without it, here or (unasked) in the probe."""
+    if math.isnan(figures.remaining):
+        return abs(figures.share) <= min(allowed, 0.5) and figures.error >= figures.effect / 2
+    return figures.remaining <= min(tolerance, figures.effect / 4) and abs(figures.share) <= 0.25
+
+
+def overall(conclusions: Mapping[str, Conclusion]) -> tuple[str, Conclusion]:
+    """Return one for all kinds of answer, and the kind: the worst of what was decided, if any."""
+    ranked = ("other", "no effect", "trained", "not decidable here")
+
+    def rank(each: tuple[str, Conclusion]) -> float:
+        return 1.5 if each[1].unlike else ranked.index(each[1].verdict)
+
+    found = sorted(conclusions.items(), key=rank)
+    if not found:
+        return "", Conclusion("not decidable here", "the probe has no answers to compare", 0.0)
+    kind, worst = found[0]
+    if worst.verdict == "no effect" and any(c.verdict == "trained" for _, c in found):
+        return kind, Conclusion("other", "a part of the answers has no effect", worst.beyond)
+    return kind, worst

@@ -1,0 +1,1 @@
+"""What a run notes so that its figures can be measured again: its script, its evaluation."""

@@ -1,0 +1,1 @@
+"""Signatures: OpenSSF model signing of artifacts, whose keys are trusted, and first-use pins."""

@@ -1,0 +1,156 @@
+"""Whom a person trusts: a file of lines like ssh's allowed signers, public keys, certificates.
+
+A line of ``trusted_keys`` is ``WHO [repositories="org/*,…"] KIND KEY [comment]``. KIND and KEY are
+a public key as OpenSSH writes it, ``x509`` with the base64 of a certificate authority's DER, or
+``sigstore`` with the address of who vouches for WHO (``https://accounts.google.com``).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from ftplug.errors import RegistryError, one_line
+from ftplug.files.config_folder import config_folder
+from ftplug_registry.signing.keys import PublicKey, public_key, read_bounded
+
+TRUSTED_KEYS = "trusted_keys"
+_LARGEST = 2**20  # bytes of a file
+_MOST_FILES = 1000  # of a folder
+_OPTION = "repositories="
+
+
+@dataclass(frozen=True)
+class Trusted:
+    """One who is trusted: a key, a certificate authority or an identity at Sigstore.
+
+    ``repositories`` are patterns (``org/*``); empty: all of them.
+    """
+
+    who: str
+    where: str
+    repositories: tuple[str, ...] = ()
+    key: PublicKey | None = None
+    authority: bytes | None = None  # DER
+    issuer: str | None = None
+
+    @property
+    def pinned(self) -> str:
+        """What a pin notes: it stays the same as long as this one does."""
+        if self.key:
+            return self.key.fingerprint
+        if self.authority:
+            import hashlib
+
+            return f"x509:{hashlib.sha256(self.authority).hexdigest()}"
+        return f"sigstore:{self.who} {self.issuer}"
+
+    def names(self, repo_id: str | None) -> bool:
+        """Whether the line names this very repository, by a pattern."""
+        return repo_id is not None and any(
+            fnmatchcase(repo_id.lower(), pattern.lower()) for pattern in self.repositories
+        )
+
+    def counts_for(self, repo_id: str | None) -> bool:
+        """Whether a signature of theirs counts: a line for repositories counts for these alone."""
+        return not self.repositories or self.names(repo_id)
+
+
+def trusted(path: str | os.PathLike[str] | None) -> tuple[Trusted, ...]:
+    """Return whom a file or folder names; without one, the user's own ``trusted_keys``, if any.
+
+    A file holds lines, or one public key or certificates in PEM, whose owner is then called as the
+    file is. Raises :class:`RegistryError` naming file and line of what cannot be read.
+    """
+    if path is None:
+        own = config_folder() / TRUSTED_KEYS
+        return tuple(_of_file(own)) if os.path.lexists(own) else ()
+    given = Path(path)
+    if not os.path.isdir(given):
+        found = tuple(_of_file(given))
+    else:
+        files = [one for one in sorted(given.iterdir()) if not one.name.startswith(".")]
+        if len(files) > _MOST_FILES:
+            raise RegistryError(f"{given}: {len(files)} files are no folder of keys")
+        found = tuple(line for file in files for line in _of_file(file))
+    if not found:
+        raise RegistryError(f"{given}: names nobody: write a line WHO KIND KEY, or give a .pub")
+    return found
+
+
+def line_for(who: str, key: PublicKey) -> str:
+    """Return the line of a file of trusted keys."""
+    return f"{who} {key.openssh}"
+
+
+def _of_file(path: Path) -> Iterator[Trusted]:
+    content = read_bounded(path, _LARGEST)
+    if b"-----BEGIN" in content:
+        yield from _of_pem(path, content)
+        return
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError:
+        raise RegistryError(f"{path}: neither text nor PEM") from None
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip() and not line.lstrip().startswith("#"):
+            yield _of_line(line, f"{path}, line {number}")
+
+
+def _of_pem(path: Path, content: bytes) -> Iterator[Trusted]:
+    who = path.stem
+    if b"-----BEGIN CERTIFICATE-----" not in content:
+        yield Trusted(who, str(path), key=public_key(content, path))
+        return
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    try:
+        certificates = x509.load_pem_x509_certificates(content)
+    except ValueError as error:
+        raise RegistryError(f"{path}: no certificate in it: {one_line(error)}") from None
+    for one in certificates:
+        yield Trusted(who, str(path), authority=one.public_bytes(Encoding.DER))
+
+
+def _of_line(line: str, where: str) -> Trusted:
+    try:
+        words = shlex.split(line)
+    except ValueError as error:
+        raise RegistryError(f"{where}: {one_line(error).lower()}") from None
+    who, rest = words[0], words[1:]
+    repositories: tuple[str, ...] = ()
+    while rest and "=" in rest[0] and not rest[0].startswith("="):
+        if not rest[0].startswith(_OPTION):
+            name = rest[0].partition("=")[0]
+            raise RegistryError(f"{where}: no option named {name[:40]!r}: repositories= is one")
+        repositories = tuple(p for p in rest.pop(0).removeprefix(_OPTION).split(",") if p)
+        if not repositories:
+            raise RegistryError(f"{where}: repositories= names none")
+    if len(rest) < 2 or not who.isprintable():
+        raise RegistryError(f'{where}: write WHO [repositories="org/*"] KIND KEY')
+    return Trusted(who, where, repositories, **_key_of(rest[0], rest[1], where))
+
+
+def _key_of(kind: str, key: str, where: str) -> dict[str, Any]:
+    if kind == "sigstore":
+        if not key.startswith("https://"):
+            raise RegistryError(f"{where}: sigstore takes the https:// address of an issuer")
+        return {"issuer": key}
+    if kind != "x509":
+        return {"key": public_key(f"{kind} {key}".encode(), where)}
+    from cryptography import x509
+
+    try:
+        raw = base64.b64decode(key, validate=True)
+        x509.load_der_x509_certificate(raw)
+    except (binascii.Error, ValueError) as error:
+        raise RegistryError(f"{where}: no certificate: {one_line(error)}") from None
+    return {"authority": raw}

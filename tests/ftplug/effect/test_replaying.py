@@ -1,0 +1,248 @@
+"""Artifacts that were loaded and asked again: faults are found, what is honest is left alone."""
+
+import logging
+from dataclasses import replace
+
+import pytest
+import torch
+from noop_faults import FAULTS, loaded
+from trained_artifacts import KINDS, made
+
+import ftplug
+from ftplug.artifacts.effects.checking import why_not_asked
+from ftplug.effect.pieces import Drawn, Input
+from ftplug.effect.probe import FILE
+from ftplug.effect.replaying import replay
+from ftplug.testing.compare import difference, weights
+
+# Of every sort one; tests/soak/faults.py has them all, with six methods, in every dtype.
+SOME = (
+    "prefix renamed: nothing loaded",
+    "adapter not the active one",
+    "scale 0.5",
+    "merged twice",
+    "upper half of the layers lost",
+    "layers reversed",
+    "another run's tensors",
+    "head fresh again",
+    "another base of this shape",
+    "overflow of a dtype",
+)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """Return two artifacts of one method and base."""
+    root = tmp_path_factory.mktemp("lora")
+    return tuple(made(KINDS["lora"], root, steps=8, seed=seed) for seed in (0, 1))
+
+
+@pytest.fixture(scope="module")
+def experts(tmp_path_factory):
+    root = tmp_path_factory.mktemp("experts")
+    return tuple(made(KINDS["lora on experts"], root, steps=4, seed=seed) for seed in (0, 1))
+
+
+def test_what_was_loaded_answers_as_trained(two):
+    found = replay(two[0].loaded(), two[0].probe)
+    assert found.verdict == "trained", found.line()
+    assert found.figures["logits"].error <= 4e-6
+    assert "100% of the effect is here" in found.line()
+
+
+@pytest.mark.parametrize("fault", SOME)
+def test_faults_are_found_in_full_precision(fault, two):
+    model = FAULTS[fault](loaded(*two))
+    found = replay(model, two[0].probe)
+    assert found.verdict in ("no effect", "other"), found.line()
+    if fault in SOME[:2]:
+        assert found.verdict == "no effect", found.line()
+    assert replay(model, two[0].probe, one=True).refused or fault == "head fresh again"
+
+
+@pytest.mark.parametrize("fault", SOME)
+def test_and_never_pass_as_trained_in_half_precision(fault, two):
+    model = FAULTS[fault](loaded(*two, torch.bfloat16))
+    found = replay(model, two[0].probe)
+    assert found.verdict != "trained", found.line()
+    assert found.here == "bfloat16"
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_no_alarm(dtype, two):
+    found = replay(loaded(*two, dtype).model, two[0].probe)
+    assert found.verdict in ("trained", "not decidable here"), found.line()
+    assert not found.refused
+
+
+def test_experts_that_were_dropped_are_missed(experts):
+    probe = experts[0].probe
+    assert replay(loaded(*experts).model, probe).verdict == "trained"
+    for fault in ("all experts lost", "one expert lost"):
+        found = replay(FAULTS[fault](loaded(*experts)), probe)
+        assert found.verdict == "other", found.line()
+
+
+def test_asking_leaves_no_trace(two):
+    model = two[0].loaded()
+    before, trains = weights(model), {n: p.requires_grad for n, p in model.named_parameters()}
+    state = torch.get_rng_state()
+    replay(model.train(), two[0].probe)
+    assert difference(before, weights(model)) is None
+    assert trains == {n: p.requires_grad for n, p in model.named_parameters()}
+    assert torch.equal(state, torch.get_rng_state())
+    assert model.training
+
+
+def test_pixels_that_are_drawn_otherwise_are_not_replayable(two):
+    drawn = Drawn(seed=1, shape=(1, 2), sha256="0" * 64)
+    probe = two[0].probe
+    inputs = tuple(Input(each.stored, {"pixel_values": drawn}) for each in probe.inputs)
+    found = replay(two[0].loaded(), replace(probe, inputs=inputs))
+    assert (found.verdict, found.refused) == ("not replayable", False)
+
+
+def with_probe(artifact, folder, change):
+    """Copy an artifact with a probe that was changed, listed as if it had always been there."""
+    import json
+    import shutil
+
+    from ftplug.artifacts.digests import file_entry
+
+    shutil.copytree(artifact.folder, folder)
+    change(artifact.probe).write(folder / FILE)
+    manifest = json.loads((folder / "ftplug.json").read_text())
+    manifest["files"][FILE] = file_entry(folder / FILE)
+    (folder / "ftplug.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def stronger(probe):
+    """Return the probe of a model of whose effect a quarter is here."""
+    more = tuple(
+        {kind: off[kind] + 4 * (here - off[kind]) for kind, here in trained.items()}
+        for trained, off in zip(probe.trained, probe.head_only, strict=True)
+    )
+    return replace(probe, trained=more)
+
+
+def elsewhere(probe):
+    """Return a probe whose answers were far others, in all kinds."""
+    other = tuple(
+        {kind: value.flip(0) + 1 for kind, value in each.items()} for each in probe.trained
+    )
+    return replace(probe, trained=other)
+
+
+def in_half(probe):
+    """Return the probe of a model that computed in half precision: loading warns, no more."""
+    return replace(probe, dtype="bfloat16")
+
+
+def test_loading_refuses_what_is_certain_and_gives_the_model_back(two, tmp_path, caplog):
+    folder = with_probe(two[0], tmp_path / "other", elsewhere)
+    base = two[0].new_base()
+    before, classes = weights(base), [type(module) for module in base.modules()]
+    with pytest.raises(ftplug.ArtifactError, match="effect: other") as raised:
+        ftplug.load(base, folder)
+    assert "force=True" in str(raised.value)
+    assert difference(before, weights(base)) is None
+    assert classes == [type(module) for module in base.modules()]
+    assert not hasattr(base, "_ftplug")
+    ftplug.load(base, two[0].folder)  # it is a base as before
+    with caplog.at_level(logging.WARNING, "ftplug"):
+        ftplug.load(two[0].new_base(), folder, force=True)
+    assert "effect: other" in caplog.text
+    caplog.clear()
+    ftplug.load(two[0].new_base(), folder, check_effect=False)
+    assert "effect" not in caplog.text
+
+
+def test_what_is_less_certain_is_warned_about_once(two, tmp_path, caplog):
+    folder = with_probe(two[0], tmp_path / "half", lambda probe: in_half(elsewhere(probe)))
+    with caplog.at_level(logging.WARNING, "ftplug"):
+        ftplug.load(two[0].new_base(), folder)
+    assert caplog.text.count("effect: ") == 1
+
+
+def test_an_honest_artifact_loads_without_a_word(two, caplog):
+    with caplog.at_level(logging.INFO, "ftplug"):
+        ftplug.load(two[0].new_base(), two[0].folder)
+    assert caplog.text == ""
+
+
+def test_so_does_one_without_a_probe(two, tmp_path, caplog):
+    import json
+    import shutil
+
+    folder = shutil.copytree(two[0].folder, tmp_path / "old")
+    (folder / FILE).unlink()
+    manifest = json.loads((folder / "ftplug.json").read_text())
+    del manifest["files"][FILE], manifest["effect"]
+    (folder / "ftplug.json").write_text(json.dumps(manifest))
+    with caplog.at_level(logging.INFO, "ftplug"):
+        ftplug.load(two[0].new_base(), folder)
+    assert caplog.text == ""
+
+
+def test_a_base_that_is_quantized_is_not_asked(two, caplog):
+    base = two[0].new_base()
+    base.is_quantized = True
+    with caplog.at_level(logging.INFO, "ftplug"):
+        ftplug.load(base, two[0].folder)
+    assert "was not checked: the base is quantized" in caplog.text
+
+
+def test_nor_is_one_that_is_offloaded_or_has_no_values(two):
+    base = two[0].new_base()
+    assert why_not_asked(base) == ""
+    base.hf_device_map = {"": "cpu"}
+    assert why_not_asked(base) == ""
+    base.hf_device_map = {"bert": 0, "classifier": "cpu"}
+    assert "offloaded" in why_not_asked(base)
+    assert "meta" in why_not_asked(two[0].new_base().to("meta"))
+
+
+def test_a_run_that_goes_on_from_an_artifact_asks_it_too(two, tmp_path):
+    from ftplug.artifacts.loading import continue_from
+
+    folder = with_probe(two[0], tmp_path / "other", elsewhere)
+    model = two[0].new_base()
+    ftplug.apply(model, two[0].kind.method, **two[0].kind.settings)
+    before = weights(model)
+    with pytest.raises(ftplug.ArtifactError, match="effect: other"):
+        continue_from(model, folder)
+    assert difference(before, weights(model)) is None
+    continue_from(model, two[0].folder)
+    assert replay(model, two[0].probe).verdict == "trained"
+
+
+@pytest.mark.parametrize("change", [elsewhere, stronger])
+def test_a_merged_model_that_answers_otherwise_is_not_left_there(change, two, tmp_path):
+    from ftplug.artifacts.merged_model import merged
+
+    done = merged(two[0].folder, tmp_path / "merged", base=two[0].base)
+    assert done.effect.startswith("effect: trained")
+    folder = with_probe(
+        two[0], tmp_path / "artifact", lambda p: replace(change(p), dtype="float16")
+    )
+    with pytest.raises(ftplug.ArtifactError, match="does not answer as trained"):
+        merged(folder, tmp_path / "refused", base=two[0].base)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"merged", "artifact"}
+
+
+def test_plain_peft_gives_the_trained_answers_from_its_files(two):
+    import peft
+
+    from ftplug.effect.answers import ask_as
+    from ftplug.effect.replaying import compared
+
+    for artifact in two:
+        plain = peft.PeftModel.from_pretrained(artifact.new_base(), artifact.folder).eval()
+        inner, probe = plain.get_base_model(), artifact.probe
+        found = compared(ask_as(inner, probe), None, probe, inner)
+        assert found.verdict == "trained", found.line()
+        with plain.disable_adapter():
+            found = compared(ask_as(inner, probe), None, probe, inner)
+        assert found.verdict in ("no effect", "other"), found.line()
