@@ -34,7 +34,7 @@ def _places(shape: tuple[int, ...], columns: Tensor | None, most: int) -> Tensor
     draw = np.random.RandomState(0)
     if count <= most:
         return torch.arange(count)
-    if width <= most:
+    if width <= most and columns is None:
         rows = count // width
         chosen = {rows - 1, *draw.randint(0, rows, most // width - 1).tolist()}
         return torch.tensor([r * width + c for r in sorted(chosen) for c in range(width)])

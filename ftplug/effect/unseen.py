@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from ftplug.attaching.plan import Plan
 from ftplug.attaching.sharding import is_sharded
+from ftplug.context import logger
 from ftplug.effect.answers import Raw, ask
+from ftplug.errors import FtplugError
 from ftplug.structure import named_tensors, persistent_buffers
 
 if TYPE_CHECKING:
@@ -47,7 +49,15 @@ class Called:
 
         They are those of modules that never ran (which may still be read), and buffers (which may
         be for training alone). Of a model that processes share what never ran counts as unseen.
+        Where that cannot be found out none is listed.
         """
+        try:
+            return self._found(inputs, answers)
+        except FtplugError as error:
+            logger.debug("what the probe does not see: %s", error)
+            return ()
+
+    def _found(self, inputs: Sequence[Input], answers: Sequence[Raw]) -> tuple[str, ...]:
         silent = {name for held in self._silent.values() for name in held}
         if is_sharded(self._model):
             return tuple(name for name in self._plan.saved if name in silent)
@@ -90,10 +100,12 @@ def _unread(model: nn.Module, names: Sequence[str], inputs: Sequence[Input]) -> 
 
 
 def _place(value: Any) -> int:
-    """Return where a tensor's memory begins; a view of it has the same."""
+    """Return where a tensor's memory begins; a view of it has the same. One that is sparse: 0."""
     import torch
 
-    return value.untyped_storage().data_ptr() if isinstance(value, torch.Tensor) else 0
+    if not isinstance(value, torch.Tensor) or value.layout != torch.strided:
+        return 0
+    return value.untyped_storage().data_ptr()
 
 
 def _halves_change(

@@ -6,6 +6,7 @@ from ftplug_plugins.full import Full
 from runs import METHODS
 
 import ftplug
+from ftplug.testing.compare import shake
 from ftplug.training.script import Launch
 
 
@@ -51,8 +52,7 @@ def test_what_stays_frozen_is_not_said(method, caplog):
 
 
 def test_loading_says_nothing(tmp_path, caplog):
-    ftplug.save(ftplug.apply(tiny.bert(), "full"), tmp_path)
-    caplog.clear()  # that nothing has trained is said as it is saved
+    ftplug.save(shake(ftplug.apply(tiny.bert(), "full")), tmp_path)
     ftplug.load(with_a_frozen("bert.")[0], tmp_path)
     assert caplog.text == ""
 
