@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ftplug.attaching.plan import Plan
+    from ftplug.effect.probe import Probe
     from ftplug.method import Method
 
 
@@ -91,6 +92,21 @@ def load(
     manifest, contents = _opened(directory)
     methods = methods_of(manifest, directory)  # before a base is read, which takes long
     model = base if isinstance(base, nn.Module) else base_model(base, manifest, directory)
+    probe = probe_in(contents) if check_effect else None
+    return _put_on(model, methods, manifest, contents, probe, force=force)
+
+
+def _put_on(
+    model: nn.Module,
+    methods: list[Method],
+    manifest: Manifest,
+    contents: Contents,
+    probe: Probe | None,
+    *,
+    force: bool,
+) -> nn.Module:
+    """Put the methods and values of an opened artifact on a base that is in memory."""
+    directory = contents.directory
     if (attachment := attachment_of(model)) is not None:
         raise ArtifactError(
             f"{directory}: the model already carries {attachment.host.names}: load a base"
@@ -102,14 +118,9 @@ def load(
         model_class=type(model).__name__,
         loading=True,
     )
-    for entry in manifest.methods:
-        resolved = entry.get("resolved", {})
-        check_names(resolved, model, directory)
-        patterns = {n: v for n, v in entry["settings"].items() if n not in resolved}
-        check_patterns(patterns, model, directory)
+    _check_settings(manifest, model, directory)
     rehearsal = weightless_copy(model)
     plan = _rehearsed(rehearsal, methods, context, manifest, directory)
-    probe = probe_in(contents) if check_effect else None
     tensors = _tensors(rehearsal, contents, manifest)
     check_tensors(rehearsal, plan, tensors, directory)
     rounded = are_rounded(tensors, rehearsal)
@@ -125,6 +136,15 @@ def load(
     if changed:
         logger.warning("%s: the base now has what it was trained with: %s", directory, changed)
     return model.eval()
+
+
+def _check_settings(manifest: Manifest, model: nn.Module, directory: Path) -> None:
+    """Refuse patterns of names that a stranger wrote so that they never end."""
+    for entry in manifest.methods:
+        resolved = entry.get("resolved", {})
+        check_names(resolved, model, directory)
+        patterns = {n: v for n, v in entry["settings"].items() if n not in resolved}
+        check_patterns(patterns, model, directory)
 
 
 def _rehearsed(
