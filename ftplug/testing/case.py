@@ -143,7 +143,7 @@ class Case:
 
     def _load(self) -> Any:
         with self.findable():
-            return load(self.base(), self.artifact)
+            return load(self.base(), self.artifact, check_effect=False)
 
     def may_stand_still(self, name: str, original: str | None) -> bool:
         """Whether the mathematics leaves a tensor (a base's, by its name there) without gradient.

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import fuzz_mutations
+import fuzz_proof
 import fuzzing
 import malformed
 import pytest
@@ -52,6 +53,7 @@ def test_what_the_fuzzer_counts_it_sees(world, monkeypatch, does, outcome):
     monkeypatch.setattr(fuzzing, "plan", lambda number: ("load", "lora"))
     monkeypatch.setattr(fuzz_mutations, "MUTATIONS", [fuzz_mutations.a_fact])
     monkeypatch.setattr(malformed, "MUTATIONS", [])
+    monkeypatch.setattr(fuzz_proof, "MUTATIONS", [])
     monkeypatch.setitem(fuzzing.OPEN, "load", does)
     assert fuzzing.run(world, 0)[0] == outcome
 

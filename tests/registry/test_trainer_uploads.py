@@ -8,6 +8,7 @@ import pytest
 import tiny
 import torch
 from ftplug_registry import pull
+from ftplug_registry.bom.document import BOM
 from huggingface_hub import ModelCard, hf_hub_download
 from runs import StopAt, logits, trainer
 
@@ -45,7 +46,7 @@ def test_what_a_run_publishes_is_an_artifact_and_its_card(how, client, hub, repo
     assert info.oid == client.model_info(repo_id).sha
     listed = json.loads((tmp_path / "out/ftplug.json").read_text())["files"]
     names = files(client, repo_id)
-    assert names - {"training_curve.png"} == {*listed, "ftplug.json", "README.md"}
+    assert names - {"training_curve.png", BOM} == {*listed, "ftplug.json", "README.md"}
     card = ModelCard.load(repo_id)
     assert card.data.license == "mit"
     assert {"ftplug", "ftplug:lora", "reviews"} <= set(card.data.tags)

@@ -105,7 +105,8 @@ def test_an_artifact_is_replaced_whole(spawner, tmp_path, action):
         seen.append("old" if same(found, old) else "new" if same(found, new) else "half")
         ftplug.save(kills.carrier("full", 0.3), target)
         assert names(target) == [
-            "README.md", "checkpoint-2", "config.json", "ftplug.json", "model.safetensors",
+            "README.md", "checkpoint-2", "config.json", "ftplug.json", "ftplug_probe.safetensors",
+            "model.safetensors",
         ], change  # fmt: skip
         assert names(target / "checkpoint-2") == ["theirs"]
     assert seen == sorted(seen, reverse=True)  # old, then new

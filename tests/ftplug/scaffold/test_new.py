@@ -172,7 +172,7 @@ def test_the_installed_package_passes_its_own_test(python, package, environment)
         cwd=package, env=environment,
     )  # fmt: skip
     assert code == 0, printed + error
-    assert "63 passed, 1 deselected" in printed
+    assert "67 passed, 1 deselected" in printed
 
 
 @pytest.mark.venv

@@ -187,9 +187,10 @@ def test_trains_in_follows_every_methods_schedule():
 def test_after_apply_there_is_no_trainer(heard):
     model = ftplug.apply(base_model("bert"), Asks(), seed=7)
     scalars = require_attachment(model).facts.surroundings.scalars
+    # The probe has asked the base, for which the method was switched off.
     assert scalars == [
         {"asked": 1, "prepare_model": 2}, {"asked": 1, "select_trainable": 2},
-        {"asked": 1, "finish_model": 2},
+        {"asked": 1, "finish_model": 2}, {"asked": 1, "disable_model": 2},
     ]  # fmt: skip
     for hook in ("prepare_model", "select_trainable", "finish_model"):
         check_always(heard[hook], seed=7)

@@ -187,9 +187,7 @@ def test_a_rotation_by_a_stranger_leads_nowhere(publish, pulled, alice, mallory,
     refuses(pulled, match="not signed by the old one")
 
 
-def test_trust_names_the_key(publish, pulled, alice, mallory, typed, repo_id, hub, monkeypatch):
-    monkeypatch.setenv("HF_ENDPOINT", hub.api_endpoint)
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.api_endpoint)
+def test_trust_names_the_key(publish, pulled, alice, mallory, typed, repo_id):
     publish(alice)
     pulled()
     publish(mallory)
@@ -205,10 +203,7 @@ def test_trust_names_the_key(publish, pulled, alice, mallory, typed, repo_id, hu
     assert typed("trust", "no-namespace")[0] == 1
 
 
-def test_trust_before_the_first_pull(
-    publish, pulled, alice, mallory, typed, repo_id, hub, monkeypatch
-):
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.api_endpoint)
+def test_trust_before_the_first_pull(publish, pulled, alice, mallory, typed, repo_id):
     typed("trust", repo_id, f"{alice[0]}.pub")
     old = publish()
     refuses(pulled, match="without a signature")
