@@ -165,3 +165,13 @@ def test_one_verdict_for_all_kinds_of_answer(kinds, all_of_them):
     assert found.verdict == all_of_them
     if all_of_them in kinds:
         assert given[kind] is found
+
+
+@pytest.mark.parametrize(("effect", "says"), [(0.3, "trained"), (1e-5, "other")])
+def test_the_trained_answers_to_the_last_digits_need_nothing_of_the_base(effect, says):
+    """A model whose every tensor trained answers alike, whatever lies where its base was."""
+    trained = plus(BASE, drawn(1, effect))
+    another = plus(BASE, drawn(5, 0.5))
+    figures = measured(trained, another, trained, BASE, least=FULL.least)["logits"]
+    assert figures.noise > FULL.most
+    assert concluded(figures, FULL).verdict == says
