@@ -101,11 +101,15 @@ def take_base(
 
 
 def take_base_now(
-    model: nn.Module, *, resumed: bool = False, mixed_precision: str | None = None
+    model: nn.Module,
+    *,
+    resumed: bool = False,
+    mixed_precision: str | None = None,
+    why_not: str = "",
 ) -> None:
     """Ask the base that :func:`take_base` left for later, in all processes.
 
-    ``resumed``: the values of a checkpoint were read since.
+    ``resumed``: the values of a checkpoint were read since. ``why_not``: it must not be asked.
     """
     attached = require_attachment(model)
     taken: Taken | None = attached.taken
@@ -114,7 +118,9 @@ def take_base_now(
     taken.later = False
     taken.untouched &= not resumed
     taken.mixed_precision = mixed_precision
-    if taken.wanted:
+    if taken.wanted and why_not:
+        taken.missing = Outcome(note=why_not)
+    elif taken.wanted:
         _take(model, attached)
 
 

@@ -26,10 +26,14 @@ def weightless_copy(model: nn.Module) -> nn.Module:
         else:
             meta = torch.empty_like(parameter, device="meta")
         weightless = nn.Parameter(meta, requires_grad=parameter.requires_grad)
-        # A quantized one says how it is: peft's layers ask it.
-        said = {key: value for key, value in vars(parameter).items() if isinstance(value, _PLAIN)}
-        vars(weightless).update(said)
+        if not is_partitioned(parameter):
+            vars(weightless).update(_said_of(parameter))
         memo[id(parameter)] = weightless
     for buffer in model.buffers():
         memo[id(buffer)] = torch.empty_like(buffer, device="meta")
     return copy.deepcopy(model, memo)
+
+
+def _said_of(parameter: nn.Parameter) -> dict[str, Any]:
+    """Return what a quantized parameter says of itself: peft's layers ask it."""
+    return {key: value for key, value in vars(parameter).items() if isinstance(value, _PLAIN)}
