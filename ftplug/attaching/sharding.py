@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from ftplug import structure
 from ftplug.errors import FtplugError, MethodError, one_line
 from ftplug.structure.shards import (
     is_partitioned,
@@ -148,3 +149,11 @@ def _mapped(value: Any, change: Any) -> Any:
     if isinstance(value, dict):
         return {name: _mapped(inner, change) for name, inner in value.items()}
     return change(value) if isinstance(value, torch.Tensor) else value
+
+
+def is_offloaded(model: nn.Module) -> bool:
+    """Whether some of a model waits on the CPU or a disk until its forward comes to it."""
+    places = getattr(structure.pretrained(model), "hf_device_map", None) or {}
+    found = {str(place) for place in places.values()}
+    moved = any(getattr(m.__dict__.get("_hf_hook"), "offload", False) for m in model.modules())
+    return moved or "disk" in found or ("cpu" in found and len(found) > 1)

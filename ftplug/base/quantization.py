@@ -7,12 +7,17 @@ inputs than a block has values cannot be repacked, and its evaluation raises.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ftplug.errors import MethodError
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+def is_quantized(model: Any) -> bool:
+    """Whether the weights of a transformers model are of few bits."""
+    return bool(getattr(model, "is_quantized", False) or getattr(model, "hf_quantizer", None))
 
 
 def refuse_repacked(model: nn.Module) -> None:

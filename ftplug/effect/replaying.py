@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ftplug import structure
 from ftplug.attaching.attachment import attachment_of, trunk_of_base
+from ftplug.base.quantization import is_quantized
 from ftplug.effect.answers import ask_as
 from ftplug.effect.figures import Figures, measured
 from ftplug.effect.plainly import plainly
@@ -156,7 +157,7 @@ def compared(
 def dtype_of(model: nn.Module) -> str:
     """Return the dtype a model computes in as torch names it, or ``quantized``."""
     inner: Any = structure.pretrained(model)
-    if getattr(inner, "hf_quantizer", None) is not None or getattr(inner, "is_quantized", False):
+    if is_quantized(inner):
         return QUANTIZED
     return str(inner.dtype).removeprefix("torch.")
 

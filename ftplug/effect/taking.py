@@ -20,7 +20,7 @@ from ftplug.attaching.attachment import (
     trunk_of_base,
     unwrap_model,
 )
-from ftplug.attaching.sharding import slowest
+from ftplug.attaching.sharding import is_offloaded, slowest
 from ftplug.context import logger
 from ftplug.effect.answers import Raw, ask, make_probe
 from ftplug.effect.head_inputs import HeadInputs
@@ -194,7 +194,8 @@ def _take(model: nn.Module, attached: Attachment) -> None:
     inner = unwrap_model(model)
     taken: Taken = attached.taken
     try:
-        _refuse_offloaded(inner)
+        if is_offloaded(inner):
+            raise NotProbed("a part of the model is offloaded: a forward takes too long")
         taken.inputs = inputs_for(inner, attached, taken.tokenizer)
         head_inputs = None
         if _has_head_of_its_own(attached) and _changes_trunk(attached):
@@ -275,13 +276,6 @@ def _require_patience(model: nn.Module, inputs: Sequence[Input]) -> None:
     ask(model, inputs[:1], continuations=False)
     if (seconds := slowest(time.perf_counter() - began, model)) > PATIENCE:
         raise NotProbed(f"one input took {seconds:.0f} s of this model, more than {PATIENCE:.0f}")
-
-
-def _refuse_offloaded(model: nn.Module) -> None:
-    places = {str(place) for place in (getattr(model, "hf_device_map", None) or {}).values()}
-    moved = any(getattr(m.__dict__.get("_hf_hook"), "offload", False) for m in model.modules())
-    if moved or "disk" in places or ("cpu" in places and len(places) > 1):
-        raise NotProbed("a part of the model is offloaded: its forward takes too long to ask it")
 
 
 def _dtype(model: nn.Module) -> str:

@@ -10,7 +10,6 @@ from ftplug.structure.shards import is_partitioned, shape_of
 if TYPE_CHECKING:
     from torch import nn
 
-
 _PLAIN = (bool, int, float, str, type(None))
 
 

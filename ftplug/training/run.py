@@ -215,7 +215,7 @@ class Run:
         trl.refuse_follower(self.trainer, self.model)
         in_parts = processes.mixed_in_parts(self.trainer)
         goes_on = self.resumes is not None or self.start_from is not None
-        why_not = trl.asks_no_forward(self.trainer)
+        why_not = trl.asking_refusal(self.trainer)
         take_base_now(self.model, resumed=goes_on, mixed_precision=in_parts, why_not=why_not)
         self.measured.start(self.trainer.state.global_step)
         keep_gradients(self.model)

@@ -258,11 +258,11 @@ def _precompute_with(trainer: Any, reference: Reference) -> None:
     trainer.compute_ref_log_probs = compute_ref_log_probs
 
 
-def asks_no_forward(trainer: Trainer) -> str:
+def asking_refusal(trainer: Trainer) -> str:
     """Return why the model of a run must not be asked before it trains; nothing where it may be.
 
-    Under ZeRO-3 a reference that is an engine of its own gathers by the order of the first forward:
-    after a question in between the first backward found parameters without values.
+    Under ZeRO-3, with a reference that is an engine of its own, the first backward after a question
+    found parameters without values. Why is not known.
     """
     engine = type(getattr(trainer, "ref_model", None)).__name__ == "DeepSpeedEngine"
     return "DeepSpeed trains it beside an engine for TRL's reference" if engine else ""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftplug import structure
 from ftplug.artifacts.contents import Contents
-from ftplug.attaching.sharding import is_sharded
+from ftplug.attaching.sharding import is_offloaded, is_sharded
+from ftplug.base.quantization import is_quantized
 from ftplug.context import logger, quiet
 from ftplug.effect.probe import FILE, Probe
 from ftplug.errors import ArtifactError, FtplugError, NotProbed, NotReplayable, one_line
@@ -125,22 +126,10 @@ def asked_plain(
 
 def why_not_asked(model: nn.Module) -> str:
     """Return why a model is not asked while it is loaded: no values are there, or it takes long."""
-    inner: Any = structure.pretrained(model)
     if any(tensor.is_meta for tensor in model.parameters()):
         return "the model is on the meta device, or offloaded"
-    if is_quantized(inner):
+    if is_quantized(structure.pretrained(model)):
         return "the base is quantized: ftplug verify --effect asks it"
-    if is_offloaded(getattr(inner, "hf_device_map", None) or {}):
+    if is_offloaded(model):
         return "the base is offloaded"
     return "its processes hold shards" if is_sharded(model) else ""
-
-
-def is_quantized(inner: Any) -> bool:
-    """Whether the weights of a transformers model are of few bits."""
-    return bool(getattr(inner, "is_quantized", False) or getattr(inner, "hf_quantizer", None))
-
-
-def is_offloaded(places: dict[str, Any]) -> bool:
-    """Whether a device map has some of a model wait on the CPU or a disk."""
-    devices: Collection[str] = {str(place) for place in places.values()}
-    return "disk" in devices or ("cpu" in devices and len(devices) > 1)
