@@ -26,16 +26,19 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Template
+
 from ftplug import discovery
 from ftplug.comparing import results as ended
+from ftplug.comparing.choosing import at_edge
 from ftplug.comparing.report import texts
 from ftplug.comparing.report.facts import rows
-from ftplug.comparing.report.writing import PICTURES
+from ftplug.comparing.results import Result
 from ftplug.comparing.summary import Summary
 
 HERE = Path(__file__).parent
 DOCS = HERE.parents[1] / "docs"
-PAGE, TEMPLATE = DOCS / "standings.md", HERE / "page.md"
+PAGE, TEMPLATE = DOCS / "standings.md", HERE / "page.md.jinja"
 PACKAGES = ("ftplug", "torch", "transformers", "peft")
 NONE = texts.number(None)
 COLUMNS = {
@@ -45,7 +48,7 @@ COLUMNS = {
     "difference": "difference, 95 %",
     "rate": "rate",
     "trained": "trained",
-    "training": "training",
+    "training": "training, CPU",
     "memory": "memory",
     "artifact": "artifact",
     "forgetting": "forgetting, nats",
@@ -66,8 +69,10 @@ LEFT_OUT = {
     "trainable-tokens": "trains the tokens that somebody names",
     "trunk-cache": "trains nothing",
 }
+PARTS = ("demo", "chat")
 BASELINE = "full"
 BUDGET = 24 * 60  # minutes
+EPOCHS, STEPS = 2, 30
 
 ON_CHATS = (
     "lora",
@@ -97,10 +102,11 @@ def command(part: str, folder: Path, jobs: int) -> list[str]:
     """Return the comparison of a part, from the options on."""
     if part == "demo":
         tries, more = on_sentences(), ["--seeds", "3", "--budget-minutes", str(BUDGET)]
-        script: list[str] = []
+        script = ["--", "--epochs", str(EPOCHS)]
     else:
         tries, more = list(ON_CHATS), ["--seeds", "2", "--lr", "3e-4,3e-3"]
         script = ["--", str(HERE / "chat.py"), "--model", str((folder / "smollm2").resolve())]
+        script += ["--steps", str(STEPS)]
     tried = [word for text in tries for word in ("--try", text)]
     more += ["--baseline", BASELINE, "--jobs", str(jobs), "--out", str(folder / part)]
     return [*tried, *more, *script]
@@ -118,7 +124,7 @@ def keep(part: str, folder: Path, jobs: int) -> None:
     summary, results = Summary.read(folder), ended.read_results(folder / ended.FILE)
     found = {
         "summary": dataclasses.asdict(summary),
-        "candidates": [row_of(row) for row in rows(summary, results)],
+        "candidates": [row_of(row, results) for row in rows(summary, results)],
         "cells": len(results),
         "failed": {
             r.candidate: r.reason for r in results if r.status not in ("finished", "pruned")
@@ -127,14 +133,14 @@ def keep(part: str, folder: Path, jobs: int) -> None:
     }
     text = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
     (HERE / f"{part}.json").write_text(text, encoding="utf-8")
-    for name in PICTURES:
-        if name != "epochs.png" and (folder / name).is_file():
-            (DOCS / f"standings-{part}-{name}").write_bytes((folder / name).read_bytes())
+    if (picture := folder / "difference.png").is_file():  # the others are too full
+        (DOCS / f"standings-{part}-difference.png").write_bytes(picture.read_bytes())
 
 
-def row_of(row: Any) -> dict[str, Any]:
-    """Return the cells of a candidate's line."""
+def row_of(row: Any, results: Sequence[Result]) -> dict[str, Any]:
+    """Return the cells of a candidate's line; a rate with a star has none beside it."""
     one = row.judged
+    star = "*" if at_edge(results, one.candidate, one.lr) else ""
     difference = NONE
     if one.difference is not None:
         difference = f"{texts.signed(one.difference)} ({texts.interval(one.interval)})"
@@ -143,9 +149,9 @@ def row_of(row: Any) -> dict[str, Any]:
         "verdict": texts.WORDS[one.verdict],
         "mean": texts.number(one.mean),
         "difference": difference,
-        "rate": texts.rate(one.lr),
+        "rate": texts.rate(one.lr) + star,
         "trained": texts.count(row.parameters),
-        "training": texts.seconds(row.seconds),
+        "training": texts.seconds(row.cpu_seconds),
         "memory": texts.size(row.memory),
         "artifact": texts.size(row.artifact),
         "forgetting": texts.number(row.forgetting),
@@ -184,28 +190,26 @@ def measured_on(found: dict[str, Any]) -> str:
 
 
 def render(page: str) -> str:
-    """Return the page with the tables of what is kept."""
-    for part in ("demo", "chat"):
-        begin, end = f"<!-- {part} -->\n", f"<!-- /{part} -->"
-        path = HERE / f"{part}.json"
+    """Return the page with what is kept, without the sections of what is not."""
+    parts = {}
+    for path in (HERE / f"{part}.json" for part in PARTS):
         if path.is_file():
             found = json.loads(path.read_text(encoding="utf-8"))
-            before, _, rest = page.partition(begin)
-            _, _, after = rest.partition(end)
-            page = f"{before}{begin}{table(found)}\n{measured_on(found)}{end}{after}"
-    return page
+            parts[path.stem] = f"{table(found)}\n{measured_on(found)}".rstrip()
+    text: str = Template(page, trim_blocks=True, autoescape=False).render(parts)
+    return text.rstrip() + "\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run what is asked for, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", choices=["demo", "chat"], help="demo, chat")
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, "all"], default="all")
     parser.add_argument("--render", action="store_true", help="write the page alone")
     parser.add_argument("--folder", type=Path, default=Path(".standings"))
     parser.add_argument("--jobs", type=int, default=1, help="cells at a time")
     options = parser.parse_args(arguments)
     if not options.render:
-        for part in options.parts or ("demo", "chat"):
+        for part in PARTS if "all" in options.parts else options.parts:
             compare(part, options.folder, options.jobs)
     PAGE.write_text(render(TEMPLATE.read_text(encoding="utf-8")), encoding="utf-8")
 

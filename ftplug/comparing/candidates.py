@@ -40,7 +40,7 @@ class Candidate:
         return _spec(self) == _spec(other)
 
 
-def parse(text: str) -> Candidate:
+def parse(text: str, option: str = "--try") -> Candidate:
     """Return what ``lora r=8``, ``freeze layers=2`` or ``lora+bitfit lora.r=4`` names.
 
     Settings with spaces are quoted as in a shell. Raises :class:`FtplugError`, in one line that
@@ -50,12 +50,12 @@ def parse(text: str) -> Candidate:
     try:
         names, *settings = shlex.split(text)
     except ValueError as error:
-        raise FtplugError(f"--try {text!r}: {_why_no_words(text, error)}") from None
+        raise FtplugError(f"{option} {text!r}: {_why_no_words(text, error)}") from None
     try:
         methods = from_texts(names.split("+"), _texts(settings))
         Host(methods)  # refuses what one run cannot have
     except FtplugError as error:
-        raise type(error)(f"--try {text!r}: {one_line(error)}") from None
+        raise type(error)(f"{option} {text!r}: {one_line(error)}") from None
     return Candidate(text, methods)
 
 
@@ -80,7 +80,7 @@ def with_baseline(texts: Sequence[str], baseline: str | None) -> tuple[tuple[str
     found = candidates(texts)
     if baseline is None:
         return tuple(one.text for one in found), found[0].text
-    wanted = parse(baseline)
+    wanted = parse(baseline, "--baseline")
     if same := next((one for one in found if one.is_same(wanted)), None):
         return tuple(one.text for one in found), same.text
     return (wanted.text, *(one.text for one in found)), wanted.text

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,8 +22,9 @@ from ftplug.comparing.candidates import parse
 from ftplug.comparing.comparison import Comparison
 from ftplug.comparing.folder import ARTIFACT, OUTPUT
 from ftplug.comparing.measuring.ending import Ended, exit_reason, status_of
-from ftplug.comparing.measuring.forgetting import mean_divergence, not_measured, retained_text
+from ftplug.comparing.measuring.forgetting import mean_divergence, not_measured
 from ftplug.comparing.measuring.gathering import gather_course, gather_measured, gather_trained
+from ftplug.comparing.measuring.retained import retained_text
 from ftplug.comparing.measuring.watching import GoOn, Watching
 from ftplug.comparing.results import Cell, Result
 from ftplug.errors import FtplugError
@@ -44,9 +45,9 @@ def run_cell(
 
     Whatever the script does ends in a result; a KeyboardInterrupt passes. What it printed, and its
     traceback, are on the process's own streams. ``train_seconds`` are those of ``train()`` without
-    evaluations, ``evaluation_seconds`` those of all evaluations, ``start_seconds`` those from this
-    call until training begins. ``peak_rss`` is the process's. Raises :class:`FtplugError` where
-    this is one of several processes.
+    evaluations (``train_cpu_seconds`` of the processor, all threads), ``evaluation_seconds`` those
+    of all evaluations, ``start_seconds`` those from this call until training begins. ``peak_rss``
+    is the process's. Raises :class:`FtplugError` where this is one of several processes.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise FtplugError("compare runs a cell in one process: start it without a launcher")
@@ -63,8 +64,8 @@ def run_cell(
         result.status, result.reason = _ran(launch, command, module=comparison.module)
     if watched := launch.trained:
         gather_course(result, watched)
-        if watched.timed.began:
-            result.start_seconds = watched.timed.began - began
+        if watched.has_begun:
+            result.start_seconds = watched.timed.began.clock - began
     return result
 
 
@@ -87,6 +88,8 @@ class CellLaunch(Launch):
             return callbacks
         output = str(self.folder / OUTPUT)
         if args.output_dir != output:
+            with suppress(OSError, TypeError):  # the Trainer makes it, and a script may write there
+                os.makedirs(args.output_dir, exist_ok=True)
             args.output_dir = output
             self.note("args.output_dir is a folder of the cell's own")
         if args.push_to_hub:
@@ -104,7 +107,8 @@ class CellLaunch(Launch):
 
     def callbacks_of_a_trainer(self) -> list[TrainerCallback]:
         """Return what measures, behind what puts the methods on."""
-        watching = Watching(self.comparison.metric, self.go_on, self._trained)
+        asked = self.comparison
+        watching = Watching(asked.metric, self.go_on, self._trained, asked.greater_is_better)
         self.watched.append(watching)
         return [*super().callbacks_of_a_trainer(), watching]
 
@@ -116,7 +120,7 @@ class CellLaunch(Launch):
     @property
     def trained(self) -> Watching | None:
         """The Trainer that counts: the last that trained, else the last there is."""
-        begun = sorted((w for w in self.watched if w.has_begun), key=lambda w: w.timed.began)
+        begun = sorted((w for w in self.watched if w.has_begun), key=lambda w: w.timed.began.clock)
         return next(iter([*begun[::-1], *self.watched[::-1]]), None)
 
     def _trained(self, watched: Watching) -> None:

@@ -86,12 +86,14 @@ def at_edge(results: Iterable[Result], candidate: str, rate: float | None) -> Ed
     """Return the edge at which a candidate's chosen rate lies, None if it has neighbours.
 
     A neighbour that failed or diverged is one. The next rate is further by the factor between the
-    edge and its neighbour, to three digits. With one rate tried there is no grid and no edge.
+    edge and its neighbour, ten at most, to three digits. With one rate tried there is no grid and
+    no edge.
     """
     tried = sorted(known for known in rates_tried(results, candidate) if known is not None)
     if rate is None or len(tried) < 2 or rate not in (tried[0], tried[-1]):
         return None
     lowest = rate == tried[0]
     neighbour = tried[1] if lowest else tried[-2]
-    next_rate = float(f"{rate * rate / neighbour:.3g}")
+    factor = min(max(rate / neighbour, 0.1), 10.0)
+    next_rate = float(f"{rate * factor:.3g}")
     return Edge("lowest" if lowest else "highest", rate, next_rate)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import secrets
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ import typer
 
 from ftplug.comparing.candidates import DEFAULT, default_candidates, with_baseline
 from ftplug.comparing.comparison import Comparison
+from ftplug.comparing.measuring.retained import retained_text
 from ftplug.comparing.whole import Compared, EngineName, run_comparison
 from ftplug.errors import FtplugError
 from ftplug.options import DatasetName, learning_rate
@@ -51,6 +53,14 @@ def compare(
     seeds: Annotated[int, typer.Option("--seeds", help="Runs of each, with seeds 0, 1, …")] = 3,
     metric: Annotated[
         str | None, typer.Option("--metric", help="What is compared: the script's own by default.")
+    ] = None,
+    greater_is_better: Annotated[
+        bool | None,
+        typer.Option(
+            "--more-is-better/--less-is-better",
+            help="Of the metric; by default as the script says of its best model, or by its name.",
+            show_default=False,
+        ),
     ] = None,
     baseline: Annotated[
         str | None,
@@ -110,6 +120,7 @@ def compare(
         rates=rates(lr),
         seeds=seeds,
         metric=metric,
+        greater_is_better=greater_is_better,
         delta=delta,
         budget_minutes=budget_minutes,
         dataset_name=dataset_name,
@@ -198,8 +209,7 @@ def _check(
         if not 0 < budget_minutes < float("inf"):
             raise FtplugError(f"--budget-minutes {budget_minutes:g}: write a positive number")
         check_installed()
-    if retain is not None and not retain.is_file():
-        raise FtplugError(f"--retain {retain}: no such file")
+    retained_text(retain)  # each cell would fail by it after its training
 
 
 def _engine(name: str) -> EngineName:
@@ -212,6 +222,11 @@ def _engine(name: str) -> EngineName:
 def _seed_argument(text: str | None) -> str | None:
     if text is not None and "{seed}" not in text:
         raise FtplugError(f"--seed-arg {text!r}: write where the seed goes: '--seed {{seed}}'")
+    try:
+        shlex.split(text or "")
+    except ValueError as error:
+        said = f"{error}".lower()
+        raise FtplugError(f"--seed-arg {text!r}: {said}: quote it as in a shell") from None
     return text
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ftplug.errors import FtplugError
+from ftplug.errors import FtplugError, one_line
 from ftplug.files.staged import replace_file
 
 FILE = "comparison.json"
@@ -20,8 +20,10 @@ class Comparison:
 
     ``candidates`` are texts as given (``lora+bitfit lora.r=4``), with the baseline among them.
     ``rates`` are learning rates, "suggested" for each candidate's own, or None for three of each:
-    low, suggested and high. ``metric`` None takes the script's. ``key`` is random, 64 hexadecimal
-    digits: it keys the hashes of examples. ``folder`` is the working directory of the script.
+    low, suggested and high. ``metric`` None takes the script's; ``greater_is_better`` says whether
+    more of it is better, None leaves that to the script and the metric's name. ``key`` is random,
+    64 hexadecimal digits: it keys the hashes of examples. ``folder`` is the working directory of
+    the script.
     """
 
     command: tuple[str, ...]
@@ -33,6 +35,7 @@ class Comparison:
     rates: tuple[float, ...] | Literal["suggested"] | None = None
     seeds: int = 3
     metric: str | None = None
+    greater_is_better: bool | None = None
     delta: float = 0.01
     budget_minutes: float | None = None
     dataset_name: str | None = None
@@ -47,11 +50,11 @@ class Comparison:
     @classmethod
     def read(cls, directory: Path) -> Comparison:
         """Read it back; FtplugError where there is none."""
+        import pydantic
+
         path = directory / FILE
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            for name in ("command", "candidates", "rates"):
-                found[name] = tuple(found[name]) if isinstance(found[name], list) else found[name]
-            return cls(**found)
-        except (OSError, TypeError, ValueError, KeyError) as error:
-            raise FtplugError(f"{path}: no comparison of ftplug compare: {error}") from None
+            return pydantic.TypeAdapter(cls).validate_json(path.read_bytes())
+        except (OSError, ValueError) as error:
+            said = one_line(error)
+            raise FtplugError(f"{path}: no comparison of ftplug compare: {said}") from None

@@ -75,6 +75,9 @@ def _describe(
     if edge and finished:
         beyond = f"{edge.next_rate:g} was not tried"
         judged.notes.append(f"its rate {edge.rate:g} is the {edge.side} that was tried: {beyond}")
+    for cell in rates_tried(results, candidate).get(rate, []) if finished else []:
+        if cell.status not in ("finished", "pruned"):
+            judged.notes.append(f"its mean is without seed {cell.seed}: {_how_it_ended(cell)}")
     starts = [cell.fresh for cell in finished]
     if len(starts) > 1 and starts[0] is not None and len(set(starts)) == 1:
         judged.notes.append(SAME_START)
@@ -119,6 +122,9 @@ def _decide(
 def _fill(judged: Judged, found: verdicts.Contrast, p: float, delta: float) -> None:
     judged.difference, judged.p = found.difference, p
     judged.interval, judged.interval_90 = found.interval, found.interval_90
+    judged.paired_seeds = found.seeds
+    if found.seeds < len(judged.seeds):
+        judged.notes.append(f"differences are of the {found.seeds} seeds that the baseline has too")
     judged.verdict = verdicts.verdict(found, p, delta)
     if judged.verdict != "not_decided":
         return

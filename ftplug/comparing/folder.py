@@ -19,15 +19,9 @@ from ftplug.comparing.results import Cell, Result, read_results, to_line
 from ftplug.errors import ArtifactError, FtplugError
 from ftplug.files.flush import flush_directory
 from ftplug.files.folder_lock import claimed
-from ftplug.files.staged import (
-    OURS,
-    STAGE,
-    close_stage,
-    open_stage,
-    replace_file,
-    stated_write_errors,
-)
+from ftplug.files.staged import OURS, STAGE, close_stage, open_stage, replace_file
 from ftplug.files.swapping import replace_directory
+from ftplug.files.write_errors import stated_write_errors
 
 HOLDER = "running.json"  # who runs the comparison, while somebody does
 RESULT = "result.json"  # of a cell, in its folder
@@ -97,8 +91,8 @@ def write_result(folder: Path, result: Result) -> None:
 def read_result(folder: Path) -> Result | None:
     """Return what :func:`write_result` left; None where there is none that is whole."""
     try:
-        return Result(**json.loads((folder / RESULT).read_text(encoding="utf-8")))
-    except (OSError, TypeError, ValueError):
+        return lines.read_result((folder / RESULT).read_bytes())
+    except (OSError, ValueError):
         return None
 
 
@@ -187,7 +181,10 @@ def _goes_on(name: str, before: Comparison, wanted: Comparison) -> bool:
 
 
 def _said(name: str) -> str:
-    options = {"rates": "--lr", "candidates": "--try", "module": "-m", "folder": "working folder"}
+    options = {
+        "rates": "--lr", "candidates": "--try", "module": "-m", "folder": "working folder",
+        "greater_is_better": "--more-is-better",
+    }  # fmt: skip
     return options.get(name, name if name == "command" else f"--{name.replace('_', '-')}")
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ftplug.comparing import verdicts
-from ftplug.comparing.outcomes import Outcomes, read_outcomes
+from ftplug.comparing.outcomes import NOT_DECIDED, Outcomes, read_outcomes
 from ftplug.comparing.results import CELLS, Result
 from ftplug.errors import FtplugError
 
@@ -44,12 +44,18 @@ def measured(
     return found
 
 
+def refuse_different_examples(directory: Path, results: Sequence[Result]) -> None:
+    """Raise :class:`FtplugError` where finished cells were evaluated on different examples."""
+    finished = [one for one in results if one.status == "finished"]
+    _refuse_different_examples([_read(directory, one) for one in finished])
+
+
 def _read(directory: Path, result: Result) -> Measured:
     from safetensors import SafetensorError
 
     if result.outcomes is None:
-        why = f": {result.no_outcomes}" if result.no_outcomes else ""
-        return Measured(result, None, f"no per-example outcome{why}")
+        why = (result.no_outcomes or "").removeprefix(NOT_DECIDED)
+        return Measured(result, None, f"no per-example outcome{why and f': {why}'}")
     path = directory / result.outcomes
     try:
         outcomes = read_outcomes(path)
@@ -74,7 +80,8 @@ def _refuse_different_examples(cells: Sequence[Measured]) -> None:
     more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
     raise FtplugError(
         f"cells were evaluated on different examples: {names}{more} on others than "
-        f"{_name(most[0])}: the script must evaluate on the same data in every run"
+        f"{_name(most[0])}: the script must evaluate on the same data in every run, so neither a "
+        "split nor masks may follow from the seed; then give --out another folder"
     )
 
 

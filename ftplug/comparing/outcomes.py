@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 FILE = "outcomes.safetensors"
 RESAMPLES = 1000
+NOT_DECIDED = "not decided: no per-example outcome: "  # how a cell without them says why
 
 
 @dataclass(frozen=True)

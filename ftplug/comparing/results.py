@@ -6,13 +6,17 @@ A line that was torn by a kill is dropped when the file is read: its cell runs a
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ftplug.errors import FtplugError
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 FILE = "results.jsonl"
 CELLS = "cells"  # a folder a cell, by its id: log.txt, outcomes.safetensors, artifact/
@@ -69,6 +73,7 @@ class Result:
     epochs: list[dict[str, Any]] = field(default_factory=list)
     seconds: float | None = None
     train_seconds: float | None = None
+    train_cpu_seconds: float | None = None
     evaluation_seconds: float | None = None
     start_seconds: float | None = None
     samples_per_second: float | None = None
@@ -112,13 +117,31 @@ def read_results(path: Path) -> list[Result]:
         return []
     text = path.read_bytes().decode("utf-8", errors="replace")
     *whole, _ = text.split("\n")  # a text in it may have other ends of lines
-    return [_read(line, f"{path}:{at}") for at, line in enumerate(whole, start=1)]
+    found: dict[Cell, Result] = {}
+    for at, line in enumerate(whole, start=1):
+        result = _read(line, f"{path}:{at}")
+        if result.cell in found:
+            raise FtplugError(f"{path}:{at}: a second line of one cell: delete one of the two")
+        found[result.cell] = result
+    return list(found.values())
+
+
+def read_result(written: str | bytes) -> Result:
+    """Return the result that a line holds; ValueError for whatever is none."""
+    return _adapter().validate_json(written)
+
+
+@functools.cache
+def _adapter() -> TypeAdapter[Result]:
+    import pydantic
+
+    return pydantic.TypeAdapter(Result)
 
 
 def _read(line: str, place: str) -> Result:
     try:
-        return Result(**json.loads(line))
-    except (TypeError, ValueError):
+        return read_result(line)
+    except ValueError:
         raise FtplugError(
             f"{place}: no result of a comparison: delete the line, and its cell runs again"
         ) from None

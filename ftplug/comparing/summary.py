@@ -22,7 +22,8 @@ class Judged:
 
     ``difference`` is candidate minus baseline of the metric, turned so that more is better, with
     its 95 % ``interval`` and the 90 % one that equivalence is decided by; ``p`` is Holm's adjusted
-    one. ``mean`` is the metric over seeds. ``reason`` says why a verdict is not a decision.
+    one. ``mean`` is the metric over ``seeds``; of these the baseline has ``paired_seeds`` as well,
+    which differences are over. ``reason`` says why a verdict is not a decision.
     """
 
     candidate: str
@@ -34,6 +35,7 @@ class Judged:
     p: float | None = None
     mean: float | None = None
     seeds: list[int] = field(default_factory=list)
+    paired_seeds: int = 0
     reason: str | None = None
     more_seeds: int | None = None
     pareto: bool = False

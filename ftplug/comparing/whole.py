@@ -63,7 +63,8 @@ def run_comparison(
                 schedule = _schedule(folder, jobs, runs, shown)
                 schedule.undisturbed = signals.withheld
                 with shown.shown():
-                    runs.get_ready()
+                    if not schedule.is_done():
+                        runs.get_ready()
                     schedule.run()
         except Ended as ended:
             code = 128 + ended.number

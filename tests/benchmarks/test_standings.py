@@ -48,7 +48,9 @@ def test_what_is_kept_is_what_the_page_shows(tmp_path, monkeypatch):
     assert [line.split(" | ")[0] for line in lines] == ["| `full`", "| `ia3`"]  # best first
     difference = f"{texts.signed(-0.05)} ({texts.interval((-0.07, -0.03))})"
     assert f" | worse | 0.8250 | {difference} | 0.01 | " in lines[1]
-    assert "forgetting" not in page.partition("<!-- /demo -->")[0].partition("<!-- demo -->")[2]
+    assert "forgetting, nats" not in page
+    assert "## Sentences of reviews" in page
+    assert "## Short chats" not in page  # nobody has measured them
     assert json.loads((tmp_path / "demo.json").read_text())["cells"] == 2
 
 
@@ -59,3 +61,15 @@ def test_the_page_is_made_of_what_is_kept(part):
         return
     template = standings.TEMPLATE.read_text(encoding="utf-8")
     assert standings.PAGE.read_text(encoding="utf-8") == standings.render(template)
+
+
+@pytest.mark.parametrize(("given", "parts"), [([], ["demo", "chat"]), (["chat"], ["chat"])])
+def test_both_are_compared_unless_one_is_named(given, parts, tmp_path, monkeypatch):
+    compared = []
+    monkeypatch.setattr(standings, "compare", lambda part, *_: compared.append(part))
+    monkeypatch.setattr(standings, "PAGE", tmp_path / "page.md")
+    standings.main(given)
+    assert compared == parts
+    standings.main(["--render"])
+    assert compared == parts
+    assert (tmp_path / "page.md").is_file()

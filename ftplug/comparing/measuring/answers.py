@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from ftplug.comparing.measuring.evaluations import Evaluation
 
-SECONDS = 120.0  # that resampling may take
+SECONDS = 120.0  # that compute_metrics may be called again for
 _FIRST = 8  # examples that tell cheaply whether a metric may be a mean
 
 Compute = Callable[[Any], float]
@@ -47,7 +47,7 @@ def outcomes_of(evaluation: Evaluation, metric: str, key: str) -> Outcomes:
     if is_loss(metric):
         return Outcomes(metric, keys[order], outcomes=_losses(evaluation, value, len(keys))[order])
     prediction = _whole(evaluation, len(keys))
-    compute = _computed(evaluation, metric)
+    compute = _within(SECONDS, _computed(evaluation, metric))
     ordered = _take(prediction, order)
     with _undisturbed():
         if not agree(_tried(compute, ordered), value):
@@ -96,9 +96,23 @@ def _computed(evaluation: Evaluation, metric: str) -> Compute:
     return value
 
 
+def _within(seconds: float, compute: Compute) -> Compute:
+    """Return a function that answers until so many seconds are over, counted from now."""
+    began = time.perf_counter()
+
+    def value(prediction: Any) -> float:
+        if time.perf_counter() - began > seconds:
+            raise NoOutcomes(f"calling compute_metrics again takes longer than {seconds:.0f} s")
+        return compute(prediction)
+
+    return value
+
+
 def _tried(compute: Compute, prediction: Any) -> float:
     try:
         return compute(prediction)
+    except NoOutcomes:
+        raise
     except Exception as error:
         raise NoOutcomes(f"compute_metrics cannot be called again: {one_line(error)}") from error
 
@@ -108,7 +122,11 @@ def _values(prediction: Any, compute: Compute, value: float, seed: int) -> np.nd
     for rule in (_hits, _alone):
         with contextlib.suppress(Exception):
             few = _take(prediction, np.arange(min(_FIRST, _rows(prediction))))
-            if not agree(float(rule(few, compute).mean()), compute(few)):
+            start = time.perf_counter()
+            found = rule(few, compute)
+            takes = (time.perf_counter() - start) / len(found) * _rows(prediction)
+            # Other predictions than these are asked for as well, and resamples where it is no mean.
+            if takes > SECONDS / 4 or not agree(float(found.mean()), compute(few)):
                 continue
             values = rule(prediction, compute)
             if agree(float(values.mean()), value) and _holds(rule, prediction, compute, seed):

@@ -25,7 +25,9 @@ class Evaluation:
     """One run through a data set.
 
     ``prefix`` is of its metrics' names as the Trainer has them. ``step`` is the optimizer step;
-    ``elsewhere`` says that the data are not the Trainer's own, ``after`` that training had ended.
+    ``elsewhere`` says that the data are not the Trainer's own, ``after`` that training had ended,
+    ``predicts`` that it is a call of ``predict``, ``is_test`` that nothing was trained or chosen on
+    these data.
     ``examples`` has a digest an example, in order, ``losses`` float64 of (rows,) a batch.
     ``prediction`` is what ``compute`` was given, unless that was too large to be kept.
     """
@@ -35,6 +37,8 @@ class Evaluation:
     epoch: float | None
     elsewhere: bool
     after: bool
+    predicts: bool = False
+    is_test: bool = False
     labels: Sequence[str] = ()
     divides_loss: bool = False
     examples: list[bytes] = field(default_factory=list)

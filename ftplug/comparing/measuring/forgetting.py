@@ -6,14 +6,12 @@ The mean over tokens of KL(base || trained), in nats: 0 for a model that answers
 from __future__ import annotations
 
 from collections.abc import Iterator
-from importlib.resources import files
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ftplug import structure
-from ftplug.attaching.attachment import disabled
+from ftplug.attaching.disabling import disabled
 from ftplug.errors import FtplugError
 
 if TYPE_CHECKING:
@@ -21,16 +19,6 @@ if TYPE_CHECKING:
 
 _BLOCK = 128  # tokens that are read at once: logits of a large vocabulary take room
 _MOST = 4096  # tokens of a text; the rest of a longer one is not read
-
-
-def retained_text(path: Path | None) -> str:
-    """Return the text: of a file, or the one that comes with ftplug."""
-    if path is None:
-        return (files("ftplug.comparing.measuring") / "retained.txt").read_text("utf-8")
-    try:
-        return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise FtplugError(f"--retain {path}: no text can be read: {error}") from None
 
 
 def not_measured(model: nn.Module, tokenizer: Any) -> str | None:

@@ -14,7 +14,7 @@ from ftplug.comparing.measuring.ending import Ended
 from ftplug.comparing.measuring.metrics import asked_for
 from ftplug.comparing.measuring.sizes import folder_bytes, optimizer_bytes
 from ftplug.comparing.measuring.watching import Watching, unknown
-from ftplug.comparing.outcomes import FILE, write_outcomes
+from ftplug.comparing.outcomes import FILE, NOT_DECIDED, write_outcomes
 from ftplug.training.record import peak_resident
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def gather_trained(result: Result, watched: Watching, artifact: Path) -> None:
     """Note what is known once training has ended."""
     seconds, batches = watched.timed.training, watched.batches
     result.train_seconds = seconds
+    result.train_cpu_seconds = watched.timed.training_processor
     if seconds:
         result.samples_per_second = batches.samples / seconds
         if batches.tokens is not None:
@@ -67,6 +68,11 @@ def gather_measured(result: Result, watched: Watching, key: str, folder: Path) -
         )
     gather_course(result, watched)  # the evaluation now counts, too
     result.set = "test" if found.elsewhere else "evaluation"
+    if others := {one.prefix for one in watched.evaluations if one.is_test} - {found.prefix}:
+        result.notes.append(
+            f"of the sets evaluated after training {found.prefix!r} counts, not "
+            f"{', '.join(map(repr, sorted(others)))}"
+        )
     result.metrics = finite(found.metrics)
     if not math.isfinite(found.metrics[metric]):
         raise Ended("diverged", f"{metric} is {found.metrics[metric]} after training")
@@ -74,7 +80,7 @@ def gather_measured(result: Result, watched: Watching, key: str, folder: Path) -
         write_outcomes(folder / FILE, outcomes_of(found, metric, key))
         result.outcomes = (folder / FILE).relative_to(folder.parents[1]).as_posix()
     except NoOutcomes as reason:
-        result.no_outcomes = f"not decided: no per-example outcome: {reason}"
+        result.no_outcomes = f"{NOT_DECIDED}{reason}"
 
 
 def epochs_of(watched: Watching) -> list[dict[str, Any]]:
@@ -103,8 +109,9 @@ def _is_of_kept_weights(one: Evaluation, watched: Watching) -> bool:
 def _measured(watched: Watching) -> Evaluation:
     """Return the evaluation that a cell is judged by."""
     having = [one for one in watched.evaluations if watched.metric in one.metrics]
-    if tests := [one for one in having if one.elsewhere and one.after]:
-        return tests[-1]
+    if tests := [one for one in having if one.is_test]:
+        named = [one for one in tests if one.predicts or one.prefix.startswith("test")]
+        return (named or tests)[-1]
     kept = [e for e in having if not e.elsewhere and _is_of_kept_weights(e, watched)]
     if kept and not kept[-1].is_dropped:
         return kept[-1]

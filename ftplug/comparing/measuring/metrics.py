@@ -9,7 +9,14 @@ from typing import Any
 from ftplug.training.history import TIMING
 
 LOSS = "loss"
-_LOWER = re.compile(r"(loss|error|perplexity|(^|[_\W])(mse|mae|rmse|wer|cer|ter))$")
+# Of a name with one of these words less is better, unless it ends in a word of which more is.
+_LOWER = re.compile(
+    r"(loss|error|perplexity)$|(^|_)(loss|losses|error|errors|err|perplexity|ppl|nll|mse|mae|rmse|"
+    r"mape|smape|msle|rmsle|wer|cer|ter|mer|eer|brier|ece|crps|bpb|bpc|bits|distance|divergence|kl|"
+    r"fid|fpr|fnr|negative_log_likelihood|"
+    r"false_(positive|negative|discovery|omission|alarm|acceptance|rejection)s?)(_|$)"
+)
+_GREATER = ("accuracy", "acc", "f1", "precision", "recall", "auc", "auroc", "auprc")
 
 
 def bare(name: str, prefix: str = "eval") -> str:
@@ -45,12 +52,16 @@ def first_computed(names: Iterable[str], *, computes: bool) -> str | None:
     return next(iter([*computed, *filter(is_loss, given)]), None)
 
 
-def greater_is_better(metric: str, args: Any) -> bool:
-    """Whether more is better: as the script says of its best model, else by the name.
+def greater_is_better(metric: str, args: Any, said: bool | None = None) -> bool:
+    """Whether more is better: as is ``said``, as the script says of its best model, or by the name.
 
-    Less is better of names that end in loss, error, perplexity, mse, mae, rmse, wer, cer or ter.
+    Less is better of names with a word such as loss, error, perplexity, mse, wer or distance in
+    them, and of rates of what is false: ``error_rate``, ``loss_mean``, ``false_positive_rate``.
     """
+    if said is not None:
+        return said
     named = args.metric_for_best_model
     if named and bare(named) == metric and args.greater_is_better is not None:
         return bool(args.greater_is_better)
-    return _LOWER.search(metric.lower()) is None
+    name = re.sub(r"(?<=[a-z])(?=[A-Z])|\W", "_", metric).lower()
+    return name.split("_")[-1] in _GREATER or _LOWER.search(name) is None

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import inspect
 import math
-import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -18,8 +17,10 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from ftplug.comparing.measuring import metrics as named
 from ftplug.comparing.measuring.ending import Ended
 from ftplug.comparing.measuring.evaluations import Evaluation
+from ftplug.comparing.measuring.examples import contents, digest
 from ftplug.comparing.measuring.hints import could_cache
 from ftplug.comparing.measuring.sizes import Batches, batch_rows, fresh_digest
+from ftplug.comparing.measuring.timed import Moment, Timed
 from ftplug.frames import trainer_in_construction
 
 if TYPE_CHECKING:
@@ -31,28 +32,18 @@ GoOn = Callable[[float, float], bool]
 _REPLACED = ("evaluation_loop", "prediction_step", "training_step")
 
 
-@dataclass
-class Timed:
-    """Seconds: training began and ended at, evaluations took, they took of the training."""
-
-    began: float = 0.0
-    ended: float | None = None
-    evaluation: float = 0.0
-    aside: float = 0.0
-
-    @property
-    def training(self) -> float | None:
-        """What training took without its evaluations; None while it goes on."""
-        return None if self.ended is None else self.ended - self.began - self.aside
-
-
 class Watching(TrainerCallback):
     """Watches one Trainer. ``at_train_end`` is called once it has trained, weights final."""
 
     def __init__(
-        self, asked: str | None, go_on: GoOn, at_train_end: Callable[[Watching], None]
+        self,
+        asked: str | None,
+        go_on: GoOn,
+        at_train_end: Callable[[Watching], None],
+        more: bool | None = None,
     ) -> None:
         self.asked, self.go_on, self.at_train_end = asked, go_on, at_train_end
+        self.more = more  # whether more of the metric is better, where the comparison says so
         self.trainer: Trainer | None = None
         self.trained = 0  # calls of train() that ended
         self.metric: str | None = None
@@ -66,6 +57,7 @@ class Watching(TrainerCallback):
         self.timed, self.batches = Timed(), Batches()
         self.evaluations: list[Evaluation] = []
         self.is_training = False
+        self.first_batch: set[bytes] = set()  # digests of the first examples that it trains on
         self._loop: Evaluation | None = None  # that runs, or ran last and is not reported yet
 
     @property
@@ -109,13 +101,13 @@ class Watching(TrainerCallback):
             "could_cache": could_cache(self.run, state.num_train_epochs),
         }
         self.is_training = True
-        self.timed.began = time.perf_counter()
+        self.timed.began = Moment()
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Stop the clock."""
-        self.timed.ended = time.perf_counter()
+        self.timed.ended = Moment()
         self.is_training = False
         self.trained += 1
         restored = self.run.measured.restored
@@ -145,6 +137,7 @@ class Watching(TrainerCallback):
         if not found.metrics:
             return
         found.elsewhere = found.elsewhere and not self._is_own_set(found)
+        found.is_test = found.elsewhere and found.after and not self._is_known(found)
         self.evaluations.append(found)
         if found.elsewhere:
             return
@@ -162,6 +155,16 @@ class Watching(TrainerCallback):
             sorted(one.examples) == examples for one in self.evaluations if not one.elsewhere
         )
 
+    def _is_known(self, found: Evaluation) -> bool:
+        """Whether other data are those of the training, or a part of the evaluation set."""
+        if self.run.measured.is_on_training_data or found.prefix.startswith("train"):
+            return True
+        if self.first_batch and self.first_batch <= set(found.examples):
+            return True
+        examples = Counter(found.examples)
+        own = (Counter(one.examples) for one in self.evaluations if not one.elsewhere)
+        return bool(examples) and any(examples <= one for one in own)
+
     def _choose(self, found: Evaluation) -> None:
         assert self.trainer is not None
         name = named.asked_for(self.asked, self.trainer.args)
@@ -171,14 +174,16 @@ class Watching(TrainerCallback):
             name = named.first_computed(found.metrics, computes=computes)
         if name in found.metrics:
             self.metric = name
-            self.greater_is_better = named.greater_is_better(name, self.trainer.args)
+            self.greater_is_better = named.greater_is_better(name, self.trainer.args, self.more)
         elif not isinstance(self.trainer.eval_dataset, dict):
             raise Ended("failed", unknown(name, found.metrics))
 
     def _judge(self, found: Evaluation, value: float) -> None:
         epoch = float(found.epoch or 0)
         if not math.isfinite(value):
-            raise Ended("diverged", f"{self.metric} is {value} after epoch {epoch:g}")
+            others = [name for name, other in found.metrics.items() if math.isfinite(other)]
+            way_out = f": --metric may name another ({', '.join(others[:3])})" if others else ""
+            raise Ended("diverged", f"{self.metric} is {value} after epoch {epoch:g}{way_out}")
         if not self.go_on(epoch, value if self.greater_is_better else -value):
             raise Ended("pruned", f"stopped after epoch {epoch:g}")
 
@@ -198,6 +203,7 @@ class Watching(TrainerCallback):
             epoch=state.epoch,
             elsewhere=elsewhere,
             after=self.trained > 0 and not self.is_training,
+            predicts=predicts,
             labels=tuple(self.trainer.label_names or ()),
             divides_loss=named.is_loss(name) if name else no_metrics,
         )
@@ -209,14 +215,10 @@ class Watching(TrainerCallback):
                 earlier.drop()
         predicts = given.get("description") == "Prediction"
         self._loop = loop = self._begun(given.get("metric_key_prefix", "eval"), predicts=predicts)
-        start = time.perf_counter()
         try:
-            with self._captured(loop):
+            with self.timed.evaluating(in_training=self.is_training), self._captured(loop):
                 return original(*args, **kwargs)
         finally:
-            seconds = time.perf_counter() - start
-            self.timed.evaluation += seconds
-            self.timed.aside += seconds if self.is_training else 0
             if not loop.after:
                 loop.keep()
 
@@ -258,6 +260,9 @@ class Watching(TrainerCallback):
     def _training_step(
         self, original: Callable[..., Any], model: Any, inputs: Any, *args: Any, **kwargs: Any
     ) -> Any:
+        if not self.batches.samples and (rows := batch_rows(inputs)) and hasattr(inputs, "items"):
+            labels = tuple(self.trainer.label_names or ()) if self.trainer else ()
+            self.first_batch = {digest(one) for one in contents(inputs, rows, labels)}
         self.batches.count(inputs)
         return original(model, inputs, *args, **kwargs)
 

@@ -10,10 +10,12 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing import connection, forkserver
 from multiprocessing.process import BaseProcess
+
+import psutil
 
 from ftplug.comparing.folder import Folder, pruned, read_result
 from ftplug.comparing.processes.keeper import died, keep
@@ -21,6 +23,7 @@ from ftplug.comparing.processes.task import CACHE, SHARED_CACHE, RunCell, Task, 
 from ftplug.comparing.results import Cell, Result
 
 PRELOADED = ["ftplug.comparing.processes.imports"]  # what the server imports
+_SERVER_DIED = 255  # multiprocessing's exit code of a process whose server is gone
 FORKS = sys.platform == "linux"
 _SERVER = {
     "OPENBLAS_NUM_THREADS": "1",  # numpy's and scipy's would start threads when imported
@@ -48,6 +51,7 @@ class Processes:
     jobs: int = 1
     run: RunCell = run_script
     running: dict[Cell, Running] = field(default_factory=dict)
+    lost: set[Cell] = field(default_factory=set)  # cells whose server was killed
 
     def __post_init__(self) -> None:
         self.gpus = visible_gpus() if self.jobs > 1 else []
@@ -80,7 +84,10 @@ class Processes:
     def ended(self) -> list[Result]:
         """Return the results of cells that have ended since this was asked."""
         ended = [one for one in self.running.values() if not one.process.is_alive()]
-        return [self._ended(one) for one in ended]
+        lost = [one for one in ended if self._is_lost(one)]
+        for one in lost:
+            self._give_up(one)
+        return [self._ended(one) for one in ended if one not in lost]
 
     def since(self) -> dict[Cell, float]:
         """Return for how many seconds each running cell has run."""
@@ -110,6 +117,21 @@ class Processes:
         result.seconds = time.monotonic() - one.since
         del self.running[one.task.cell]
         return result
+
+    def _is_lost(self, one: Running) -> bool:
+        """Whether the server was killed, so that nobody can tell how a cell ends; once a cell."""
+        server_died = one.process.exitcode == _SERVER_DIED
+        known = one.task.cell in self.lost or read_result(one.task.folder) is not None
+        return server_died and not known
+
+    def _give_up(self, one: Running) -> None:
+        """End a cell whose keeper outlived the server; without a result it runs again."""
+        self.lost.add(one.task.cell)
+        with suppress(psutil.Error):
+            keeper = psutil.Process(one.process.pid)
+            keeper.terminate()
+            keeper.wait()
+        del self.running[one.task.cell]
 
     def _pruned(self, one: Running, reason: str) -> Result:
         result = pruned(self.folder, one.task.cell, reason)

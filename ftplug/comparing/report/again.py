@@ -50,7 +50,7 @@ def _out(comparison: Comparison, directory: Path) -> str:
     return os.path.relpath(here, folder) if here.is_relative_to(folder) else str(here)
 
 
-def _options(comparison: Comparison) -> Iterator[tuple[str, str]]:
+def _options(comparison: Comparison) -> Iterator[tuple[str, ...]]:
     for candidate in comparison.candidates:
         yield "--try", candidate
     rates = comparison.rates
@@ -69,6 +69,8 @@ def _options(comparison: Comparison) -> Iterator[tuple[str, str]]:
     ):
         if value is not None:
             yield option, f"{value:g}" if isinstance(value, float) else value
+    if comparison.greater_is_better is not None:
+        yield ("--more-is-better" if comparison.greater_is_better else "--less-is-better",)
 
 
 def _without_secrets(command: Sequence[str]) -> Iterator[str]:

@@ -15,8 +15,12 @@ def answer(summary: Summary) -> str:
     name, against = clean(best.candidate, NAME), clean(summary.baseline, NAME)
     at = f" at learning rate {texts.rate(best.lr)}" if best.lr is not None else ""
     mean = f"{metric_name(summary)} {texts.number(best.mean)}"
+    # Rates and the winner are chosen there: on the test set another one may stand higher.
+    first = " on the evaluation set" if summary.set == "test" else ""
+    where = " on the test set" if first else ""
     if best.verdict == "baseline":
-        return f"Best: {name}, the baseline{at} ({mean}): {_the_others(summary)}."
+        others = _the_others(summary)
+        return f"Best{first}: {name}, the baseline{at} ({mean}{where}): {others}."
     how_sure = f"{_difference(best)}{_seeds(best)}"
     if best.verdict == "better":
         return f"Best: {name}{at} ({mean}), better than {against}: {how_sure}."
@@ -25,9 +29,6 @@ def answer(summary: Summary) -> str:
     if best.verdict == "worse":
         return f"{name}{at} ({mean}) is chosen, but worse than {against}: {how_sure}."
     why = "; ".join(open_because(best))
-    # Rates and the winner are chosen there: on the test set another one may stand higher.
-    first = " on the evaluation set" if summary.set == "test" else ""
-    where = " on the test set" if first else ""
     more = f"; {why}" if why and best.difference is not None else ""
     return (
         f"Not decided: {name}{at} comes first{first} ({mean}{where}), but whether it is better "
@@ -46,6 +47,12 @@ def open_because(judged: Judged) -> list[str]:
 def metric_name(summary: Summary) -> str:
     """Return the metric as people say it."""
     return clean(summary.metric or "metric", 40).replace("_", " ")
+
+
+def direction(summary: Summary) -> str:
+    """Say whether more of the metric is better, and what says otherwise."""
+    word, other = ("more", "less") if summary.greater_is_better else ("less", "more")
+    return f"of {metric_name(summary)} {word} is taken as better: --{other}-is-better if not"
 
 
 def measured_on(summary: Summary) -> str:
@@ -82,7 +89,8 @@ def _p(p: float) -> str:
 
 
 def _seeds(judged: Judged) -> str:
-    return f", {len(judged.seeds)} seed{'s' * (len(judged.seeds) != 1)}" if judged.seeds else ""
+    count = judged.paired_seeds or len(judged.seeds)
+    return f", {count} seed{'s' * (count != 1)}" if count else ""
 
 
 def meanings(delta: float) -> list[tuple[str, str]]:

@@ -27,6 +27,7 @@ class Row:
     judged: Judged
     cells: int
     seconds: float | None = None
+    cpu_seconds: float | None = None
     memory: float | None = None
     parameters: float | None = None
     artifact: float | None = None
@@ -68,6 +69,7 @@ def _row(
         judged,
         len(cells),
         seconds=_mean(r.train_seconds for r in cells),
+        cpu_seconds=_mean(r.train_cpu_seconds for r in cells),
         memory=_highest((r.peak_gpu if on_gpu else r.peak_rss) for r in cells),
         parameters=_highest(r.trained_parameters for r in cells),
         artifact=_highest(r.artifact_bytes for r in cells),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ftplug.comparing.report import texts
-from ftplug.comparing.report.answer import answer, metric_name
+from ftplug.comparing.report.answer import answer, direction, metric_name
 from ftplug.comparing.report.facts import Row, rows
 from ftplug.comparing.report.texts import WORDS, clean
 from ftplug.comparing.results import Result
@@ -46,7 +46,7 @@ def terminal_table(summary: Summary, results: Sequence[Result]) -> rich.table.Ta
     table.add_column("Candidate", overflow="fold", min_width=12)
     table.add_column("Verdict", no_wrap=True)
     for heading in (clean(metric_name(summary), 10), "Difference, 95 %", "p", "Rate", "Time"):
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(Text(heading), justify="right", no_wrap=True)
     for row in rows(summary, results):
         table.add_row(*(Text(text, style=style) for text, style in _cells(row)))
     return table
@@ -55,7 +55,11 @@ def terminal_table(summary: Summary, results: Sequence[Result]) -> rich.table.Ta
 def notes(summary: Summary) -> list[str]:
     """Return what else is to be known: of the comparison, then of each candidate."""
     said = [clean(note) for note in summary.notes]
+    if summary.metric is not None:
+        said.insert(0, clean(direction(summary)))
     for one in summary.candidates:
+        if one.reason and one.verdict in ("failed", "not_decided"):
+            said.append(f"{clean(one.candidate, _NAME)}: {WORDS[one.verdict]}: {clean(one.reason)}")
         said += [f"{clean(one.candidate, _NAME)}: {clean(note)}" for note in one.notes]
     return [f"note: {note}" for note in said]
 
@@ -71,6 +75,6 @@ def _cells(row: Row) -> list[tuple[str, str]]:
         (texts.number(judged.mean), ""),
         (difference, ""),
         (texts.p_value(judged.p), ""),
-        (texts.rate(judged.lr), ""),
+        (texts.rate_of(judged), ""),
         (texts.seconds(row.seconds), ""),
     ]

@@ -30,7 +30,7 @@ def verdicts(rows: Sequence[Row], places: Places) -> list[Line]:
             "difference": texts.signed(row.judged.difference),
             "interval": texts.interval(row.judged.interval),
             "p": texts.p_value(row.judged.p),
-            "rate": texts.rate(row.judged.lr),
+            "rate": texts.rate_of(row.judged),
             "seeds": len(row.judged.seeds) or texts.UNKNOWN,
             "said": list(_said(row, places)),
         }

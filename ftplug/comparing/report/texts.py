@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ftplug.errors import one_line
 from ftplug.files.credentials import masked
+
+if TYPE_CHECKING:
+    from ftplug.comparing.summary import Judged
 
 LONGEST = 300  # characters of a reason or a note
 NAME = 80  # characters of a candidate
@@ -72,7 +76,7 @@ class Places:
 
 def number(value: float | None) -> str:
     """Return a metric: four decimals, of large ones four digits, of tiny ones three."""
-    if value is None or not math.isfinite(value):
+    if value is None or not _can_be_written(value):
         return UNKNOWN
     size = abs(value)
     if 0 < size < 0.0001:
@@ -97,7 +101,7 @@ def interval(ends: Sequence[float] | None) -> str:
 
 def p_value(p: float | None) -> str:
     """Return a p-value: below 0.001 nobody needs the digits."""
-    if p is None or not math.isfinite(p):
+    if p is None or not _can_be_written(p):
         return UNKNOWN
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
@@ -109,6 +113,12 @@ def rate(lr: float | None) -> str:
     return re.sub(r"e([+-])0*(\d)", r"e\1\2", f"{lr:.3g}" if lr >= 0.01 else _scientific(lr))
 
 
+def rate_of(judged: Judged) -> str:
+    """Return the learning rate that a candidate is judged at, if any cell of it has run."""
+    ran = judged.seeds or judged.lr is not None or judged.verdict == "failed"
+    return rate(judged.lr) if ran else UNKNOWN
+
+
 def _scientific(lr: float) -> str:
     digits, power = f"{lr:.2e}".split("e")
     return f"{float(digits):g}e{int(power)}"
@@ -116,7 +126,7 @@ def _scientific(lr: float) -> str:
 
 def seconds(value: float | None) -> str:
     """Return a time: ``12.3 s``, ``4 min 5 s``, ``2 h 3 min``."""
-    if value is None or not math.isfinite(value):
+    if value is None or not _can_be_written(value):
         return UNKNOWN
     if value < 120:
         return f"{value:.3g} s" if value < 10 else f"{value:.1f} s"
@@ -126,13 +136,18 @@ def seconds(value: float | None) -> str:
 
 def size(value: float | None) -> str:
     """Return bytes: ``512 B``, ``12.3 KiB``, ``1.4 GiB``."""
-    if value is None or not math.isfinite(value):
+    if value is None or not _can_be_written(value):
         return UNKNOWN
     for unit in ("B", "KiB", "MiB", "GiB"):
         if abs(value) < 1024 or unit == "GiB":
             break
         value /= 1024
     return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
+
+
+def _can_be_written(value: float) -> bool:
+    """Whether a number is neither NaN nor beyond what a float holds, as whole ones of JSON are."""
+    return abs(value) <= sys.float_info.max
 
 
 def count(value: float | None) -> str:

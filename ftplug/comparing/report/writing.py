@@ -13,7 +13,8 @@ from ftplug.comparing.report.page import page
 from ftplug.comparing.results import Result
 from ftplug.comparing.summary import Summary
 from ftplug.files.pictures import own_style, png_of
-from ftplug.files.staged import replace_file, stated_write_errors
+from ftplug.files.staged import replace_file
+from ftplug.files.write_errors import stated_write_errors
 
 PAGE = "report.html"
 PICTURES = ("difference.png", "epochs.png", "tradeoff.png")

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from ftplug.comparing.folder import Folder, read_progress
 from ftplug.comparing.processes.engine import Engine
-from ftplug.comparing.results import Cell, Result
+from ftplug.comparing.results import CELLS, FILE, Cell, Result
 from ftplug.comparing.scheduling.planning import Plan
 
 _EVERY = 1.0  # seconds between two drawings
@@ -36,7 +36,7 @@ class Shown:
         """Show within."""
         self.begun = len(self.folder.results)
         if self.begun:
-            self._say(f"{self.begun} cells had ended before: they are kept")
+            self._say(f"{self.begun} cells had ended before: they are kept{_failed(self.folder)}")
         if not self.console.is_terminal:
             yield
             return
@@ -61,6 +61,13 @@ class Shown:
 
     def _say(self, text: str) -> None:
         self.console.print(Text(text), soft_wrap=True)
+
+
+def _failed(folder: Folder) -> str:
+    """Say of cells that have failed what runs them again."""
+    count = sum(result.status == "failed" for result in folder.results)
+    again = f"their lines in {FILE} and their folders in {CELLS}/ removed, they run again"
+    return f"; {count} of them failed: with {again}" if count else ""
 
 
 def line(result: Result, number: int) -> str:

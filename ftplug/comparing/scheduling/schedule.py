@@ -49,7 +49,11 @@ class Schedule:
     undisturbed: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def run(self) -> None:
-        """Run what is left to do, in the plan's order."""
+        """Run what is left to do, in the plan's order.
+
+        Raises :class:`FtplugError` as soon as cells were evaluated on different examples.
+        """
+        self._check_examples()
         while True:
             self._start()
             if not self.engine.since():
@@ -58,6 +62,10 @@ class Schedule:
             with self.undisturbed():
                 self._keep_what_has_ended()
             self.watching.look(self.plan, self.engine, self.folder.results)
+
+    def is_done(self) -> bool:
+        """Whether nothing is left to run."""
+        return not self._todo()
 
     def left_out(self) -> list[Cell]:
         """Return the cells that were needed and have not run."""
@@ -101,3 +109,12 @@ class Schedule:
         drop(folder, [OUTPUT] if result.status == "finished" else [OUTPUT, ARTIFACT])
         drop_artifacts(self.folder, self.plan)
         self.watching.ended(result)
+        self._check_examples()
+
+    def _check_examples(self) -> None:
+        """Compare the newest cell with the first one; those between were when they were new."""
+        from ftplug.comparing.measurements import refuse_different_examples
+
+        finished = [one for one in self.folder.results if one.outcomes]
+        if len(finished) > 1:
+            refuse_different_examples(self.folder.path, [finished[0], finished[-1]])

@@ -51,6 +51,7 @@ def test_sizes_and_times(finished):
     assert result.artifact_bytes == sum(p.stat().st_size for p in artifact.iterdir())
     assert result.peak_rss > 50e6
     assert result.train_seconds > 0
+    assert 0 < result.train_cpu_seconds < os.cpu_count() * result.train_seconds + 0.1
     assert result.evaluation_seconds > 0
     assert result.start_seconds > 0
     assert result.samples_per_second == pytest.approx(32 / result.train_seconds)
@@ -63,7 +64,8 @@ def test_sizes_and_times(finished):
 def test_what_it_writes_lies_in_its_folder(finished):
     folder, result, _ = finished
     own = place(folder, result.cell)
-    assert {path.name for path in folder.iterdir()} == {"train.py", "DIR"}
+    assert {path.name for path in folder.iterdir()} == {"train.py", "DIR", "theirs"}
+    assert list((folder / "theirs").iterdir()) == []  # the script's own, where it may write
     assert {path.name for path in own.iterdir()} == {"artifact", "output", "outcomes.safetensors"}
     manifest = read_manifest(own / "artifact")
     assert manifest.training["seed"] == 4

@@ -46,14 +46,35 @@ def test_an_unknown_metric_is_told_from_those_there_are(tmp_path):
     assert result.epochs == [{"epoch": 1.0, "metrics": result.epochs[0]["metrics"]}]
 
 
-@pytest.mark.parametrize("name", ["loss", "eval_a_loss", "mean_error", "perplexity", "mse", "WER"])
+LESS = """loss eval_a_loss mean_error perplexity mse WER error_rate char_error_rate err ppl nll mape
+smape ece false_positive_rate brier brier_score bits_per_byte crps edit_distance hamming_distance
+loss_mean negative_log_likelihood validloss errorRate token-level.error kl_divergence rmse_mean"""
+MORE = """accuracy f1 rouge1 filter answer bleu error_detection_f1 false_positive_accuracy pearson
+log_likelihood exact_match brevity meteor mcc r2 win_rate positive_rate chrf terms"""
+
+
+@pytest.mark.parametrize("name", LESS.split())
 def test_less_of_it_is_better(name):
     assert not metrics.greater_is_better(name, NoBest)
 
 
-@pytest.mark.parametrize("name", ["accuracy", "f1", "rouge1", "filter", "answer", "bleu"])
+@pytest.mark.parametrize("name", MORE.split())
 def test_more_of_it_is_better(name):
     assert metrics.greater_is_better(name, NoBest)
+
+
+@pytest.mark.parametrize("more", [True, False])
+def test_the_comparison_may_say_which_is_better(tmp_path, more):
+    code, _ = two("metric_for_best_model='accuracy', greater_is_better=True")
+    result = ran(tmp_path, code, metric="accuracy", greater_is_better=more)
+    assert (result.status, result.greater_is_better) == ("finished", more)
+
+
+def test_a_metric_that_is_no_number_names_those_that_are(tmp_path):
+    code = BEGIN.replace("1 - found", "float('nan')") + two()[0].removeprefix(BEGIN)
+    result = ran(tmp_path, code)
+    assert result.status == "diverged"
+    assert result.reason.endswith(": --metric may name another (loss, accuracy)")
 
 
 class NoBest:
@@ -99,6 +120,64 @@ def test_the_evaluation_set_is_no_test_set(tmp_path, evaluates):
     result = ran(tmp_path, CLASSIFIES + evaluates)
     assert (result.status, result.set) == ("finished", "evaluation")
     assert result.value == result.epochs[-1]["metrics"]["accuracy"]
+
+
+@pytest.mark.parametrize(
+    "evaluates",
+    [
+        "trainer.evaluate(trainer.train_dataset)",
+        "trainer.evaluate(trainer.train_dataset, metric_key_prefix='sanity')",
+        "trainer.predict(trainer.train_dataset, metric_key_prefix='sanity')",
+        "trainer.evaluate(data[:12], metric_key_prefix='train')",
+        "trainer.evaluate(list(data[:16]), metric_key_prefix='sanity')",
+        "trainer.evaluate(data[16:20], metric_key_prefix='sanity')",  # a part of the evaluation set
+    ],
+)
+@pytest.mark.parametrize("first", [True, False])
+def test_what_was_trained_or_chosen_on_is_no_test_set(tmp_path, evaluates, first):
+    code = [evaluates, "trainer.evaluate()"]
+    result = ran(tmp_path, CLASSIFIES + "\n".join(code if first else code[::-1]))
+    assert (result.status, result.set) == ("finished", "evaluation")
+    assert result.value == result.epochs[-1]["metrics"]["accuracy"]
+
+
+AUGMENTED = """
+import random
+
+from tiny import VOCAB
+
+class Augmented(list):
+    def __getitem__(self, index):
+        row = super().__getitem__(index)
+        return row | {"input_ids": [random.randrange(2, VOCAB) for _ in row["input_ids"]]}
+
+trainer.train_dataset = Augmented(data[:16])
+trainer.train()
+"""
+
+
+def test_nor_is_a_training_set_that_is_another_each_time(tmp_path):
+    """No example of it comes twice: the data set itself tells."""
+    code = CLASSIFIES.replace("\ntrainer.train()\n", AUGMENTED)
+    assert AUGMENTED in code
+    result = ran(tmp_path, code + "trainer.evaluate(trainer.train_dataset)")
+    assert (result.status, result.set) == ("finished", "evaluation")
+
+
+@pytest.mark.parametrize(
+    "evaluates",
+    [
+        "found = trainer.evaluate(other[:10], metric_key_prefix='test')\n"
+        "trainer.evaluate(other[4:], metric_key_prefix='hard')",
+        "found = {'test_accuracy': trainer.predict(other[:10], metric_key_prefix='final')"
+        ".metrics['final_accuracy']}\ntrainer.evaluate(other[4:], metric_key_prefix='hard')",
+    ],
+)
+def test_of_several_sets_the_one_called_test_or_predicted_counts(tmp_path, evaluates):
+    result = ran(tmp_path, CLASSIFIES + TEST + evaluates + SAYS)
+    assert (result.status, result.set) == ("finished", "test")
+    assert result.value == float((tmp_path / "said").read_text())
+    assert [note for note in result.notes if "counts, not 'hard'" in note]
 
 
 def test_a_test_before_training_does_not_count(tmp_path):

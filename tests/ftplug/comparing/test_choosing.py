@@ -102,6 +102,9 @@ def test_a_rate_between_others_is_not_at_the_edge():
 def test_the_next_rate_is_further_by_the_same_factor():
     cells = [cell(lr, 0.5) for lr in RATES]
     assert at_edge(cells, "lora", LOW) == Edge("lowest", LOW, 3.33e-5)
+    far = [cell(lr, 0.5) for lr in (1e-7, 1e-2, 1e9)]
+    assert at_edge(far, "lora", 1e-7).next_rate == 1e-8  # at most ten times further
+    assert at_edge(far, "lora", 1e9).next_rate == 1e10
     assert at_edge(cells, "lora", HIGH) == Edge("highest", HIGH, 3.33e-3)
     even = [cell(lr, 0.5) for lr in (1e-5, 1e-4, 1e-3)]
     assert at_edge(even, "lora", 1e-5).next_rate == 1e-6

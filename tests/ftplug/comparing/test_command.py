@@ -147,6 +147,8 @@ def test_the_winners_artifact_is_of_its_first_seed(here, fake, monkeypatch):
         ((*TWO, "--lr", "1e-3,suggested"), "--lr '1e-3,suggested'"),
         ((*TWO, "--lr", "1e-3,0.001"), "stands there twice"),
         ((*TWO, "--seed-arg", "--seed"), "write where the seed goes"),
+        ((*TWO, "--seed-arg", "'{seed}"), "no closing quotation: quote it as in a shell"),
+        (("--try", "lora", "--baseline", "fulll"), "--baseline 'fulll': "),
         ((*TWO, "--retain", "none.txt"), "--retain none.txt: no such file"),
         ((*TWO, "--engine", "cloud"), "write 'process' or 'slurm'"),
         ((*TWO, "--out", "train.py"), "train.py: a file"),
@@ -159,6 +161,17 @@ def test_what_cannot_be_meant_is_refused_in_one_line(here, monkeypatch, capsys, 
     assert len(printed.err.splitlines()) == 1
     assert printed.out == ""
     assert sorted(path.name for path in here.iterdir()) == ["train.py"]  # nothing was begun
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b" \n\t", "there is no text in it"), (b"\xff\xfe\x00", "no text can be read")],
+)
+def test_a_text_to_retain_is_read_before_anything_runs(here, monkeypatch, capsys, content, said):
+    (here / "retain.txt").write_bytes(content)
+    assert compare(monkeypatch, *TWO, "--retain", "retain.txt") == 1
+    assert f"--retain retain.txt: {said}" in capsys.readouterr().err
+    assert not (here / "ftplug-compare").exists()
 
 
 @pytest.mark.parametrize(

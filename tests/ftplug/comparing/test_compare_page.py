@@ -46,7 +46,7 @@ def test_each_option_is_explained():
         name
         for parameter in typer.main.get_command(app).params
         if parameter.param_type_name == "option" and parameter.name not in ("help",)
-        for name in parameter.opts
+        for name in (*parameter.opts, *parameter.secondary_opts)
         if not name.endswith("completion")
     }
     said = {name.split()[0] for name in table_after("Trainer, once.")}

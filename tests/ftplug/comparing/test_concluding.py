@@ -198,6 +198,28 @@ def test_outcomes_that_do_not_read_are_missing(folder, damage):
     assert lora.reason.startswith("no per-example outcome: ")
 
 
+def test_the_reason_of_a_cell_without_outcomes_is_said_once(folder):
+    three(folder, "full", 0.8)
+    for seed in range(3):
+        why = "not decided: no per-example outcome: it samples"
+        folder.cell("lora", seed, metrics={"eval_accuracy": 0.9}, no_outcomes=why)
+    lora = by_name(folder.conclude("full", "lora"))["lora"]
+    assert (lora.verdict, lora.reason) == ("not_decided", "no per-example outcome: it samples")
+
+
+def test_a_seed_that_failed_is_named_beside_the_mean_of_the_others(folder):
+    three(folder, "full", 0.8)
+    for seed in (0, 2):
+        folder.kept("lora", 0.95, seed)
+    folder.cell("lora", 1, status="failed", reason="ValueError: no luck")
+    lora = by_name(folder.conclude("full", "lora"))["lora"]
+    assert (lora.seeds, lora.paired_seeds) == ([0, 2], 2)
+    assert "its mean is without seed 1: failed: ValueError: no luck" in lora.notes
+    full = by_name(folder.conclude("lora", "full"))["full"]
+    assert (full.seeds, full.paired_seeds) == ([0, 1, 2], 2)
+    assert "differences are of the 2 seeds that the baseline has too" in full.notes
+
+
 def test_different_examples_are_refused_by_name(folder):
     three(folder, "full", 0.8)
     own = three(folder, "lora", 0.9)

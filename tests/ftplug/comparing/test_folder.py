@@ -50,6 +50,39 @@ def test_what_was_appended_is_there_again(out, wanted):
         assert folder.comparison.key == wanted.key  # hashes of examples stay comparable
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seed": "first"}, {"lr": "high"}, {"metrics": None}, {"metrics": {"accuracy": "good"}},
+        {"status": "bogus"}, {"candidate": None}, {"epochs": 3}, {"notes": "text"},
+    ],
+)  # fmt: skip
+def test_a_line_of_another_shape_is_refused_by_its_number(out, wanted, changes):
+    with opened(out, wanted) as folder:
+        for cell in CELLS[:2]:
+            folder.append(fake_cells.result(cell))
+    first, second = (out / "results.jsonl").read_text().splitlines()
+    altered = json.dumps(json.loads(second) | changes)
+    (out / "results.jsonl").write_text(f"{first}\n{altered}\n")
+    assert "results.jsonl:2: no result of a comparison: delete the line" in refused(out, wanted)
+
+
+def test_a_cell_has_one_line(out, wanted):
+    with opened(out, wanted) as folder:
+        for cell in (*CELLS, CELLS[0]):
+            folder.append(fake_cells.result(cell))
+    assert "results.jsonl:4: a second line of one cell" in refused(out, wanted)
+
+
+@pytest.mark.parametrize("changes", [{"candidates": None}, {"seeds": "many"}, {"command": 3}])
+def test_a_comparison_of_another_shape_is_refused(out, wanted, changes):
+    with opened(out, wanted):
+        pass
+    found = json.loads((out / "comparison.json").read_text())
+    (out / "comparison.json").write_text(json.dumps(found | changes))
+    assert "comparison.json: no comparison of ftplug compare: " in refused(out, wanted)
+
+
 @pytest.mark.parametrize("kept", [1, 30, -1])
 def test_a_torn_line_is_cut_off_before_anything_is_appended(out, wanted, kept):
     with opened(out, wanted) as folder:

@@ -8,7 +8,8 @@ import torch
 from cells import ran
 
 import ftplug
-from ftplug.comparing.measuring.forgetting import mean_divergence, not_measured, retained_text
+from ftplug.comparing.measuring.forgetting import mean_divergence, not_measured
+from ftplug.comparing.measuring.retained import retained_text
 
 
 class Tokenizer:

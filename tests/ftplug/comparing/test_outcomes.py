@@ -1,5 +1,7 @@
 """Outcomes by example: whose mean is the metric, or the metric on the same resamples."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -214,6 +216,26 @@ def test_why_there_are_none(logits, monkeypatch):
     assert "cannot be told apart" in refused(found, "f1")
     monkeypatch.setattr(answers, "SECONDS", 0.0)
     assert "longer than 0 s" in refused(evaluation(*logits, f1, "f1"), "f1")
+
+
+@pytest.mark.parametrize("seconds", [0.1, 3.0, 130.0])
+@pytest.mark.parametrize("share", [np.mean, np.max])
+def test_calling_the_metric_again_has_an_end(logits, monkeypatch, seconds, share):
+    now = [0.0]
+    monkeypatch.setattr(answers, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+
+    def slow(prediction):
+        now[0] += seconds
+        return {"score": float(share(prediction.predictions)) if len(prediction.label_ids) else 0}
+
+    found = evaluation(*logits, slow, "score")
+    now[0] = 0.0
+    if seconds > 1:
+        assert "longer than 120 s" in refused(found, "score")
+    else:
+        kept = outcomes_of(found, "score", KEY)
+        assert (kept.outcomes is None) == (share is np.max)
+    assert now[0] <= 250
 
 
 def test_a_metric_that_some_resamples_lack(logits):

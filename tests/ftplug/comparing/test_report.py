@@ -1,18 +1,22 @@
 """The report of a comparison: one page that asks for nothing, says all, and runs nothing."""
 
 import base64
+import dataclasses
 import hashlib
+import io
 import re
 import shlex
 
 import comparisons
 import pytest
-from pages import Page, contrast, inside
+from browser.pages import Page, contrast, inside
+from rich.console import Console
 
 from ftplug.comparing.comparison import Comparison
 from ftplug.comparing.report import colors, write_report
 from ftplug.comparing.report.answer import answer
-from ftplug.comparing.report.table import notes
+from ftplug.comparing.report.table import notes, terminal_table
+from ftplug.comparing.report.texts import UNKNOWN, rate_of
 from ftplug.comparing.results import Result, read_results
 from ftplug.comparing.summary import Judged, Summary
 
@@ -79,7 +83,7 @@ def test_what_is_asked_first_is_answered_first(made):
     ("best", "changes", "says"),
     [
         (None, {}, "No answer: no candidate finished."),
-        ("full", {"verdict": "baseline"}, "Best: full, the baseline"),
+        ("full", {"verdict": "baseline"}, "Best on the evaluation set: full, the baseline"),
         ("full", {"verdict": "baseline"}, "1 equivalent, 1 worse, 1 not decided"),
         ("lora r=8", {"verdict": "equivalent"}, "is as good as full within ±0.01"),
         ("lora r=8", {"verdict": "worse"}, "worse than full"),
@@ -114,6 +118,22 @@ def test_the_answer_says_by_which_set_the_first_one_is_chosen(measured, says):
     ]
     summary = Summary("accuracy", True, measured, "full", 0.01, rows, best="ia3")
     assert f"Not decided: ia3 at learning rate 0.01 {says}, but whether" in answer(summary)
+    baseline = answer(dataclasses.replace(summary, best="full"))
+    chosen = " on the evaluation set" * (measured == "test")
+    where = " on the test set" * (measured == "test")
+    assert f"Best{chosen}: full, the baseline at learning rate 1e-4 (accuracy 0.9000{where}):" in (
+        baseline
+    )
+
+
+def test_the_answer_counts_the_seeds_that_were_compared():
+    rows = [
+        Judged("full", 1e-4, "baseline", mean=0.9, seeds=[1]),
+        Judged("ia3", 1e-2, "not_decided", 0.02, mean=0.92, seeds=[0, 1], paired_seeds=1),
+    ]
+    said = answer(Summary("accuracy", True, "test", "full", 0.01, rows, best="ia3"))
+    assert ", 1 seed" in said
+    assert "2 seeds" not in said
 
 
 def test_each_fact_of_a_candidate_is_in_the_page(made):
@@ -336,4 +356,39 @@ def test_comparison_and_summary_come_back_as_they_were_written(made):
 def test_a_terminal_shows_the_notes_too():
     rows = [Judged("full", 1e-4, "baseline", notes=["its rate is the \x1b[1mhighest"])]
     summary = Summary("accuracy", True, "test", "full", 0.01, rows, notes=["of the same set"])
-    assert notes(summary) == ["note: of the same set", "note: full: its rate is the �[1mhighest"]
+    assert notes(summary) == [
+        "note: of accuracy more is taken as better: --less-is-better if not",
+        "note: of the same set",
+        "note: full: its rate is the �[1mhighest",
+    ]
+
+
+def test_a_terminal_says_why_a_verdict_is_none():
+    rows = [
+        Judged("full", 1e-4, "baseline"),
+        Judged("ia3", None, "not_decided", reason="no per-example outcome: it samples"),
+        Judged("lora", 1e-3, "failed", reason="failed: ValueError: \x1b[1m"),
+        Judged("reft", None, "not_decided", reason="none of its cells has ended"),
+    ]
+    summary = Summary("loss", False, "test", "full", 0.01, rows)
+    assert notes(summary) == [
+        "note: of loss less is taken as better: --more-is-better if not",
+        "note: ia3: not decided: no per-example outcome: it samples",
+        "note: lora: failed: failed: ValueError: �[1m",
+        "note: reft: not decided: none of its cells has ended",
+    ]
+
+
+def test_of_a_candidate_that_never_ran_there_is_no_rate():
+    assert rate_of(Judged("reft", None, "not_decided")) == UNKNOWN
+    assert rate_of(Judged("reft", None, "failed")) == "script's"
+    assert rate_of(Judged("reft", None, "not_decided", seeds=[0])) == "script's"
+    assert rate_of(Judged("reft", 1e-3, "not_decided")) == "1e-3"
+
+
+@pytest.mark.parametrize("name", ["f1[/macro]", "[/b]", "[b]f1[red]", "f1[macro]"])
+def test_the_name_of_a_metric_is_no_markup(name):
+    summary = dataclasses.replace(comparisons.summary(), metric=name)
+    console = Console(file=io.StringIO(), width=200)
+    console.print(terminal_table(summary, comparisons.results()))
+    assert name in console.file.getvalue()

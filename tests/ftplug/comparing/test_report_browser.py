@@ -3,33 +3,9 @@
 import browser
 import comparisons
 import pytest
-from pages import contrast
+from browser.pages import contrast
 
 from ftplug.comparing.report import write_report
-
-# What text is drawn on is the first ground around it that is not transparent.
-_COLORS = """
-(() => {
-  const found = [];
-  for (const e of document.querySelectorAll('h1,h2,p,th,td,a,dt,dd,li,summary,caption,code,text')) {
-    if (!e.checkVisibility() || !e.textContent.trim()) continue;
-    let ground = e;
-    while (ground && getComputedStyle(ground).backgroundColor === 'rgba(0, 0, 0, 0)')
-      ground = ground.parentElement;
-    const style = getComputedStyle(e);
-    found.push([e.tagName === 'text' ? style.fill : style.color,
-                getComputedStyle(ground || document.documentElement).backgroundColor]);
-  }
-  return [...new Set(found.map(p => p.join(';')))];
-})()
-"""
-_HIDDEN = """
-[...document.querySelectorAll('body *')].filter(e => {
-  const box = e.getBoundingClientRect();
-  return e.checkVisibility() && box.right > innerWidth + 1
-    && !e.closest('.scroll') && !e.closest('pre') && !e.closest('svg') && !e.closest('thead');
-}).map(e => e.tagName)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -43,11 +19,6 @@ def opened(tmp_path_factory):
         yield page, path
 
 
-def hexadecimal(color):
-    numbers = color.removeprefix("rgb(").rstrip(")").split(",")
-    return "#" + "".join(f"{int(number):02x}" for number in numbers)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("width", [360, 1280])
@@ -56,14 +27,14 @@ def test_the_report_in_a_browser(opened, width, dark):
     page.open(path, width=width, dark=dark)
     page.value("document.querySelector('details').open = true")
     assert page.value("document.documentElement.scrollWidth") == width
-    assert page.value(_HIDDEN) == []
+    assert page.beyond_the_edge(but=".scroll, pre, svg, thead") == []
     assert page.value("document.querySelectorAll('svg[role=img] title').length") == 5
     assert page.value("getComputedStyle(document.body).marginTop") == "0px"  # the style has passed
-    pairs = [pair.split(";") for pair in page.value(_COLORS)]
+    pairs = page.colors()
     assert len(pairs) > 5
     for color, ground in pairs:
-        assert contrast(hexadecimal(color), hexadecimal(ground)) >= 4.5
-    assert (contrast(hexadecimal(pairs[0][1]), "#000000") < 3) == dark
+        assert contrast(color, ground) >= 4.5
+    assert (contrast(pairs[0][1], "#000000") < 3) == dark
     smallest = page.value(
         "Math.min(...[...document.querySelectorAll('svg text')].map("
         "t => t.getBoundingClientRect().height))"

@@ -69,6 +69,8 @@ def test_letters():
         (texts.rate(None), "script's"), (texts.seconds(61), "61.0 s"),
         (texts.seconds(3725), "62 min 5 s"), (texts.seconds(7380), "2 h 3 min"),
         (texts.size(0), "0 B"), (texts.size(1536), "1.5 KiB"), (texts.size(2**43), "8192 GiB"),
+        (texts.size(10**400), "\u2013"), (texts.number(10**400), "\u2013"),
+        (texts.seconds(10**400), "\u2013"), (texts.p_value(float("inf")), "\u2013"),
     ],
 )  # fmt: skip
 def test_numbers_as_people_read_them(shown, text):

@@ -14,6 +14,13 @@ from ftplug.comparing.results import read_results
 
 pytestmark = pytest.mark.slow
 
+SPLIT = """
+data = rows(model, 26)
+data = [data[at] for at in torch.randperm(26)]
+"""
+WRITES = """
+open("theirs/said", "w").write("done")
+"""
 TRIES = ("lora r=4", "bitfit", "lora target_modules=lorra")
 
 
@@ -29,6 +36,26 @@ def compared(folder):
         text=True,
         timeout=300,
     )
+
+
+def test_the_first_cell_that_is_evaluated_on_other_examples_ends_it(tmp_path):
+    split = cells.CLASSIFIES.replace("data = rows(model, 26)", SPLIT)
+    (tmp_path / "train.py").write_text(cells.BEGIN + split)
+    for _ in range(2):  # and the second time before anything runs
+        ended = compared(tmp_path)
+        assert ended.returncode == 1
+        assert "cells were evaluated on different examples: cells/" in ended.stderr
+        assert "neither a split nor masks may follow from the seed" in ended.stderr
+        assert "Traceback" not in ended.stderr
+        seeds = [one.seed for one in read_results(tmp_path / "out" / "results.jsonl")]
+        assert seeds == [0, 0, 0, 1]  # the first of seed 1, of six cells
+
+
+def test_a_script_may_write_into_the_folder_that_it_names(tmp_path):
+    (tmp_path / "train.py").write_text(cells.BEGIN + cells.CLASSIFIES + WRITES)
+    ended = compared(tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert (tmp_path / "theirs" / "said").read_text() == "done"
 
 
 def test_a_script_is_compared_and_going_on_runs_nothing_again(tmp_path):
@@ -61,6 +88,7 @@ def test_a_script_is_compared_and_going_on_runs_nothing_again(tmp_path):
 
     again = compared(tmp_path)
     assert again.returncode == 0, again.stderr
-    assert f"{len(results)} cells had ended before" in again.stderr
+    assert f"{len(results)} cells had ended before: they are kept; 2 of them failed" in again.stderr
+    assert "note: lora target_modules=lorra: failed: " in again.stdout
     assert read_results(out / "results.jsonl") == results
     assert json.loads((out / "summary.json").read_text()) == summary

@@ -131,6 +131,21 @@ def test_a_cell_that_is_ended_from_outside_is_pruned_and_gone(folder, tmp_path):
     assert_gone(pids)
 
 
+def test_a_cell_whose_server_is_killed_runs_once_again(folder, tmp_path, monkeypatch):
+    engine, cell = Processes(folder, 1, fake_cells.leave_children), Cell("lora", 1e-3, 0)
+    engine.start(cell, prunes=False)
+    pids = until(lambda: pids_of(tmp_path, cell))
+    os.kill(psutil.Process(pids[0]).ppid(), signal.SIGKILL)
+    until(lambda: not engine.running[cell].process.is_alive())
+    assert engine.ended() == []  # nobody says that it has failed
+    assert engine.since() == {}
+    assert_gone(pids)
+    engine.run = fake_cells.sleep
+    engine.start(cell, prunes=False)
+    [result] = until(engine.ended)
+    assert result.status == "finished"
+
+
 def pids_of(tmp_path, *cells):
     """Return the processes of cells that hang, once all of them have said theirs."""
     paths = [tmp_path / f"{cell.id}.pids" for cell in cells]

@@ -31,6 +31,30 @@ def found() -> str | None:
     return next((path for name in NAMES if (path := shutil.which(name))), None)
 
 
+# What text is drawn on is the first ground around it that is not transparent.
+_COLORS = """
+(() => {
+  const found = [];
+  const texts = 'h1,h2,h3,p,th,td,a,dt,dd,li,summary,caption,code,label,text';
+  for (const e of document.querySelectorAll(texts)) {
+    if (!e.checkVisibility() || !e.textContent.trim()) continue;
+    let ground = e;
+    while (ground && getComputedStyle(ground).backgroundColor === 'rgba(0, 0, 0, 0)')
+      ground = ground.parentElement;
+    const style = getComputedStyle(e);
+    found.push([e.tagName === 'text' ? style.fill : style.color,
+                getComputedStyle(ground || document.documentElement).backgroundColor]);
+  }
+  return [...new Set(found.map(p => p.join(';')))];
+})()
+"""
+_BEYOND = """
+[...document.querySelectorAll('body *')].filter(e =>
+  e.checkVisibility() && e.getBoundingClientRect().right > innerWidth + 1 && !e.closest(%r)
+).map(e => e.tagName)
+"""
+
+
 class Page:
     """A page as a screen shows it; what it complains of and asks for is kept."""
 
@@ -83,9 +107,23 @@ class Page:
         answer = self.ask("Runtime.evaluate", expression=expression, returnByValue=True)
         return answer["result"].get("value")
 
+    def beyond_the_edge(self, *, but: str) -> list[str]:
+        """Return the tags of what lies right of the screen, but within what a selector names."""
+        return list(self.value(_BEYOND % but))
+
+    def colors(self) -> list[tuple[str, str]]:
+        """Return the pairs of text's color and ground, as #rrggbb."""
+        pairs = [pair.split(";") for pair in self.value(_COLORS)]
+        return [(_hexadecimal(color), _hexadecimal(ground)) for color, ground in pairs]
+
     def screenshot(self, path: Path) -> None:
         picture = self.ask("Page.captureScreenshot", captureBeyondViewport=True, format="png")
         path.write_bytes(base64.b64decode(picture["data"]))
+
+
+def _hexadecimal(color: str) -> str:
+    numbers = color.removeprefix("rgb(").rstrip(")").split(",")
+    return "#" + "".join(f"{int(number):02x}" for number in numbers)
 
 
 @contextmanager
