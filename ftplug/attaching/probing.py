@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 import random
 import re
-from collections.abc import Collection, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 _LENGTH, _PADDING, _NEW_TOKENS = 6, 2, 3
 _MOVED_BY = 0.1  # standard deviation
 _HELD = re.compile(r"_(modules|buffers|(forward|backward)(_pre)?_hooks)")
+_NOTHING: dict[str, Any] = {}
 _SMALL = 2**20  # numbers in a buffer that a forward may change; a quantized weight has more
 
 
@@ -97,30 +100,40 @@ def without_a_trace(model: nn.Module) -> Iterator[None]:
     Random numbers within the block are always the same ones; the generators are put back.
     """
     import torch
-    from transformers import GenerationConfig
 
-    inner: Any = structure.pretrained(model)
-    chosen = getattr(inner, "generation_config", None)  # beams, sampling, a static cache
-    names = ("bos_token_id", "pad_token_id", "decoder_start_token_id")
-    plain = GenerationConfig(**{name: getattr(chosen, name, None) for name in names})
+    modules = list(model.modules())  # once: that takes as long as a small model's forward
     with (
-        _modules_put_back(model),
-        _generators_put_back(model),
+        _modules_put_back(modules),
+        _generators_put_back(modules),
         torch.no_grad(),
-        in_eval_mode(model.modules()),
+        in_eval_mode(modules),
+        _greedy(structure.pretrained(model)),
     ):
-        had_one = "generation_config" in vars(inner)
-        try:
-            inner.generation_config = plain
-            yield
-        finally:
-            inner.generation_config = chosen
-            if not had_one:
-                del inner.generation_config
+        yield
 
 
 @contextmanager
-def _modules_put_back(model: nn.Module) -> Iterator[None]:
+def _greedy(inner: Any) -> Iterator[None]:
+    """Let a model write without beams, sampling or a static cache, whatever its config says."""
+    from transformers import GenerationConfig
+
+    chosen = getattr(inner, "generation_config", None)
+    had_one = "generation_config" in vars(inner)
+    names = ("bos_token_id", "pad_token_id", "decoder_start_token_id")
+    try:
+        if chosen is not None or inner.can_generate():
+            kept = {name: getattr(chosen, name, None) for name in names}
+            inner.generation_config = GenerationConfig(**kept)
+        yield
+    finally:
+        if had_one:
+            inner.generation_config = chosen
+        else:
+            vars(inner).pop("generation_config", None)
+
+
+@contextmanager
+def _modules_put_back(modules: Sequence[nn.Module]) -> Iterator[None]:
     """Give buffers, parts, hooks and attributes back that a forward has changed.
 
     Rotary embeddings put others in the place of their buffers; BigBird exchanges its attention for
@@ -129,47 +142,60 @@ def _modules_put_back(model: nn.Module) -> Iterator[None]:
     """
     import torch
 
-    shared = any(is_shard(parameter) for parameter in model.parameters())
+    shared = any(map(is_shard, _parameters(modules)))
     # A dictionary for each module, as others may stand in the place of its buffers.
     kept = [
-        (held, dict(held))
-        for module in model.modules()
-        for held in ([module._buffers] if shared else _held(module))
+        (held, dict(held) if held else _NOTHING)
+        for module in modules
+        for held in ((module._buffers,) if shared else _held(module))
     ]
-    buffers = [b for module in model.modules() for b in module._buffers.values()]
+    buffers = [b for module in modules for b in module._buffers.values()]
     small = [b for b in buffers if b is not None and b.numel() <= _SMALL]
     values = [buffer.clone() for buffer in small]
     try:
         yield
     finally:
         for held, before in kept:
-            _put_back(held, before)
+            if held or before:
+                _put_back(held, before)
         with torch.no_grad():
             for buffer, value in zip(small, values, strict=True):
                 buffer.copy_(value)
 
 
+def _parameters(modules: Iterable[nn.Module]) -> Iterator[nn.Parameter]:
+    return (p for module in modules for p in module._parameters.values() if p is not None)
+
+
 def _held(module: nn.Module) -> list[dict[str, Any]]:
     """Return the dictionaries of what a module holds: its attributes, and those among them."""
     own = vars(module)
-    return [own, *(d for name, d in own.items() if isinstance(d, dict) and _HELD.match(name))]
+    held = (own.get(name) for name in _names_of_held())
+    return [own, *(each for each in held if isinstance(each, dict))]
+
+
+@functools.cache
+def _names_of_held() -> tuple[str, ...]:
+    from torch import nn
+
+    return tuple(name for name in vars(nn.Module()) if _HELD.match(name))
 
 
 def _put_back(now: MutableMapping[Any, Any], before: Mapping[Any, Any]) -> None:
     """Make a dictionary hold the very objects that it held; one that does is not touched."""
-    if len(now) == len(before) and all(now.get(name) is value for name, value in before.items()):
+    if now.keys() == before.keys() and all(map(operator.is_, now.values(), before.values())):
         return
     now.clear()
     now.update(before)
 
 
 @contextmanager
-def _generators_put_back(model: nn.Module) -> Iterator[None]:
+def _generators_put_back(modules: Sequence[nn.Module]) -> Iterator[None]:
     """Seed the generators of torch, numpy and Python, and put them back afterwards."""
     import numpy as np
     import torch
 
-    devices = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
+    devices = {p.device.index for p in _parameters(modules) if p.device.type == "cuda"}
     python, numbers = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng(devices=sorted(devices)):

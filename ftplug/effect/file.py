@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 LARGEST = 2**16  # bytes
 _ABOUT = "ftplug_probe"  # the one entry of the file's metadata
 _DEEPEST = 8  # lists and objects in one another
+_STRING = re.compile(r'"(?:[^"\\]|\\.?)*"?', re.DOTALL)  # of JSON, or one without an end
 
 
 def write_probe_file(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
@@ -67,9 +69,9 @@ def _refuse_large(path: Path, size: int) -> None:
 
 
 def _depth(text: str) -> int:
-    """Return how deep brackets are nested, or deeper: those in texts count as well."""
+    """Return how deep brackets are nested, but for those in strings: a model may write them."""
     depth = deepest = 0
-    for character in text:
+    for character in _STRING.sub("", text):
         depth += (character in "[{") - (character in "]}")
         deepest = max(deepest, depth)
     return deepest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -65,19 +66,18 @@ class _Kind:
     length: int
     senses: tuple[Sense, ...]
     few: bool = False  # in the first two inputs alone, the others are text
-    text: bool = True
+    left_out: Sequence[str] = ()  # arguments
 
     def input(self, index: int) -> Input:
         """Return input ``index``, always the same."""
         senses = () if self.few and index > 1 else self.senses
         stored = tokens.arguments(self.inner, index, self.length, self.acting, senses)
-        if not self.text:
-            stored = {n: v for n, v in stored.items() if n not in _OF_TEXT}
+        stored = {n: v for n, v in stored.items() if n not in self.left_out}
         drawn: dict[str, Drawn] = {}
         for sense in senses:
             stored |= sense.stored
             for name, shape in sense.shapes.items():
-                drawn[name] = Drawn.of(COUNT * len(drawn) + index, shape)
+                drawn[name] = Drawn.of(COUNT * len(drawn) + index, shape, sense.columns)
         return Input(stored, drawn)
 
 
@@ -95,7 +95,7 @@ class _Trials:
             for own, _ in module.named_parameters(prefix=name, recurse=False)
             if saved is None or own in saved
         }
-        self.reason = "it reads neither token ids, pixels nor sound"
+        self.reason = ""  # why the likeliest input was none
 
     def best(self) -> _Kind:
         """Return the kind that runs most modules of those that train; the first of equals."""
@@ -103,36 +103,62 @@ class _Trials:
         began = time.monotonic()
         for kind in itertools.islice(self._kinds(), _MOST_TRIALS):
             if time.monotonic() - began > (_PATIENCE if found[1] else _LONGEST):
+                self.reason = self.reason or f"no input was found in {_LONGEST:.0f} s"
                 break
             ran = self._ran(kind)
             if ran is not None and len(ran) > found[0]:
                 found = len(ran), kind
             if ran is not None and ran >= self.owners:
                 break
+        if found[1] is None:  # on a slow machine, perhaps, that tried images for long
+            found = next(
+                ((0, kind) for kind in self._texts() if self._ran(kind) is not None), found
+            )
         if found[1] is None:
-            raise NotProbed(f"{type(self.inner).__name__}: {self.reason}")
+            reason = self.reason or "it reads neither token ids, pixels nor sound"
+            raise NotProbed(f"{type(self.inner).__name__}: {reason}")
         return found[1]
+
+    def _texts(self) -> Iterator[_Kind]:
+        """Yield text alone, for a model that reads it."""
+        if tokens.reads_tokens(self.inner):
+            left_out = self._not_taken()
+            for length in _LENGTHS:
+                yield _Kind(self.inner, self.acting, length, (), left_out=left_out)
 
     def _kinds(self) -> Iterator[_Kind]:
         """Yield kinds of input, those that have everything first."""
         takes, alone = tokens.takes(self.inner), not tokens.reads_tokens(self.inner)
-        senses = [
-            tuple(each for each in (seen, heard) if each.shapes)
-            for seen in sights(self.inner, takes)
-            for heard in sounds(self.inner, takes)
-        ]
-        for length in _LENGTHS:
+        left_out = _OF_TEXT if alone else self._not_taken()
+        *with_text, without = itertools.tee(self._senses(takes), len(_LENGTHS) + 1)
+        for length, senses in zip(_LENGTHS, with_text, strict=True):
             for beside in senses:
-                kind = _Kind(self.inner, self.acting, length, beside, text=not alone)
+                kind = _Kind(self.inner, self.acting, length, beside, left_out=left_out)
                 if beside or not alone:
                     yield kind
                 if not alone and sum(each.count for each in beside) > _MOST_PLACEHOLDERS:
                     yield replace(kind, few=True)
             if alone:
                 return
-        for beside in senses:
+        for beside in without:
             if beside:  # it reads the one or the other
-                yield _Kind(self.inner, self.acting, 0, beside, text=False)
+                yield _Kind(self.inner, self.acting, 0, beside, left_out=_OF_TEXT)
+
+    def _senses(self, takes: Mapping[str, Any]) -> Iterator[tuple[Sense, ...]]:
+        """Yield what stands beside a text, as it is asked for: to count vectors takes time."""
+        heard = list(sounds(self.inner, takes))
+        for seen in sights(self.inner, takes):
+            for sound in heard:
+                yield tuple(each for each in (seen, sound) if each.shapes)
+
+    def _not_taken(self) -> list[str]:
+        """Return what goes with text and somebody's own class around the model does not take."""
+        takes = tokens.takes(self.whole)
+        if self.whole is self.inner or any(
+            each.kind is inspect.Parameter.VAR_KEYWORD for each in takes.values()
+        ):
+            return []
+        return [name for name in _OF_TEXT if name not in takes]
 
     def _ran(self, kind: _Kind) -> set[str] | None:
         """Return the names of the modules with tensors that ran; None where the forward fails."""
@@ -151,7 +177,8 @@ class _Trials:
                     with without_a_trace(self.whole):  # a failure must not spoil the next trial
                         called(self.whole, materialized(given, self.whole))
             except Exception as error:  # whatever a model says of what it does not read
-                self.reason = f"it takes none of the probe's inputs: {one_line(error)[:200]}"
+                said = f"it takes none of the probe's inputs: {one_line(error)[:200]}"
+                self.reason = self.reason or said
                 return None
         return ran
 

@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NotRequired
 
 from annotated_types import Ge, Le, Len
 from typing_extensions import TypedDict  # pydantic needs it before Python 3.12
@@ -39,6 +39,7 @@ class _Drawn(TypedDict):
     seed: Annotated[int, Ge(0), Le(2**32 - 1)]
     shape: Annotated[list[Annotated[int, Ge(1), Le(_MOST_DRAWN)]], Len(1, 6)]
     sha256: Annotated[str, Len(64, 64)]
+    columns: NotRequired[Annotated[int, Ge(1), Le(999)]]
 
 
 class _Input(TypedDict):
@@ -98,7 +99,7 @@ def _about_input(each: Input, kept: _Kept) -> dict[str, Any]:
     return {
         "text": each.text,
         "stored": {name: kept.number(value) for name, value in sorted(each.stored.items())},
-        "drawn": {name: vars(drawn) for name, drawn in each.drawn.items()},
+        "drawn": {name: drawn.fields() for name, drawn in each.drawn.items()},
     }
 
 
@@ -217,7 +218,7 @@ class _Unpacking:
             inputs.append(
                 Input(
                     {name: known[number] for name, number in about["stored"].items()},
-                    {name: _drawn(each) for name, each in about["drawn"].items()},
+                    {name: _drawn(index, each) for name, each in about["drawn"].items()},
                     about["text"],
                 )
             )
@@ -266,7 +267,8 @@ class _Unpacking:
             return ()
         if ids.dtype != torch.int64 or ids.dim() != 1 or len(ids) != sum(counts):
             raise _Malformed("token_ids is no row of as many int64 as told")
-        if counts != wanted or int(ids.min()) < 0 or int(ids.max()) > _MOST_TOKENS:
+        known = (ids >= 0) & (ids <= _MOST_TOKENS)
+        if counts != wanted or not len(ids) or not bool(known.all()):
             raise _Malformed("token_ids does not fit log_probs")
         parts: tuple[Tensor, ...] = ids.split(counts)
         return parts
@@ -283,8 +285,11 @@ class _Unpacking:
         )
 
 
-def _drawn(about: _Drawn) -> Drawn:
-    return Drawn(about["seed"], tuple(about["shape"]), about["sha256"])
+def _drawn(index: int, about: _Drawn) -> Drawn:
+    shape, columns = tuple(about["shape"]), about.get("columns", 0)
+    if columns and (len(shape) < 2 or shape[-1] < 2):
+        raise _Malformed(f"input {index}: numbers of shape {shape} are no patches with a place")
+    return Drawn(about["seed"], shape, about["sha256"], columns)
 
 
 @functools.cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from ftplug.errors import NotReplayable
 
@@ -27,23 +27,31 @@ class Drawn:
     """Pixels or sound that need not be stored: a seed makes them again.
 
     Standard normal numbers of ``numpy.random.RandomState(seed)``, a stream that numpy has frozen,
-    as float32 of this shape; ``sha256`` is that of their bytes, little-endian.
+    as float32 of this shape; ``sha256`` is that of their bytes, little-endian. With ``columns``
+    they are an image's flat patches, row by row, as Pix2Struct reads them: the first two numbers of
+    each are its row and its column, counted from 1.
     """
 
     seed: int
     shape: tuple[int, ...]
     sha256: str
+    columns: int = 0
 
     @classmethod
-    def of(cls, seed: int, shape: tuple[int, ...]) -> Self:
+    def of(cls, seed: int, shape: tuple[int, ...], columns: int = 0) -> Self:
         """Draw once, to know the digest."""
-        return cls(seed, shape, hashlib.sha256(_normal(seed, shape).tobytes()).hexdigest())
+        numbers = _numbers(seed, shape, columns)
+        return cls(seed, shape, hashlib.sha256(numbers.tobytes()).hexdigest(), columns)
+
+    def fields(self) -> dict[str, Any]:
+        """Return what is stored of it: no ``columns`` where it is no image in patches."""
+        return {name: value for name, value in vars(self).items() if name != "columns" or value}
 
     def values(self) -> Tensor:
         """Draw again; raises :class:`ftplug.errors.NotReplayable` where other numbers come."""
         import torch
 
-        numbers = _normal(self.seed, self.shape)
+        numbers = _numbers(self.seed, self.shape, self.columns)
         if hashlib.sha256(numbers.tobytes()).hexdigest() != self.sha256:
             raise NotReplayable(
                 f"the probe's pixels or sound ({self.shape}, seed {self.seed}) are drawn here with "
@@ -52,10 +60,14 @@ class Drawn:
         return torch.from_numpy(numbers.astype("=f4"))
 
 
-def _normal(seed: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
+def _numbers(seed: int, shape: tuple[int, ...], columns: int) -> NDArray[np.float32]:
     import numpy as np
 
-    return np.random.RandomState(seed).standard_normal(shape).astype("<f4")
+    numbers = np.random.RandomState(seed).standard_normal(shape).astype("<f4")
+    if columns:
+        rows, places = np.divmod(np.arange(shape[-2]), columns)
+        numbers[..., 0], numbers[..., 1] = rows + 1, places + 1
+    return numbers
 
 
 @dataclass(frozen=True)

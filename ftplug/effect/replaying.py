@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ftplug import structure
-from ftplug.attaching.attachment import attachment_of, trunk_of_base
+from ftplug.attaching.attachment import attachment_of
+from ftplug.attaching.disabling import trunk_of_base
 from ftplug.base.quantization import is_quantized
 from ftplug.effect.answers import ask_as
 from ftplug.effect.figures import Figures, measured
+from ftplug.effect.packing import KINDS
 from ftplug.effect.plainly import plainly
 from ftplug.effect.verdicts import (
     QUANTIZED,
@@ -90,10 +92,18 @@ def replay(model: nn.Module, probe: Probe, *, one: bool = False) -> Replayed:
     """Ask a model that carries its method what the probe asked, and compare.
 
     With ``one`` only the input with the largest effect, and the base's own noise only where the
-    answers are not the trained ones to the last digits. Nothing of the model changes; all processes
-    call. Raises :class:`ftplug.errors.NotProbed` where the model cannot be asked.
+    answers are not the trained ones to the last digits; all before the model is said to be another:
+    on a single input rounding alone may have led a router to another expert. Nothing of the model
+    changes; all processes call. Raises :class:`ftplug.errors.NotProbed` where the model cannot be
+    asked.
     """
-    probe = _largest(probe) if one else probe
+    if not one:
+        return _replayed(model, probe)
+    found = _replayed(model, _largest(probe), one=True)
+    return _replayed(model, probe) if found.verdict == "other" else found
+
+
+def _replayed(model: nn.Module, probe: Probe, *, one: bool = False) -> Replayed:
     try:
         with plainly(model):
             answers = ask_as(model, probe)
@@ -134,7 +144,9 @@ def compared(
     rounded: bool = False,
 ) -> Replayed:
     """Return what answers of a model say, beside those of its head on the base's trunk."""
-    conditions = Conditions(probe.dtype, dtype_of(model), rounded)
+    routed = bool(structure.expert_parameters(model))
+    repeated = _is_repeated(answers, without, probe, model)
+    conditions = Conditions(probe.dtype, dtype_of(model), rounded, routed, repeated)
     reference = probe.head_only
     least = conditions.least
     if _trains_head_alone(model):
@@ -168,6 +180,28 @@ def _trains_head_alone(model: nn.Module) -> bool:
     if attached is None or attached.plan.added:
         return False
     return set(attached.plan.may_train) <= set(attached.trained_head)
+
+
+def _is_repeated(answers: Answers, without: Answers | None, probe: Probe, model: nn.Module) -> bool:
+    """Whether the base's trunk answers here as it did, to the last bit: by hidden states, if any.
+
+    Where it was not asked yet it counts as such: who is in doubt asks it then.
+    """
+    has_hidden = any("hidden" in each for each in probe.trained)
+    kinds = ("hidden",) if has_hidden else KINDS
+    if without is not None:
+        return _are_equal(without, probe.head_only, kinds)
+    if not _trains_head_alone(model):
+        return True
+    return has_hidden and _are_equal(answers, probe.trained, kinds)
+
+
+def _are_equal(here: Answers, then: Answers, kinds: Sequence[str]) -> bool:
+    pairs = [(one, other, k) for one, other in zip(here, then, strict=True) for k in kinds]
+    return all(
+        (k in one) == (k in other) and (k not in one or bool((one[k].cpu() == other[k]).all()))
+        for one, other, k in pairs
+    )
 
 
 def _of_the_trunk(answers: Answers, probe: Probe, conditions: Conditions) -> float:

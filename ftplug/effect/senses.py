@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
+
+from ftplug.effect.pieces import Drawn
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_PIXELS = ("pixel_values", "pixel_values_videos", "pixel_values_images", "image_pixel_values")
+_PIXELS = (
+    "pixel_values", "pixel_values_videos", "pixel_values_images", "image_pixel_values",
+    "flattened_patches",
+)  # fmt: skip
 _IMAGE_TOKENS = ("image_token_id", "image_token_index", "image_patch_id", "video_token_id")
 _AUDIO_TOKENS = ("audio_token_id", "audio_token_index")
 _MOST = 2**22  # numbers of one input
@@ -20,13 +25,15 @@ class Sense:
     """What an input has beside its text: shapes to draw in and whole numbers, by argument.
 
     ``placeholder`` is the token that a text has ``count`` times in the place of what the model
-    makes of it; -1 where it has none.
+    makes of it; -1 where it has none. With ``columns`` what is drawn are patches with their places
+    (:class:`ftplug.effect.pieces.Drawn`).
     """
 
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     stored: Mapping[str, Tensor] = field(default_factory=dict)
     placeholder: int = -1
     count: int = 0
+    columns: int = 0
 
 
 def sights(model: Any, takes: Mapping[str, Any]) -> Iterator[Sense]:
@@ -35,16 +42,22 @@ def sights(model: Any, takes: Mapping[str, Any]) -> Iterator[Sense]:
     vision = _part(config, "vision_config", "encoder", "backbone_config")
     for name in _PIXELS:
         if name in takes:
-            for found in _pixels(name, vision, takes):
+            for found in _pixels(name, config, vision, takes):
                 if all(_size(shape) <= _MOST for shape in found.shapes.values()):
-                    yield _with_placeholders(model, found, _IMAGE_TOKENS, "get_image_features")
+                    yield from _with_placeholders(
+                        model, takes, found, _IMAGE_TOKENS, "get_image_features"
+                    )
     if "input_ids" in takes or not any("pixel_values" in name for name in takes):
         yield Sense()
 
 
-def _pixels(name: str, vision: Any, takes: Mapping[str, Any]) -> Iterator[Sense]:
+def _pixels(name: str, config: Any, vision: Any, takes: Mapping[str, Any]) -> Iterator[Sense]:
     channels = _number(vision, "num_channels", "in_channels", "in_chans", default=3)
     patch = _number(vision, "patch_size", default=8)
+    if name == "flattened_patches":  # a row, a column and the numbers of each
+        width = _number(vision, "patch_embed_hidden_size", default=channels * patch**2)
+        yield Sense({name: (1, 16, 2 + width)}, columns=4)
+        return
     if "image_grid_thw" in takes:
         yield from _grid(vision, channels, patch)
     if "spatial_shapes" in takes:
@@ -55,7 +68,7 @@ def _pixels(name: str, vision: Any, takes: Mapping[str, Any]) -> Iterator[Sense]
         )
     for height, width in _sizes(vision):
         image = (1, channels, height, width)
-        yield from _in_tiles(name, image, vision, takes)
+        yield from _in_tiles(name, image, config, vision, takes)
         yield Sense({name: image}, _sizes_told(takes, height, width))
         for frames in dict.fromkeys((1, min(_number(vision, "num_frames", default=2), 16))):
             film = (1, frames, channels, height, width)
@@ -79,12 +92,14 @@ def _sizes_told(takes: Mapping[str, Any], height: int, width: int) -> dict[str, 
 
 
 def _in_tiles(
-    name: str, image: tuple[int, ...], vision: Any, takes: Mapping[str, Any]
+    name: str, image: tuple[int, ...], config: Any, vision: Any, takes: Mapping[str, Any]
 ) -> Iterator[Sense]:
     """Yield an image that is cut into tiles, (rows, tiles, channels, height, width)."""
     import torch
 
-    if "aspect_ratio_ids" in takes:  # (rows, images, tiles, channels, height, width)
+    if name == "image_pixel_values":
+        yield _whole_and_one_tile(image, vision)
+    elif "aspect_ratio_ids" in takes:  # (rows, images, tiles, channels, height, width)
         tiles = _number(vision, "max_num_tiles", default=4)
         mask = torch.zeros(1, 1, tiles, dtype=torch.long)
         mask[..., 0] = 1
@@ -93,8 +108,35 @@ def _in_tiles(
         yield Sense({name: (1, 1, tiles, *image[1:])}, stored)
     elif "image_sizes" in takes:
         yield Sense({name: image})
-        for tiles in (2, 3, 5):
+        for tiles in dict.fromkeys([*_tiles(config, *image[2:]), 2, 3, 5]):
             yield Sense({name: (1, tiles, *image[1:])}, _sizes_told(takes, *image[2:]))
+
+
+def _whole_and_one_tile(image: tuple[int, ...], vision: Any) -> Sense:
+    """Return an image as Phi-4 reads it: whole, and again as its only tile, with a mask of patches.
+
+    Of four patches it makes one vector, and one more ends each row and divides the two.
+    """
+    import torch
+
+    side = image[-1] // _number(vision, "patch_size", default=8)
+    pooled = -(-side // 2)
+    tile = _number(vision, "crop_size", default=image[-1])
+    stored = {
+        "image_sizes": torch.tensor([[tile, tile]]),
+        "image_attention_mask": torch.ones(1, 2, side, side, dtype=torch.long),
+    }
+    count = 2 * pooled * (pooled + 1) + 1
+    return Sense({"image_pixel_values": (1, 2, *image[1:])}, stored, count=count)
+
+
+def _tiles(config: Any, height: int, width: int) -> Iterator[int]:
+    """Yield into how many tiles LLaVA-NeXT and its kin cut an image, the whole among them."""
+    from transformers.image_processing_utils import select_best_resolution
+
+    if points := getattr(config, "image_grid_pinpoints", None):
+        rows, columns = select_best_resolution((height, width), points)
+        yield 1 + -(-rows // height) * -(-columns // width)
 
 
 def _grid(vision: Any, channels: int, patch: int) -> Iterator[Sense]:
@@ -134,21 +176,44 @@ def sounds(model: Any, takes: Mapping[str, Any]) -> Iterator[Sense]:
             for shape in _sound_shapes(name, config):
                 masks = _heard_whole(takes, shape)
                 for stored in (masks, {}) if masks else ({},):
-                    found = Sense({name: shape}, stored)
-                    yield _with_placeholders(model, found, _AUDIO_TOKENS, "get_audio_features")
+                    found = _in_vectors(takes, config, Sense({name: shape}, stored))
+                    yield from _with_placeholders(
+                        model, takes, found, _AUDIO_TOKENS, "get_audio_features"
+                    )
     if model.main_input_name not in ("input_features", "input_values"):
         yield Sense()
 
 
+def _in_vectors(takes: Mapping[str, Any], config: Any, sound: Sense) -> Sense:
+    """Tell into how many vectors a sound is read, where a forward asks, as Phi-4 does."""
+    import torch
+
+    (shape,) = sound.shapes.values()
+    if "audio_embed_sizes" not in takes or len(shape) != 3:
+        return sound
+    count = -(-shape[1] // _number(config, "time_reduction", default=8))
+    sizes = {"audio_embed_sizes": torch.tensor([count])}
+    return replace(sound, stored={**sound.stored, **sizes}, count=count)
+
+
 def _sound_shapes(name: str, config: Any) -> Iterator[tuple[int, ...]]:
-    names = ("num_mel_bins", "input_feat_per_channel", "feature_size", "n_mels", "input_dim")
+    names = (
+        "num_mel_bins",
+        "input_feat_per_channel",
+        "feature_size",
+        "n_mels",
+        "input_dim",
+        "input_size",
+    )
     bands = _number(config, *names, default=80)
     stacked = _number(config, "feature_projection_input_dim", default=2 * bands)
     longest = 2 * (getattr(config, "max_source_positions", None) or 32)
     frames = _number(config, "max_length", default=64)
     mel = [(1, bands, longest), (1, frames, bands), (1, 64, stacked), (1, bands, 64)]
     waves = [(1, 4000), (1, 1, 4000), (1, 1, 32, 32)]
-    if name == "input_values":
+    if name == "audio_input_features":
+        yield (1, frames, bands)
+    elif name == "input_values":
         yield from [*waves, *mel]
     else:
         yield from [*mel, *waves[:1]]
@@ -163,14 +228,32 @@ def _heard_whole(takes: Mapping[str, Any], shape: tuple[int, ...]) -> dict[str, 
     return {name: torch.ones(1, frames, dtype=torch.long) for name in names if name in takes}
 
 
-def _with_placeholders(model: Any, found: Sense, names: tuple[str, ...], reader: str) -> Sense:
-    """Count the vectors that a model makes of it, where a token of its text stands for each."""
-    token = next((t for n in names if isinstance(t := getattr(model.config, n, None), int)), -1)
-    read: Callable[..., Any] | None = getattr(model, reader, None)
+def _with_placeholders(
+    model: Any, takes: Mapping[str, Any], found: Sense, names: tuple[str, ...], reader: str
+) -> Iterator[Sense]:
+    """Count the vectors that a model makes of it, where a token of its text stands for each.
+
+    Or one token that the model itself spreads out; or any that a mask names, as Kosmos reads them.
+    """
+    parts = (getattr(model.config, part, None) for part in ("vision_config", "audio_config"))
+    configs = (model.config, *parts)
+    ids = (getattr(config, name, None) for config in configs for name in names)
+    token = next((each for each in ids if isinstance(each, int)), -1)
+    if token < 0 and "image_embeds_position_mask" in takes:
+        token = getattr(model.config.get_text_config(), "bos_token_id", None) or 0
     if token < 0:
-        return found
-    count = _vectors(model, read, found) if read else 1  # which the model itself spreads out
-    return Sense(found.shapes, found.stored, token, count)
+        yield replace(found, count=0)
+        return
+    if found.count:
+        counts = [found.count]
+    elif read := getattr(model, reader, None):
+        counts = [_vectors(model, read, found)]
+    elif read := getattr(model.base_model, reader, None):  # which is the model's way, or not
+        counts = [_vectors(model, read, found) or 1, 1]
+    else:
+        counts = [1]
+    for count in dict.fromkeys(counts):
+        yield replace(found, placeholder=token, count=count)
 
 
 def _vectors(model: Any, read: Callable[..., Any], found: Sense) -> int:
@@ -178,7 +261,9 @@ def _vectors(model: Any, read: Callable[..., Any], found: Sense) -> int:
 
     import torch
 
-    drawn = {n: torch.randn(s, dtype=model.dtype) for n, s in found.shapes.items()}
+    drawn = {
+        n: Drawn.of(0, s, found.columns).values().to(model.dtype) for n, s in found.shapes.items()
+    }
     takes = inspect.signature(read).parameters
     anything = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in takes.values())
     everything = {n: v.to(model.device) for n, v in (drawn | dict(found.stored)).items()}

@@ -12,14 +12,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from ftplug import structure
-from ftplug.attaching.attachment import (
-    Attachment,
-    disabled,
-    methods_off,
-    require_attachment,
-    trunk_of_base,
-    unwrap_model,
-)
+from ftplug.attaching.attachment import Attachment, require_attachment, unwrap_model
+from ftplug.attaching.disabling import disabled, methods_off, trunk_of_base
 from ftplug.attaching.sharding import is_offloaded, slowest
 from ftplug.context import logger
 from ftplug.effect.answers import Raw, ask, make_probe
@@ -250,7 +244,13 @@ def _finished(model: nn.Module, attached: Attachment, taken: Taken) -> Outcome:
         fresh_head=bool(attached.base.fresh) and not structure.is_language_model(model),
         tokenizer=taken.tokenizer,
     )
-    return Outcome(probe, unseen=called.unseen(taken.inputs, trained))
+    unseen = called.unseen(taken.inputs, trained)
+    trains = attached.plan.may_train
+    if unseen and set(trains) <= set(unseen) and probe.effect().is_nil:
+        kind = type(structure.pretrained(model)).__name__
+        note = f"no input that it has for {kind} reaches {trains[0]}, nor what else was trained"
+        return Outcome(note=note, expected=False)
+    return Outcome(probe, unseen=unseen)
 
 
 def _head_only(model: nn.Module, attached: Attachment, taken: Taken) -> tuple[Raw, ...]:

@@ -133,7 +133,8 @@ def _arguments(
         stored = {}
     if (getattr(model.config, "type_vocab_size", 0) or 0) > 1:
         stored["token_type_ids"] = (torch.arange(len(ids))[None] >= len(ids) // 2).long()
-    stored["mm_token_type_ids"] = torch.isin(row, torch.tensor(list(placeholders) or [-1])).long()
+    stands = torch.isin(row, torch.tensor(list(placeholders) or [-1])).long()
+    stored |= {"mm_token_type_ids": stands, "image_embeds_position_mask": stands}
     page = getattr(model.config, "max_2d_position_embeddings", None) or 1000
     stored["bbox"] = _boxes(np.random.RandomState(seed), len(ids), min(page, 1000))
     stored["decoder_input_ids"] = _decoded(model, seed) if writes(model) else row

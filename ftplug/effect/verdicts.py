@@ -23,6 +23,11 @@ _MOST = {"float64": 2e-3, "float32": 2e-3, "float16": 1.5e-2, "bfloat16": 5e-2, 
 # it is tolerated; all of it keeps what is honest from being called something else.
 _TOLERATED = 5e-3
 _MORE = {"float64": 0.0, "float32": 0.0, "float16": 5e-3, "bfloat16": 1e-2, QUANTIZED: 1e-1}
+# Of the size of the answers: noise beyond which a base may as well have lost a part of itself.
+_CLEAR = {QUANTIZED: 7e-2}
+# Of the effect: what other experts make of it, which rounding may lead a router to; of it a part
+# along the effect.
+_ROUTED, _ALONG = 1e-1, 3e-2
 _RESOLUTION = 0.3  # of the effect: an uncertainty that hides half of it tells nothing
 
 
@@ -30,22 +35,34 @@ _RESOLUTION = 0.3  # of the effect: an uncertainty that hides half of it tells n
 class Conditions:
     """The dtype of the model that the probe asked, and of this one (or ``quantized``).
 
-    ``rounded`` where the weights were rounded since, as merging does.
+    ``rounded`` where the weights were rounded since, as merging does; ``routed`` where a router
+    chooses experts; ``repeated`` where the base's answers here are those of then to the last bit.
     """
 
     saved: str
     here: str
     rounded: bool = False
+    routed: bool = False
+    repeated: bool = False
 
     @property
     def same(self) -> bool:
-        """Whether nothing but a device lies between the two."""
+        """Whether nothing but a device or a kernel lies between the two."""
         return self.saved == self.here != QUANTIZED
+
+    @property
+    def alike(self) -> bool:
+        """Whether nothing is rounded otherwise than it was.
+
+        One dtype is not enough: another kernel (of attention, of another device) adds in another
+        order, and of a short type each step is rounded. The base's own answers show it.
+        """
+        return self.same and self.repeated and not self.rounded
 
     @property
     def least(self) -> float:
         """The least noise, as a share of the size of the answers."""
-        if self.same and not self.rounded:
+        if self.alike:
             return _LEAST["float32"]
         return max(_of(_LEAST, self.saved), _of(_LEAST, self.here))
 
@@ -55,11 +72,22 @@ class Conditions:
         return max(_of(_MOST, self.saved), _of(_MOST, self.here))
 
     @property
+    def clear(self) -> float:
+        """The most noise beside which answers pass as trained, as a share of their size."""
+        return min(_CLEAR.get(dtype, self.most) for dtype in (self.saved, self.here))
+
+    @property
     def more(self) -> float:
         """The noise of the trained answers that shows nowhere else, as a share of the effect."""
-        if self.same and not self.rounded:
+        if self.alike:
             return 0.0
         return max(_of(_MORE, self.saved), _of(_MORE, self.here))
+
+    @property
+    def astray(self) -> bool:
+        """Whether rounding may have led a router to other experts than when the probe was asked."""
+        exact = self.same and self.here in ("float64", "float32") and not self.rounded
+        return self.routed and not exact
 
 
 def _of(known: Mapping[str, float], dtype: str) -> float:
@@ -105,21 +133,29 @@ def concluded(figures: Figures, conditions: Conditions) -> Conclusion:
             return Conclusion("other", "further from the trained answers than noise is", beyond)
         reason = "the effect is below three times the noise"
         return Conclusion("not decidable here", reason, beyond, unlike=beyond > 1)
-    return _of_an_effect(figures, tolerance, beyond, conditions.more)
+    return _of_an_effect(figures, tolerance, beyond, conditions)
 
 
-def _of_an_effect(figures: Figures, tolerance: float, beyond: float, more: float) -> Conclusion:
+def _of_an_effect(
+    figures: Figures, tolerance: float, beyond: float, conditions: Conditions
+) -> Conclusion:
     """Conclude where the effect stands out from the noise."""
     missing = abs(1 - figures.share)
     allowed = TOLERANCE * figures.uncertainty
+    more = along = conditions.more
+    if conditions.astray:
+        more, along = max(more, _ROUTED), max(along, _ALONG)
     certain = CERTAIN * math.hypot(tolerance, TOLERANCE * more * figures.effect)
-    certainly = CERTAIN * math.hypot(allowed, TOLERANCE * more)
+    certainly = CERTAIN * math.hypot(allowed, TOLERANCE * along)
     if _has_none(figures, tolerance, allowed):
         return Conclusion("no effect", "the answers are those without the method", beyond)
     if figures.error > certain or missing > certainly:
         return Conclusion("other", "neither the trained answers nor those without", beyond)
     if beyond > 1 or missing > allowed or figures.worst > CERTAIN * TOLERANCE:
         return Conclusion("not decidable here", "at the edge of the noise", beyond, unlike=True)
+    if figures.noise > conditions.clear:
+        reason = "a base with a fault may be as near"
+        return Conclusion("not decidable here", reason, beyond, unlike=True)
     if allowed > _RESOLUTION:
         return Conclusion("not decidable here", "noise would hide a part of the effect", beyond)
     return Conclusion("trained", "", beyond)

@@ -56,7 +56,8 @@ class Signed:
     ``known`` tells how: ``trusted`` (a line or file of the user's names it), ``pinned`` (by the key
     that signed this repository before), ``first use`` (pinned from now on), ``unknown`` (by the key
     that came with it, which nobody here vouches for) or ``unchecked`` (no key at hand). ``signer``
-    is who the user calls so, or a certificate's subject; ``where`` the line that says it.
+    is who the user calls so, with the subject of a certificate that leads to an authority of
+    theirs; None where nobody here vouches for a name. ``where`` is the line that says it.
     """
 
     known: str
@@ -125,9 +126,10 @@ def check_artifact(
     how = accept(repository, known.pinned, seen, is_older, decided=bool(known.named), folder=folder)
     how = "trusted" if seen.line else how
     if demand.required and how in ("unknown", "unchecked"):
-        key = seen.key or bundle.hint or name_in(bundle) or "unknown"
+        key = seen.key or bundle.hint
+        who = key[:64] if key else "a certificate"  # whose name anybody can write into it
         raise RegistryError(
-            f"{folder}: signed by {key[:64]}, for which nobody vouches here: name whom you trust "
+            f"{folder}: signed by {who}, for which nobody vouches here: name whom you trust "
             "with --trusted (trusted=), or in your trusted_keys"
         )
     where = seen.line.where if seen.line else None
@@ -174,12 +176,12 @@ class _Known:
 def _signer(bundle: Bundle, line: Trusted | None) -> str | None:
     if line and line.authority:
         return f"{name_in(bundle)} (certified by {line.who})"
-    return line.who if line else name_in(bundle)
+    return line.who if line else None  # nobody vouches for what a certificate calls itself
 
 
 def _not_named(folder: Path, bundle: Bundle, demand: Demand, known: _Known) -> RegistryError:
     where = demand.trusted if demand.trusted is not None else known.named[0].where
-    who = bundle.hint[:16] if bundle.hint else name_in(bundle) or "its signer"
+    who = bundle.hint[:16] if bundle.hint else "a certificate"
     what = known.repo_id or "a folder"
     return RegistryError(f"{folder}: signed by {who}, whom {where} does not name for {what}")
 
@@ -243,7 +245,9 @@ def _compare(
     ignored = [str(one).rstrip("/") for one in left_out] if isinstance(left_out, list) else []
     for name in sorted(there):
         if name not in signed:
-            may_be = any(name == one or name.startswith(f"{one}/") for one in [*UNSIGNED, *ignored])
+            below = any(name == one or name.startswith(f"{one}/") for one in ignored)
+            # What may change after signing are files: nothing hides in a folder of such a name.
+            may_be = name in UNSIGNED or (below and name.partition("/")[0] not in UNSIGNED)
             if may_be and name not in listed and name != MANIFEST:
                 continue
             raise RegistryError(f"{folder}: {name} is there, but was not signed: remove it")

@@ -34,7 +34,7 @@ class PublicKey:
     @property
     def fingerprint(self) -> str:
         """64 hex digits."""
-        return hashlib.sha256(self.pem.encode("ascii")).hexdigest()
+        return hashlib.sha256(self.pem.encode("utf-8", "backslashreplace")).hexdigest()
 
     @property
     def openssh(self) -> str:

@@ -15,7 +15,8 @@ from ftplug.artifacts.digests import sha256
 from ftplug.artifacts.manifest import MANIFEST, Manifest, read_manifest
 from ftplug.artifacts.signatures import PROVENANCE, SIGNATURE, SIGNATURES, UNSIGNED, signatures_in
 from ftplug.errors import RegistryError
-from ftplug.files.staged import finish_interrupted, replace_file, stated_write_errors
+from ftplug.files.staged import finish_interrupted, replace_file
+from ftplug.files.write_errors import stated_write_errors
 from ftplug_registry.bom.document import BOM
 from ftplug_registry.contents import card_images
 from ftplug_registry.signing.bundles import key_bundle, parse_bundle, with_material

@@ -2,14 +2,18 @@
 
 A line of ``trusted_keys`` is ``WHO [repositories="org/*,…"] KIND KEY [comment]``. KIND and KEY are
 a public key as OpenSSH writes it, ``x509`` with the base64 of a certificate authority's DER, or
-``sigstore`` with the address of who vouches for WHO (``https://accounts.google.com``).
+``sigstore`` with the address of who vouches for WHO (``https://accounts.google.com``). A word with
+spaces stands in quotation marks. What is not understood is refused: a rule that is left out, or
+read as another, lets in whom it should keep out.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import codecs
 import os
+import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,6 +29,11 @@ TRUSTED_KEYS = "trusted_keys"
 _LARGEST = 2**20  # bytes of a file
 _MOST_FILES = 1000  # of a folder
 _OPTION = "repositories="
+_PEM = re.compile(rb"^-----BEGIN ([A-Z0-9 ]+)-----[ \t\r]*$", re.MULTILINE)
+_KINDS = ("x509", "sigstore")
+# How OpenSSH begins the kinds of its keys.
+_KEY_KINDS = ("ecdsa-sha2-", "ssh-rsa", "ssh-dss", "ssh-ed25519", "sk-ecdsa-", "sk-ssh-")
+_PATTERN = re.compile(r"[\w.*?\[\]!-]+(/[\w.*?\[\]!-]+)?")
 
 
 @dataclass(frozen=True)
@@ -91,24 +100,33 @@ def line_for(who: str, key: PublicKey) -> str:
 
 
 def _of_file(path: Path) -> Iterator[Trusted]:
-    content = read_bounded(path, _LARGEST)
-    if b"-----BEGIN" in content:
+    content = read_bounded(path, _LARGEST).removeprefix(codecs.BOM_UTF8)  # some editors write it
+    if _PEM.search(content):
         yield from _of_pem(path, content)
         return
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError:
         raise RegistryError(f"{path}: neither text nor PEM") from None
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(re.split("\r\n|\r|\n", text), 1):
         if line.strip() and not line.lstrip().startswith("#"):
             yield _of_line(line, f"{path}, line {number}")
 
 
 def _of_pem(path: Path, content: bytes) -> Iterator[Trusted]:
-    who = path.stem
-    if b"-----BEGIN CERTIFICATE-----" not in content:
+    """Yield what blocks of PEM hold, all of one kind: one key, or certificates."""
+    who, kinds = path.stem, [kind.decode("ascii") for kind in _PEM.findall(content)]
+    _require_no_lines(path, content)
+    if "CERTIFICATE" not in kinds:
+        if len(kinds) > 1:
+            raise RegistryError(
+                f"{path}: {len(kinds)} keys in one file: give each its own (a folder of them is "
+                "taken), or write lines WHO KIND KEY"
+            )
         yield Trusted(who, str(path), key=public_key(content, path))
         return
+    if other := [kind for kind in kinds if kind != "CERTIFICATE"]:
+        raise RegistryError(f"{path}: certificates and {other[0]} in one file: give each its own")
     from cryptography import x509
     from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -116,27 +134,83 @@ def _of_pem(path: Path, content: bytes) -> Iterator[Trusted]:
         certificates = x509.load_pem_x509_certificates(content)
     except ValueError as error:
         raise RegistryError(f"{path}: no certificate in it: {one_line(error)}") from None
+    if len(certificates) != len(kinds):
+        raise RegistryError(f"{path}: {len(kinds)} certificates begin, {len(certificates)} end")
     for one in certificates:
         yield Trusted(who, str(path), authority=one.public_bytes(Encoding.DER))
 
 
+def _require_no_lines(path: Path, content: bytes) -> None:
+    """Refuse PEM among lines of trusted keys; words that other programs write before it are none.
+
+    Of two readings of one file the one would leave out what the other says.
+    """
+    inside = False
+    for number, raw in enumerate(content.splitlines(), 1):
+        inside = inside or raw.startswith(b"-----BEGIN ")
+        words = raw.decode("utf-8", "replace").split()
+        told = any(word.startswith((_OPTION, *_KEY_KINDS)) or word in _KINDS for word in words)
+        if not inside and told and not words[0].startswith("#"):
+            raise RegistryError(
+                f"{path}, line {number}: a line WHO KIND KEY beside a key in PEM: keep the two in "
+                "files of their own"
+            )
+        inside = inside and not raw.startswith(b"-----END ")
+
+
 def _of_line(line: str, where: str) -> Trusted:
-    try:
-        words = shlex.split(line)
-    except ValueError as error:
-        raise RegistryError(f"{where}: {one_line(error).lower()}") from None
-    who, rest = words[0], words[1:]
+    who, *rest = _words(line, where)
+    if who.startswith(_OPTION) or _is_kind(who):
+        raise RegistryError(f'{where}: WHO is missing: write WHO [repositories="org/*"] KIND KEY')
     repositories: tuple[str, ...] = ()
     while rest and "=" in rest[0] and not rest[0].startswith("="):
-        if not rest[0].startswith(_OPTION):
-            name = rest[0].partition("=")[0]
+        name, _, value = rest.pop(0).partition("=")
+        if f"{name}=" != _OPTION:
             raise RegistryError(f"{where}: no option named {name[:40]!r}: repositories= is one")
-        repositories = tuple(p for p in rest.pop(0).removeprefix(_OPTION).split(",") if p)
-        if not repositories:
-            raise RegistryError(f"{where}: repositories= names none")
+        if repositories:
+            raise RegistryError(f"{where}: repositories= stands twice: separate them by commas")
+        repositories = _patterns(value, where)
     if len(rest) < 2 or not who.isprintable():
         raise RegistryError(f'{where}: write WHO [repositories="org/*"] KIND KEY')
     return Trusted(who, where, repositories, **_key_of(rest[0], rest[1], where))
+
+
+def _is_kind(word: str) -> bool:
+    return word in _KINDS or word.startswith(_KEY_KINDS)
+
+
+def _words(line: str, where: str) -> list[str]:
+    """Return WHO, options, KIND and KEY; of what follows, a comment, nothing is read.
+
+    A backslash is a letter like others, and an apostrophe no quotation mark: names have both.
+    """
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=False)
+    lexer.whitespace_split, lexer.commenters, lexer.quotes, lexer.escape = True, "", '"', ""
+    words: list[str] = []
+    try:
+        for word in lexer:
+            words.append(word)
+            if len(words) > 2 and _is_kind(words[-2]):  # the key was read: a comment may follow
+                break
+    except ValueError as error:
+        raise RegistryError(f"{where}: {one_line(error).lower()}") from None
+    if not words or not words[0]:
+        raise RegistryError(f"{where}: WHO is missing")
+    return words
+
+
+def _patterns(value: str, where: str) -> tuple[str, ...]:
+    """Return the patterns of ``repositories=``, without the blanks around them."""
+    found = tuple(each.strip() for each in value.split(","))
+    if not any(found):
+        raise RegistryError(f"{where}: repositories= names none")
+    for one in found:
+        if not _PATTERN.fullmatch(one):
+            raise RegistryError(
+                f"{where}: repositories= has {one[:60]!r}, which is no pattern of repositories "
+                "(org/*), separated by commas"
+            )
+    return found
 
 
 def _key_of(kind: str, key: str, where: str) -> dict[str, Any]:

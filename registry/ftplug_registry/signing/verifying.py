@@ -90,19 +90,22 @@ def verified_by(bundle: Bundle, lines: Iterable[Trusted]) -> Trusted | None:
 
 def key_of(bundle: Bundle) -> PublicKey:
     """Return the public key of a signer's certificate."""
-    from cryptography import x509
-
-    certificate = x509.load_der_x509_certificate(bundle.certificates[0])
-    return checked(certificate.public_key(), bundle.path)
+    return checked(_certificate(bundle).public_key(), bundle.path)
 
 
 def name_in(bundle: Bundle) -> str | None:
-    """Return the subject of a signer's certificate."""
+    """Return the subject of a signer's certificate, which anybody can write: verify it before."""
     if bundle.kind != "x509CertificateChain":
         return None
+    with stated(bundle.path, "its certificate cannot be read"):
+        return str(_certificate(bundle).subject.rfc4514_string())
+
+
+def _certificate(bundle: Bundle) -> Any:
     from cryptography import x509
 
-    return str(x509.load_der_x509_certificate(bundle.certificates[0]).subject.rfc4514_string())
+    with stated(bundle.path, "its certificate cannot be read"):
+        return x509.load_der_x509_certificate(bundle.certificates[0])
 
 
 def require_beside(bundle: Bundle, beside: Bundle) -> None:
@@ -134,7 +137,9 @@ def key_that_came(bundle: Bundle, beside: Bundle | None) -> PublicKey | None:
     pem = beside.predicate.get("ftplug_publicKey") if beside else None
     if bundle.kind != "publicKey" or not beside or not isinstance(pem, str):
         return None
-    key = public_key(pem.encode("utf-8"), beside.path)
+    if not pem.isascii():
+        raise RegistryError(f"{beside.path}: its ftplug_publicKey is no PEM")
+    key = public_key(pem.encode("ascii"), beside.path)
     if key.fingerprint != bundle.hint:
         raise RegistryError(f"{beside.path}: brings another key than {bundle.path} names")
     return key

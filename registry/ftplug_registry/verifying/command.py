@@ -75,6 +75,12 @@ def verify(
         raise typer.BadParameter("--effect loads the artifact: leave out --files-only")
     if (url is None) != (model is None):
         raise typer.BadParameter("--served URL and --model NAME go together")
+    if url is not None and not url.strip():
+        raise typer.BadParameter("--served: the address is empty, and nobody would be asked")
+    if model is not None and not model.strip():
+        raise typer.BadParameter("--model: the name is empty, and no model has it")
+    if data is not None and not rerun:
+        raise typer.BadParameter("--data names the file of --rerun, which measures on it: add it")
     done = verify(
         artifact,
         revision,
@@ -85,7 +91,7 @@ def verify(
         allow_unsigned=allow_unsigned,
     )
     checks = []
-    if effect or url or rerun:
+    if effect or url is not None or rerun:
         folder, server, evaluation = (
             artifact_folder(artifact, done.sha),
             (url, model),

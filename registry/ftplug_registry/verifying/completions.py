@@ -7,7 +7,6 @@ name tokens by their text; ``transformers serve`` takes text and gives no log-pr
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -105,7 +104,8 @@ def _log_probs(told: Any) -> Iterator[tuple[Token, float]]:
             if _is_log_prob(value):
                 yield _token(name), float(value)
     elif isinstance(content, list) and content and isinstance(content[0], dict):
-        for one in content[0].get("top_logprobs") or ():
+        likeliest = content[0].get("top_logprobs")
+        for one in likeliest if isinstance(likeliest, list) else ():
             if isinstance(one, dict) and _is_log_prob(one.get("logprob")):
                 token = one.get("id", one.get("token"))
                 if isinstance(token, int | str) and not isinstance(token, bool):
@@ -120,4 +120,4 @@ def _token(name: Token) -> Token:
 
 def _is_log_prob(value: Any) -> bool:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and math.isfinite(value) and -1e5 < value < 1e-3
+    return is_number and -1e5 < value < 1e-3  # NaN is neither; an int may be beyond any float

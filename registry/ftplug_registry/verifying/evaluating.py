@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ftplug.errors import ArtifactError, one_line
+from ftplug.errors import ArtifactError, FtplugError, one_line
 from ftplug.training.facts.evaluation import ACCURACY, F1
 from ftplug_registry.verifying.evaluation_data import Rows
 
@@ -45,12 +46,35 @@ def answered(
     model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     cut: dict[str, Any] = {"truncation": True, "max_length": most} if most else {}
     found = []
-    with torch.inference_mode():
+    with torch.inference_mode(), _in_one_line(directory):
         for start in range(0, len(labels), _BATCH):
             texts = [list(column[start : start + _BATCH]) for column in rows.texts]
             batch = tokenizer(*texts, padding=True, return_tensors="pt", **cut)
+            _require_known(batch["input_ids"], model, directory)
             found.append(model(**batch.to(model.device)).logits.argmax(-1).cpu().numpy())
     return Answered(np.concatenate(found), labels)
+
+
+@contextlib.contextmanager
+def _in_one_line(directory: Path) -> Iterator[None]:
+    """Say in one line what a tokenizer or model does not take: no pad token, too long a text."""
+    try:
+        yield
+    except FtplugError:
+        raise
+    except Exception as error:  # whatever the files of a stranger lead to
+        said = one_line(error)[:200] or type(error).__name__
+        raise ArtifactError(f"{directory}: cannot be measured again: {said}") from error
+
+
+def _require_known(ids: Any, model: Any, directory: Path) -> None:
+    """Refuse ids beyond the vocabulary, which on a GPU would end the whole process."""
+    size, largest = model.get_input_embeddings().weight.shape[0], int(ids.max())
+    if largest >= size:
+        raise ArtifactError(
+            f"{directory}: cannot be measured again: its tokenizer gives the id {largest}, and the "
+            f"model reads {size}: they are not of one another"
+        )
 
 
 def _tokenizer(directory: Path) -> Any:

@@ -6,8 +6,8 @@ counting are ours.
 
 from __future__ import annotations
 
-import math
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -105,7 +105,7 @@ def _claims(
     claimed, claims = section(manifest.training, "metrics"), {}
     for name, ours in section(evaluation, "metrics").items():
         value = claimed.get(name)
-        if ours in figures and isinstance(value, int | float) and math.isfinite(value):
+        if ours in figures and isinstance(value, int | float) and abs(value) <= sys.float_info.max:
             claims[str(name)] = (str(ours), float(value))
     if not claims:
         raise missing(directory, f"a metric that can be computed here ({', '.join(figures)})")

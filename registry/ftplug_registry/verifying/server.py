@@ -103,6 +103,10 @@ class Server:
                 try:
                     if not response.is_redirect:
                         return response.status_code, self._read(response)
+                    if "location" not in response.headers:
+                        raise ServerError(
+                            f"{self} redirects (HTTP {response.status_code}) and does not say where"
+                        )
                     address = self._on_this_host(address.join(response.headers["location"]))
                 finally:
                     response.close()

@@ -9,6 +9,7 @@ import transformers
 
 import ftplug
 from ftplug.attaching.attachment import attachment_of
+from ftplug.effect import inputs as module
 from ftplug.effect.answers import ask
 from ftplug.effect.inputs import inputs_for, materialized
 from ftplug.effect.pieces import Drawn, Input
@@ -35,11 +36,43 @@ VIT = {
     "patch_size": 8,
 }
 
+PATCHES = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "head_dim": 8,
+    "patch_embed_hidden_size": 48,
+    "patch_size": 8,
+}
+
 
 def llava():
     text, vision = {"model_type": "llama"} | TEXT, {"model_type": "clip_vision_model"} | VIT
     config = transformers.LlavaConfig(text_config=text, vision_config=vision, image_token_index=100)
     return transformers.LlavaForConditionalGeneration(config)
+
+
+def llava_next():
+    """An image of 32 by 32 is cut into two rows of three tiles, and read whole too."""
+    text, vision = {"model_type": "llama"} | TEXT, {"model_type": "clip_vision_model"} | VIT
+    config = transformers.LlavaNextConfig(
+        text_config=text,
+        vision_config=vision,
+        image_token_index=100,
+        image_grid_pinpoints=[[64, 96]],
+        vision_feature_layer=-1,
+    )
+    return transformers.LlavaNextForConditionalGeneration(config)
+
+
+def deepseek_vl():
+    config = transformers.DeepseekVLConfig(
+        text_config={"model_type": "llama"} | TEXT,
+        vision_config={"model_type": "siglip_vision_model", "vision_use_head": False} | VIT,
+        image_token_id=100,
+    )
+    return transformers.DeepseekVLForConditionalGeneration(config)
 
 
 def qwen2_vl():
@@ -63,6 +96,41 @@ def idefics3():
         scale_factor=2,
     )
     return transformers.Idefics3ForConditionalGeneration(config)
+
+
+def kosmos():
+    """An image is read as four vectors, in the places that a mask names."""
+    text = {"embed_dim": 32, "layers": 2, "ffn_dim": 48, "attention_heads": 4, "vocab_size": 128}
+    vision, few = {"model_type": "kosmos_2_vision_model"} | VIT, {"latent_query_num": 4}
+    config = transformers.Kosmos2Config(text_config=text, vision_config=vision, **few)
+    return transformers.Kosmos2ForConditionalGeneration(config)
+
+
+def kosmos_2_5():
+    """It reads patches, each with its row and column."""
+    text = {"embed_dim": 32, "layers": 2, "ffn_dim": 48, "attention_heads": 4, "vocab_size": 128}
+    config = transformers.Kosmos2_5Config(
+        text_config=text, vision_config=PATCHES, latent_query_num=4
+    )
+    return transformers.Kosmos2_5ForConditionalGeneration(config)
+
+
+def pix2struct():
+    text = {"vocab_size": 128, "hidden_size": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2}
+    text |= {"num_heads": 4, "is_decoder": True}
+    vision = PATCHES | {"d_ff": 48, "d_kv": 8}
+    config = transformers.Pix2StructConfig(text_config=text, vision_config=vision)
+    return transformers.Pix2StructForConditionalGeneration(config)
+
+
+def phi4():
+    """An image whole and in one tile, with a mask of its patches; a sound with its length."""
+    vision = VIT | {"crop_size": 32, "image_token_id": 100}
+    channels = {"ext_pw_out_channel": 32, "depthwise_separable_out_channel": 32}
+    audio = channels | {"nemo_conv_channels": 32, "num_blocks": 2, "hidden_size": 32}
+    audio |= {"intermediate_size": 48, "num_attention_heads": 4, "audio_token_id": 101}
+    config = transformers.Phi4MultimodalConfig(**TEXT, vision_config=vision, audio_config=audio)
+    return transformers.Phi4MultimodalForCausalLM(config)
 
 
 def clip():
@@ -125,8 +193,14 @@ def choice():
 MODELS = {
     **tiny.FAMILIES,
     "llava": llava,
+    "llava-next": llava_next,
+    "deepseek-vl": deepseek_vl,
     "qwen2-vl": qwen2_vl,
     "idefics3": idefics3,
+    "kosmos-2": kosmos,
+    "kosmos-2.5": kosmos_2_5,
+    "pix2struct": pix2struct,
+    "phi-4": phi4,
     "clip": clip,
     "whisper": whisper,
     "wav2vec2": wav2vec2,
@@ -135,8 +209,14 @@ MODELS = {
 }
 READS = {
     "llava": {"input_ids", "pixel_values"},
+    "llava-next": {"input_ids", "pixel_values", "image_sizes"},
+    "deepseek-vl": {"input_ids", "pixel_values"},
     "qwen2-vl": {"input_ids", "pixel_values", "image_grid_thw"},
     "idefics3": {"input_ids", "pixel_values"},
+    "kosmos-2": {"input_ids", "pixel_values", "image_embeds_position_mask"},
+    "kosmos-2.5": {"input_ids", "flattened_patches", "image_embeds_position_mask"},
+    "pix2struct": {"flattened_patches", "decoder_input_ids"},
+    "phi-4": {"image_pixel_values", "audio_input_features"},
     "clip": {"input_ids", "pixel_values"},
     "whisper": {"input_features", "decoder_input_ids"},
     "wav2vec2": {"input_values"},
@@ -178,8 +258,11 @@ def test_every_kind_of_model_gets_eight_inputs_that_run_all_of_its_towers(name):
     assert len(inputs) == 8
     assert READS.get(name, set()) <= {*inputs[0].stored, *inputs[0].drawn}
     ran, owners = modules_that_ran(model, inputs)
-    # Read by others: the position embedding is a table, an expert may wait for its token.
-    assert {n for n in owners - ran if "bias" not in n and "expert" not in n} <= {"shared"}
+    # Read by others: the position embedding is a table, torch's own attention takes the weights of
+    # its projection, an expert may wait for its token. Phi-4 has a projection of its own for sound
+    # beside which there is no image.
+    apart = ("bias", "expert", "proj_for_speech", "attention.out_proj")
+    assert {n for n in owners - ran if not any(each in n for each in apart)} <= {"shared"}
     distinct = {
         (*map(repr, each.stored.values()), *map(repr, each.drawn.values())) for each in inputs
     }
@@ -237,6 +320,44 @@ def test_every_task_occurs_and_the_base_is_asked_the_same(name, settings):
         ask(model, inputs)
 
 
+class Around(torch.nn.Module):
+    """A class of somebody's own around an encoder, as tutorials have it."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = tiny.bert("")
+        self.head = torch.nn.Linear(self.encoder.config.hidden_size, 2)
+
+    def forward(self, input_ids, attention_mask=None, labels=None):
+        found = self.encoder(input_ids=input_ids, attention_mask=attention_mask)
+        return {"logits": self.head(found.last_hidden_state[:, 0])}
+
+
+class Alone(Around):
+    def forward(self, input_ids):
+        return super().forward(input_ids)
+
+
+class All(Around):
+    def forward(self, input_ids, **given):
+        return {"logits": self.head(self.encoder(input_ids, **given).last_hidden_state[:, 0])}
+
+
+@pytest.mark.parametrize(
+    ("own", "taken"),
+    [
+        (Around, {"input_ids", "attention_mask"}),
+        (Alone, {"input_ids"}),
+        (All, {"input_ids", "attention_mask", "token_type_ids"}),
+    ],
+)
+def test_a_model_around_another_is_asked_by_what_it_takes(own, taken):
+    model = ftplug.apply(own(), "lora")
+    found = inputs_for(model, attachment_of(model))
+    assert {frozenset(one.stored) for one in found} == {frozenset(taken)}
+    assert all("logits" in model(**materialized(one, model)) for one in found)
+
+
 def test_a_model_that_reads_nothing_known_is_not_probed():
     class Odd(transformers.BertModel):
         def forward(self, waves):
@@ -255,9 +376,49 @@ def test_a_model_that_fails_on_all_of_them_is_not_probed():
     assert "\n" not in str(refusal.value)
 
 
+def test_the_likeliest_input_says_why_there_is_none():
+    """Not the last of many that were never the model's."""
+    model = llava()
+
+    def broken(*_, **given):
+        raise RuntimeError("broken with pixels" if "pixel_values" in given else "broken")
+
+    model.forward = broken
+    with pytest.raises(NotProbed, match="broken with pixels"):
+        inputs_for(model, None)
+
+
+def test_without_time_for_images_text_is_what_there_is(monkeypatch):
+    monkeypatch.setattr(module, "_LONGEST", -1.0)
+    found = inputs_for(llava(), None)
+    assert "input_ids" in found[0].stored
+    assert not found[0].drawn
+    with pytest.raises(NotProbed, match="no input was found in"):
+        inputs_for(tiny.vit(), None)
+
+
 def test_a_model_on_meta_is_not_probed():
     with pytest.raises(NotProbed, match="meta device"):
         inputs_for(tiny.bert().to("meta"), None)
+
+
+def test_a_wave_beside_which_a_length_may_stand_ends_no_trials():
+    class Hears(transformers.Wav2Vec2Model):
+        def forward(self, input_values, audio_embed_sizes=None, attention_mask=None):
+            return super().forward(input_values, attention_mask)
+
+    inputs = inputs_for(Hears(wav2vec2().config).eval(), None)
+    assert {*inputs[0].drawn} == {"input_values"}
+    assert "audio_embed_sizes" not in inputs[0].stored
+
+
+def test_patches_have_their_rows_and_columns():
+    drawn = Drawn.of(3, (1, 6, 5), columns=3)
+    patches, plain = drawn.values(), Drawn.of(3, (1, 6, 5)).values()
+    assert patches[0, :, :2].tolist() == [[1, 1], [1, 2], [1, 3], [2, 1], [2, 2], [2, 3]]
+    assert patches[..., 2:].equal(plain[..., 2:])
+    with pytest.raises(NotReplayable, match="frozen generator differs"):
+        Drawn(3, (1, 6, 5), drawn.sha256).values()  # as a reader that knows of no columns
 
 
 def test_drawn_numbers_come_again_or_are_not_replayable():

@@ -104,7 +104,7 @@ WHOLE = (
     torch.tensor([[True, False]]),
     torch.zeros(1, 2, 3, 4, dtype=torch.long),
 )
-TEXTS = (None, "", 'naïve \u2028 \\ {["')
+TEXTS = (None, "", 'naïve \u2028 \\ {["', "[" * 9 + '\\"{', "{{[[" * 5 + "\\")
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -113,7 +113,9 @@ def test_any_probe_comes_back(seed, tmp_path):
     given = tuple(
         Input(
             {name: draw.choice(WHOLE) for name in draw.sample(("input_ids", "bbox"), 1)},
-            {"pixel_values": Drawn(draw.randrange(9), (1, 2), "0" * 64)} if i % 2 else {},
+            {"pixel_values": Drawn(draw.randrange(9), (1, 2), "0" * 64, draw.randrange(3))}
+            if i % 2
+            else {},
             draw.choice(TEXTS),
         )
         for i in range(draw.randint(1, 4))
@@ -188,6 +190,11 @@ FORGED = {
         "draws 16,777,216 numbers",
     ),
     "many dims": (at("inputs", 0, "drawn", "p", to=DRAWN | {"shape": [1] * 9}), "shape"),
+    "no columns": (at("inputs", 0, "drawn", "p", to=DRAWN | {"columns": 0}), "columns"),
+    "places in a row of one": (
+        at("inputs", 0, "drawn", "p", to=DRAWN | {"shape": [4, 1], "columns": 2}),
+        "no patches with a place",
+    ),
     "an empty shape": (at("inputs", 0, "drawn", "p", to=DRAWN | {"shape": [0]}), "shape"),
     "a negative seed": (at("inputs", 0, "drawn", "p", to=DRAWN | {"seed": -1}), "seed"),
     "true for a seed": (at("inputs", 0, "drawn", "p", to=DRAWN | {"seed": True}), "seed"),
@@ -229,6 +236,38 @@ FORGED = {
 }  # fmt: skip
 
 
+def emptied(name):
+    """Return a change to a tensor without numbers, and to no counts where counts tell of it."""
+
+    def change(tensors, about):
+        tensors[name] = tensors[name].flatten()[:0]
+        kind = "log_probs" if name == "token_ids" else name.partition(".")[2]
+        if name == "token_ids":
+            about["token_counts"] = [0] * len(about["inputs"])
+        if kind in about["counts"]:
+            about["counts"][kind] = [0] * len(about["inputs"])
+            for each in [n for n in tensors if n.endswith(f".{kind}")]:
+                tensors[each] = tensors[each][:0]
+
+    return change
+
+
+def test_a_tensor_without_numbers_is_no_crash(written, tmp_path):
+    names = list(parts(written[1])[0])
+    assert "token_ids" in names
+    for name in names:
+        tensors, about = parts(written[1])
+        emptied(name)(tensors, about)
+        path = rewritten(written[1], tensors, about, tmp_path / FILE)
+        if name.startswith(("stored.", "token_ids")):
+            with pytest.raises(ArtifactError):
+                Probe.read(path)
+        else:  # of that kind no input has an answer
+            kind = name.partition(".")[2]
+            with contextlib.suppress(ArtifactError):
+                assert not any(len(each.get(kind, ())) for each in Probe.read(path).trained)
+
+
 @pytest.mark.parametrize("what", FORGED)
 def test_what_is_no_probe_is_refused_in_one_line(what, written, tmp_path):
     change, expected = FORGED[what]
@@ -242,7 +281,19 @@ def test_what_is_no_probe_is_refused_in_one_line(what, written, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["[" * 50_000, "", "null", "3", "[]", '{"version":1}', '{"version":NaN}', "{"]
+    "text",
+    [
+        "[" * 50_000,
+        '["' * 9,
+        '"' + '\\"' * 30_000 + "\\",
+        "",
+        "null",
+        "3",
+        "[]",
+        '{"version":1}',
+        '{"version":NaN}',
+        "{",
+    ],
 )
 def test_metadata_that_are_no_probes_are_refused_in_one_line(text, written, tmp_path):
     tensors, _ = parts(written[1])

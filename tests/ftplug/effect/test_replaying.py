@@ -7,12 +7,14 @@ import pytest
 import torch
 from noop_faults import FAULTS, loaded
 from trained_artifacts import KINDS, made
+from transformers import BertForSequenceClassification
 
 import ftplug
 from ftplug.artifacts.effects.checking import why_not_asked
 from ftplug.effect.pieces import Drawn, Input
-from ftplug.effect.probe import FILE
+from ftplug.effect.probe import FILE, Probe
 from ftplug.effect.replaying import replay
+from ftplug.testing import tiny
 from ftplug.testing.compare import difference, weights
 
 # Of every sort one; tests/soak/faults.py has them all, with six methods, in every dtype.
@@ -73,6 +75,80 @@ def test_half_precision_is_no_alarm(dtype, two):
     found = replay(loaded(*two, dtype).model, two[0].probe)
     assert found.verdict in ("trained", "not decidable here"), found.line()
     assert not found.refused
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "freeze"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_another_kernel_of_attention_in_half_precision_is_no_alarm(method, dtype, tmp_path):
+    tiny.bert(num_hidden_layers=4).to(dtype).save_pretrained(tmp_path / "base")
+
+    def new(kernel):
+        cls = BertForSequenceClassification
+        return cls.from_pretrained(tmp_path / "base", dtype=dtype, attn_implementation=kernel)
+
+    model = ftplug.apply(new("sdpa"), method)
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for value in (p for p in model.parameters() if p.requires_grad):
+            value.add_(0.1 * torch.randn(value.shape, generator=draw).to(value))
+    ftplug.save(model, tmp_path / "artifact")
+    probe = Probe.read(tmp_path / "artifact" / FILE)
+    found = replay(ftplug.load(new("eager"), tmp_path / "artifact"), probe)
+    assert found.verdict == "trained", found.line()
+    assert max(each.error for each in found.figures.values()) > 4e-6  # or nothing was tried
+    alike = ftplug.load(new("sdpa"), tmp_path / "artifact")
+    assert replay(alike, probe).verdict == "trained"
+    if method == "full":
+        with torch.no_grad():
+            alike.classifier.weight.mul_(0.98)
+        assert replay(alike, probe).verdict == "other"  # the same kernel: nothing excuses it
+
+
+@pytest.mark.parametrize(
+    ("fault", "verdict", "inputs"),
+    [(None, "trained", 1), ("scale 0.5", "other", 8), (SOME[0], "no effect", 1)],
+)
+def test_all_inputs_are_asked_before_a_model_is_said_to_be_another(fault, verdict, inputs, two):
+    model = FAULTS[fault](loaded(*two)) if fault else two[0].loaded()
+    found = replay(model, two[0].probe, one=True)
+    assert (found.verdict, found.inputs) == (verdict, inputs), found.line()
+
+
+def test_a_single_input_on_which_a_router_chose_otherwise_is_no_alarm(two):
+    probe = two[0].probe
+    effects = logits_change(probe)
+    largest = effects.index(max(effects))
+    one = probe.trained[largest]
+    off = 0.3 * effects[largest] * torch.ones_like(one["logits"])
+    trained = [*probe.trained]
+    trained[largest] = one | {"logits": one["logits"] + off}
+    probe = replace(probe, trained=tuple(trained))
+    found = replay(loaded(*two, torch.bfloat16).model, probe, one=True)
+    assert (found.verdict, found.inputs) == ("not decidable here", 8), found.line()
+
+
+def test_what_rounding_explains_where_a_router_chooses_experts(experts, monkeypatch):
+    probe, draw = experts[0].probe, torch.Generator().manual_seed(0)
+    effect = max(logits_change(probe))
+    trained = []
+    for one in probe.trained:
+        off = 0.2 * effect * torch.randn(one["logits"].shape, generator=draw)
+        trained.append(one | {"logits": one["logits"] + off})
+    probe, model = replace(probe, trained=tuple(trained)), loaded(*experts, torch.bfloat16).model
+    found = replay(model, probe)
+    assert found.verdict == "not decidable here", found.line()
+    monkeypatch.setattr("ftplug.structure.expert_parameters", lambda model: [])
+    assert replay(model, probe).verdict == "other", found.line()
+
+
+def logits_change(probe):
+    """Return how far the method moves the logits of each input, a root mean square."""
+    pairs = zip(probe.trained, probe.head_only, strict=True)
+    return [rms(trained["logits"] - without["logits"]) for trained, without in pairs]
+
+
+def rms(values):
+    return float(values.double().square().mean().sqrt())
 
 
 def test_experts_that_were_dropped_are_missed(experts):

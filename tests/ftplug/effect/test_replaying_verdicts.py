@@ -1,6 +1,7 @@
 """Verdicts on plain answers: vectors whose distances are known, no model."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from ftplug.effect.verdicts import Conclusion, Conditions, concluded, overall
 INPUTS, VALUES = 8, 40
 FULL = Conditions("float32", "float32")
 HALF = Conditions("float32", "bfloat16")
+SHORT = ("float16", "bfloat16")
 FOUR_BITS = Conditions("float32", "quantized")
 
 
@@ -87,7 +89,8 @@ def test_another_base_in_the_same_dtype_is_something_else_and_no_noise():
 @pytest.mark.parametrize("conditions", [HALF, FOUR_BITS])
 @pytest.mark.parametrize("shift", [0.3, 1.5])
 def test_another_base_in_another_dtype_is_never_trained(conditions, shift):
-    assert verdict(conditions, shift=shift) != "trained"
+    found = judged(conditions, shift=shift)[1]
+    assert (found.verdict, found.unlike) == ("not decidable here", True)
 
 
 @pytest.mark.parametrize("noise", [0.003, 0.01, 0.02])
@@ -98,12 +101,62 @@ def test_honest_noise_is_no_alarm(noise):
     assert verdict(HALF, effect=2 * noise, noise=noise) == "not decidable here"
 
 
+@pytest.mark.parametrize("dtype", SHORT)
+@pytest.mark.parametrize("effect", [0.006, 0.03, 0.3, 1.4])
+def test_another_kernel_of_a_short_type_is_no_alarm(dtype, effect):
+    """It rounds what the method adds; of the base's own answers little shows it."""
+    steps = torch.finfo(getattr(torch, dtype)).eps
+    given = {"effect": effect, "noise": 1e-4, "fault": steps * max(0.5, effect)}
+    found = verdict(Conditions(dtype, dtype), **given)
+    assert found == ("trained" if effect > 0.1 else found)
+    assert found in ("trained", "not decidable here")
+    alike = Conditions(dtype, dtype, repeated=True)
+    assert verdict(alike, effect=effect, fault=0.01 * effect) == "other"
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.8, 1.25, 2.0])
+@pytest.mark.parametrize("effect", [0.006, 0.03, 0.3, 1.4])
+def test_another_kernel_of_a_short_type_hides_no_fault(effect, share):
+    for dtype in SHORT:
+        found = verdict(Conditions(dtype, dtype), effect=effect, share=share, noise=1e-4)
+        assert found in ("no effect", "other") or (found, effect < 0.1) == (
+            "not decidable here",
+            True,
+        )
+
+
+@pytest.mark.parametrize("repeated", [True, False])
+def test_full_precision_asks_for_no_repetition(repeated):
+    conditions = Conditions("float32", "float32", repeated=repeated)
+    assert (conditions.least, conditions.more) == (FULL.least, 0.0)
+
+
 @pytest.mark.parametrize("noise", [0.003, 0.01, 0.02, 0.05])
 @pytest.mark.parametrize("effect", [1e-3, 1e-2, 0.05, 0.1, 0.3, 1.0])
 @pytest.mark.parametrize("share", [0.0, 0.5, 2.0])
 def test_half_double_and_nothing_never_pass_in_noise(noise, effect, share):
     assert verdict(HALF, share=share, effect=effect, noise=noise) != "trained"
     assert verdict(FOUR_BITS, share=share, effect=effect, noise=3 * noise) != "trained"
+
+
+@pytest.mark.parametrize(
+    ("conditions", "routed", "elsewhere"),
+    [(HALF, "not decidable here", "other"), (FULL, "other", "other")],
+)
+def test_a_router_may_choose_other_experts_by_rounding_alone(conditions, routed, elsewhere):
+    off = {"effect": 1.0, "noise": 0.003 if conditions is HALF else 0.0, "fault": 0.12}
+    assert verdict(conditions, **off) == elsewhere
+    conditions = replace(conditions, routed=True)
+    found = judged(conditions, **off)[1]
+    assert (found.verdict, found.unlike) == (routed, routed != "other")
+    assert verdict(conditions, share=0.75, effect=1.0) == "other"  # other experts scale nothing
+
+
+@pytest.mark.parametrize(("noise", "says"), [(0.04, "trained"), (0.1, "not decidable here")])
+def test_beside_much_noise_of_a_quantized_base_nothing_passes_as_trained(noise, says):
+    found = judged(FOUR_BITS, effect=1.0, noise=noise)[1]
+    assert (found.verdict, found.unlike) == (says, says != "trained"), found
+    assert says == "trained" or "base" in found.reason
 
 
 def test_an_effect_of_nil_cannot_be_decided_but_something_else_can():

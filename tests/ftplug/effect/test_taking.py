@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 import ftplug
 from ftplug.artifacts.manifest import MANIFEST, read_manifest
 from ftplug.artifacts.saving import annotate
-from ftplug.attaching.attachment import require_attachment, trunk_of_base
+from ftplug.attaching.attachment import require_attachment
+from ftplug.attaching.disabling import trunk_of_base
 from ftplug.cli import app
 from ftplug.effect import taking
 from ftplug.effect.answers import ask, ask_as
@@ -417,6 +418,31 @@ def test_an_experts_tensors_that_no_token_reaches_are_listed(tmp_path):
 
     ftplug.save(shake(ftplug.apply(build(), "full")), tmp_path)
     assert set(effect_of(tmp_path)["unseen"]) == {"idle.weight", "idle.bias"}
+
+
+def test_where_no_input_reaches_what_trained_nothing_is_said_of_an_effect(tmp_path, caplog):
+    """As with a tower whose layout of images the model's own processor alone makes."""
+
+    class Model(type(base_model("bert"))):
+        def __init__(self, config):
+            super().__init__(config)
+            self.tower = torch.nn.Linear(4, 4)
+
+        def forward(self, input_ids=None, attention_mask=None, labels=None, images=None):
+            output = super().forward(input_ids, attention_mask, labels=labels)
+            if images is not None:
+                output.logits = output.logits + self.tower(images).sum()
+            return output
+
+    model = Model(base_model("bert").config).eval()
+    ftplug.apply(model, "lora", r=2, target_modules=("tower",), train_head=False)
+    ftplug.save(shake(model), tmp_path)
+    effect = effect_of(tmp_path)
+    assert effect["probe"] is None
+    assert effect["note"].startswith("no input that it has for Model reaches tower.lora_A")
+    assert "has no probe: no input" in caplog.text
+    assert "changes no answer" not in caplog.text
+    assert not (tmp_path / FILE).exists()
 
 
 @pytest.mark.ddp

@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from ftplug_registry.signing import keys
 from ftplug_registry.signing.making import Signer
+from ftplug_registry.signing.pins import Pin
 
 from ftplug.errors import RegistryError
 
@@ -41,6 +42,12 @@ def test_a_pair_is_read_back_as_it_was_made(tmp_path, curve):
     private = keys.read_private(tmp_path / "key", lambda: None)
     assert keys.checked(private.public_key(), "key") == made
     assert keys.public_key(made.openssh.encode(), "line") == made
+
+
+@pytest.mark.parametrize("pem", ["\u00e9", "\ud800", ""])
+def test_a_pin_whose_key_is_no_text_has_another_fingerprint(pem):
+    pinned = Pin("e", "ann/a", "k", pem, None)
+    assert pinned.public_keys() == {}
 
 
 def test_the_private_key_is_private_from_the_first_byte(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Signing and verifying a folder: with upstream's own program, with no network, and attacked."""
 
+import base64
 import json
 import os
 import shutil
@@ -100,11 +101,41 @@ def test_certificates_both_ways(artifact, tmp_path):
     )
     assert code == 0, said
     other = signers.certified(tmp_path, "mallory")
-    with pytest.raises(RegistryError, match=r"signed by CN=carol, whom .* does not name"):
+    with pytest.raises(RegistryError, match=r"signed by a certificate, whom .* does not name"):
         verify(artifact, files_only=True, trusted=other["authority"])
-    assert verify(artifact, files_only=True).signature.known == "unchecked"
-    with pytest.raises(RegistryError, match="for which nobody vouches"):
+    found = verify(artifact, files_only=True).signature
+    assert (found.known, found.signer) == ("unchecked", None)  # anybody may call himself carol
+    assert "carol" not in found.said()
+    with pytest.raises(RegistryError, match="by a certificate, for which nobody vouches"):
         verify(artifact, files_only=True, require_signature=True)
+
+
+@pytest.mark.parametrize("raw", ["Z2FyYmFnZQ==", "MAA="])
+def test_a_certificate_that_cannot_be_read_is_no_crash(signed, tmp_path, raw, typed):
+    chain = {"certificates": [{"rawBytes": raw}]}
+    material = {"x509CertificateChain": chain, "tlogEntries": []}
+    for name in ("model.sig", "ftplug_provenance.sig"):
+        signers.rewritten(signed / name, lambda one: one.update(verificationMaterial=material))
+    found = verify(signed, files_only=True).signature
+    assert (found.known, found.signer) == ("unchecked", None)
+    authority = signers.certified(tmp_path, "carol")["authority"]
+    for options in (("--trusted", authority), ("--require-signature",)):
+        code, _, said = typed("verify", signed, "--files-only", *options)
+        assert (code, len(said.splitlines())) == (1, 1)
+
+
+@pytest.mark.parametrize("pem", ["\ud800", "\u00e9", "-----BEGIN PUBLIC KEY-----\n\ud800"])
+def test_a_key_that_came_and_is_no_text_is_one_line(signed, pem, typed):
+    def change(bundle):
+        envelope = bundle["dsseEnvelope"]
+        said = json.loads(base64.b64decode(envelope["payload"]))
+        said["predicate"]["ftplug_publicKey"] = pem
+        envelope["payload"] = base64.b64encode(json.dumps(said).encode()).decode()
+
+    signers.rewritten(signed / "ftplug_provenance.sig", change)
+    code, _, said = typed("verify", signed, "--files-only")
+    assert (code, len(said.splitlines())) == (1, 1)
+    assert "ftplug_publicKey is no PEM" in said
 
 
 def test_a_certificate_of_another_key_is_refused(artifact, alice, tmp_path):
@@ -300,6 +331,12 @@ def _deep(folder, mallory):
     (folder / "model.sig").write_text("[" * 100_000 + "]" * 100_000)
 
 
+def _card_is_a_folder(folder, mallory):
+    (folder / "README.md").unlink()
+    (folder / "README.md").mkdir()
+    (folder / "README.md" / "evil.py").write_text("import os")
+
+
 def _signature_is_a_folder(folder, mallory):
     (folder / "model.sig").unlink()
     (folder / "model.sig").mkdir()
@@ -323,6 +360,7 @@ ATTACKS = {
     _link_to_a_folder: "beside is there, but was not signed",
     _broken_link: "beside is there, but was not signed",
     _pipe: "pipe.txt is there, but was not signed",
+    _card_is_a_folder: "README.md/evil.py is there, but was not signed",
     _sub_folder: "deep/er/x.json is there, but was not signed",
     _swapped: "ftplug.json is not what was signed",
     _provenance_swapped: "the provenance of another artifact",

@@ -61,6 +61,13 @@ MALFORMED = {
     "alice namespaces=git KEY": "no option named 'namespaces'",
     "alice repositories= KEY": "repositories= names none",
     'alice "repositories=x KEY': "no closing quotation",
+    "alice repositories=ann/x, ann/u KEY": "no pattern of repositories",
+    'alice repositories="ann/x ann/u" KEY': "no pattern of repositories",
+    'alice repositories="ann/*" repositories="*" KEY': "stands twice",
+    'repositories="zzz/*" KEY': "WHO is missing",
+    "KEY": "WHO is missing",
+    '"" KEY': "WHO is missing",
+    "x509 AAAA": "WHO is missing",
     "alice sigstore http://plain": "https:// address",
     "alice x509 AAAA": "no certificate",
     "alice x509 !": "no certificate",
@@ -76,6 +83,54 @@ def test_a_malformed_line_is_named_by_its_number(tmp_path, alice, line):
         trusted(tmp_path / "keys")
     assert "keys, line 3: " in str(refused.value)
     assert len(str(refused.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "who"),
+    [
+        ("ann KEY Ann's laptop", "ann"),
+        ('ann KEY the "laptop', "ann"),
+        ("ann KEY -----BEGIN a comment", "ann"),
+        ("\ufeffann KEY", "ann"),
+        ("DOMAIN\\ann KEY", "DOMAIN\\ann"),
+        ("O'Hara KEY", "O'Hara"),
+        ("# -----BEGIN\nann KEY", "ann"),
+        ("# a\rann KEY", "ann"),
+        ("ann KEY a\u2028eve KEY", "ann"),
+    ],
+)
+def test_what_stands_in_a_line_is_read_as_it_stands(tmp_path, alice, line, who):
+    (tmp_path / "keys").write_bytes(line.replace("KEY", alice[1].openssh).encode())
+    (found,) = trusted(tmp_path / "keys")
+    assert (found.who, found.key, found.repositories) == (who, alice[1], ())
+
+
+def test_blanks_after_commas_belong_to_no_pattern(tmp_path, alice):
+    (tmp_path / "keys").write_text(f'ann repositories="ann/x, ann/u" {alice[1].openssh}\n')
+    (found,) = trusted(tmp_path / "keys")
+    assert found.repositories == ("ann/x", "ann/u")
+    assert found.names("ann/u")
+
+
+def test_no_key_of_a_file_is_left_out(tmp_path, alice):
+    path, key = alice
+    pem, line = path.with_name("alice.pub").read_text(), line_for("bob", key)
+    several = {
+        f"{pem}{pem}": "2 keys in one file",
+        f"{line}\n{pem}": "keys, line 1: a line WHO KIND KEY beside a key in PEM",
+        f"{pem}\n{line}\n": r"keys, line \d: a line WHO KIND KEY beside a key in PEM",
+        f'bob repositories="x/y" x509 AAAA\n{pem}': "keys, line 1: a line",
+    }
+    authority = signers.certified(tmp_path, "carol")["authority"].read_text()
+    several[f"{authority}{pem}"] = "certificates and PUBLIC KEY in one file"
+    several[authority + authority[:60]] = "2 certificates begin|no certificate in it"
+    for content, why in several.items():
+        (tmp_path / "keys").write_text(content)
+        with pytest.raises(RegistryError, match=why) as refused:
+            trusted(tmp_path / "keys")
+        assert len(str(refused.value).splitlines()) == 1
+    (tmp_path / "keys").write_text(f"Bag Attributes\n{pem}")
+    assert trusted(tmp_path / "keys")[0].key == key
 
 
 def test_a_file_that_names_nobody_is_no_trust(tmp_path):

@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 import torch
+from ftplug_registry.verifying import evaluating
 from ftplug_registry.verifying.rerun import require_met, rerun
 
 import ftplug
@@ -118,6 +119,33 @@ def test_without_a_tokenizer_that_is_said(claiming, base):
     artifact = claiming()
     (artifact / "tokenizer_config.json").unlink()
     with pytest.raises(ArtifactError, match="it has no tokenizer"):
+        rerun(artifact, base)
+
+
+def test_a_tokenizer_that_does_not_pad_is_one_line(claiming, base, monkeypatch):
+    read = evaluating._tokenizer
+
+    def without_padding(directory):
+        tokenizer = read(directory)
+        tokenizer.pad_token = None
+        return tokenizer
+
+    monkeypatch.setattr(evaluating, "_tokenizer", without_padding)
+    with pytest.raises(ArtifactError, match=r"cannot be measured again: Asking to pad"):
+        rerun(claiming(), base)
+
+
+def test_ids_beyond_the_vocabulary_are_one_line(claiming, base, monkeypatch):
+    artifact, load = claiming(), ftplug.load
+
+    def smaller(*given, **options):
+        model = load(*given, **options)
+        embeddings = model.get_input_embeddings()
+        embeddings.weight = torch.nn.Parameter(embeddings.weight[:3])
+        return model
+
+    monkeypatch.setattr(ftplug, "load", smaller)
+    with pytest.raises(ArtifactError, match=r"gives the id \d+, and the model reads 3: they"):
         rerun(artifact, base)
 
 

@@ -171,6 +171,10 @@ LIES = [
     {"top_logprobs": [{"token_id:3": float("nan")}]},
     {"top_logprobs": [{"token_id:3": 1.0, "token_id:99999999999": -1.0, "x": "y"}]},
     {"top_logprobs": [[-1.0]]},
+    {"top_logprobs": [{"a": -(10**400), "token_id:3": 10**400}]},
+    {"content": [{"top_logprobs": 5}]},
+    {"content": [{"top_logprobs": {"id": 3}}]},
+    {"content": [{"top_logprobs": [{"id": 3, "logprob": -(10**400)}]}]},
     {"content": [{"top_logprobs": [1, {"id": True, "logprob": -1.0}, {"id": None}]}]},
     {"top_logprobs": [{f"token_id:{n}": -0.5 for n in range(64)}]},
 ]
@@ -271,6 +275,31 @@ def test_the_command_prints_json(
     found = json.loads(out)["served"]
     assert code == 0
     assert (found["verdict"], found["prompts"], found["model"]) == ("trained", 16, "tuned")
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 304, 307, 308])
+def test_a_redirect_to_nowhere_is_one_line(language_artifact, status):
+    with (
+        StubServer(instead=lambda handler, body: reply(handler, status, {})) as running,
+        pytest.raises(ServerError, match=rf"HTTP {status}"),
+    ):
+        served(language_artifact, running.url, "tuned")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--served", "", "--model", "tuned"), "address is empty"),
+        (("--served", " ", "--model", "tuned"), "address is empty"),
+        (("--served", "http://127.0.0.1:1", "--model", ""), "name is empty"),
+        (("--data", "nope.csv"), "--rerun"),
+    ],
+)
+def test_what_asks_for_nothing_is_refused_rather_than_passed_over(
+    typed, language_artifact, options, said
+):
+    code, _, error = typed("verify", language_artifact, "--files-only", *options)
+    assert (code, said in " ".join(error.split())) == (2, True), error
 
 
 def test_address_and_model_go_together(typed, language_artifact):

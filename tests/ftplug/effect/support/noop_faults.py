@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from trained_artifacts import Artifact, nudge
 
 import ftplug
-from ftplug.attaching.attachment import require_attachment, trunk_of_base
+from ftplug.attaching.attachment import require_attachment
+from ftplug.attaching.disabling import trunk_of_base
 
 Values = dict[str, Tensor]
 
