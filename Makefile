@@ -8,17 +8,24 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-com
 PYTEST := $(BIN)/python -m pytest --numprocesses 3 --dist loadscope
 DIST ?= dist
 MAKEFLAGS += --jobs=2 # the types are checked beside the tests
+# Containers often set it: each of the tests' many processes would compile transformers anew, 15 seconds.
+export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: demo test check tests fast matrix sweep coverage soak zero zero-tests fuzz oms-vectors probe bench standings served gpu gpu-kit peers lint style types format audit dist clean
+.PHONY: demo test check usual tests fast matrix sweep coverage soak zero zero-tests fuzz oms-vectors probe bench standings served gpu gpu-kit peers lint style types format audit dist clean
 
 demo: .venv/installed
 	$(BIN)/ftplug demo
 
-test: .venv/installed .venv/peers lint tests
+test: .venv/installed .venv/peers lint usual
 
-# Before each commit: the same, with the part of the tests that tests/support/fast_lane.py chooses.
+# Before each commit: the same, with the part of the tests that tests/support/lanes/fast.py chooses.
 check: .venv/installed lint fast
 
+# Every test; of long combinations (a method beside a feature) those that tests/support/lanes/usual.py chooses.
+usual: .venv/installed .venv/peers style
+	$(PYTEST) --usual
+
+# Every combination as well.
 tests: .venv/installed .venv/peers style
 	$(PYTEST)
 
@@ -26,8 +33,9 @@ fast: .venv/installed style
 	$(PYTEST) --fast --durations=5 --durations-min=4
 
 # Other versions of the libraries (tools/matrix.toml), 40 minutes: renews docs/versions.md.
+# MATRIX="oldest --suite core": some of it.
 matrix: .venv/installed
-	$(BIN)/python tools/matrix.py
+	$(BIN)/python tools/matrix.py $(MATRIX)
 
 # Twelve settings on every class of transformers that builds small, an hour; a stopped one goes on:
 # renews docs/architectures.md.

@@ -1,7 +1,8 @@
-"""Set-up common to all tests: no hub, one thread a process, quiet libraries, the fast lane."""
+"""Set-up common to all tests: no hub, one thread a process, quiet libraries, the lanes."""
 
 import gc
 import os
+import signal
 import sys
 import tempfile
 
@@ -10,19 +11,23 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["FTPLUG_CONFIG"] = os.path.join(tempfile.mkdtemp(prefix="ftplug-"), "settings")
 
-import fast_lane
 import known_failures
 import missing_methods
 import pytest
+from lanes import Lane, fast, usual
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--fast", action="store_true", help="the part in tests/support/fast_lane.py")
+    for lane in ("fast", "usual"):
+        text = f"the part in tests/support/lanes/{lane}.py"
+        parser.addoption(f"--{lane}", action="store_true", help=text)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--fast"):
-        config.pluginmanager.register(fast_lane.Lane())
+        config.pluginmanager.register(fast.FastLane())
+    elif config.getoption("--usual"):
+        config.pluginmanager.register(Lane(usual.select))
     if _only_distributes(config):
         return
     import kills
@@ -31,6 +36,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
     from ftplug.testing import ddp
 
+    for number in (signal.SIGINT, signal.SIGQUIT):  # ignored by what a shell runs in the background
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, _DEFAULT[number])
     torch.set_num_threads(1)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
@@ -42,7 +50,16 @@ def _only_distributes(config: pytest.Config) -> bool:
     return config.getoption("dist", "no") != "no" and bool(config.getoption("tx"))
 
 
+_DEFAULT = {signal.SIGINT: signal.default_int_handler, signal.SIGQUIT: signal.SIG_DFL}
 _imported = 0
+_ENDING = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+)
 
 
 def pytest_runtest_setup() -> None:
@@ -55,6 +72,16 @@ def pytest_runtest_setup() -> None:
         _imported = len(sys.modules)
         gc.collect()
         gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def signal_handlers():
+    """Put back what a test, or a launcher that it tried, would leave."""
+    before = {number: signal.getsignal(number) for number in _ENDING}
+    yield
+    for number, handler in before.items():
+        if signal.getsignal(number) != handler:
+            signal.signal(number, handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

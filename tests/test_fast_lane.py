@@ -3,8 +3,8 @@
 from pathlib import Path
 from types import SimpleNamespace
 
-import fast_lane
 import pytest
+from lanes import fast
 
 
 class Item(SimpleNamespace):
@@ -32,24 +32,24 @@ def test_of_each_function_the_first_quick_case_is_kept():
         item("test_contract.py", "TestLora::test_every_tensor_moves", "t5"),
         item("test_contract.py", "TestFull::test_every_tensor_moves", "bert"),
     ]
-    kept, left = fast_lane.select(items)
+    kept, left = fast.select(items)
     assert kept == [items[1], items[3], items[5], items[7]]
     assert left == [one for one in items if one not in kept]
 
 
-@pytest.mark.parametrize("check", sorted(fast_lane.NOT_OF_THE_CONTRACT))
+@pytest.mark.parametrize("check", sorted(fast.NOT_OF_THE_CONTRACT))
 def test_what_is_left_out_of_the_contract_is_in_it(check):
     from ftplug.testing import MethodContract
 
     assert hasattr(MethodContract, check)
-    kept, _ = fast_lane.select(
+    kept, _ = fast.select(
         [item(file, check, "bert") for file in ("test_contract.py", "test_other.py")]
     )
     assert [one.path.name for one in kept] == ["test_other.py"]
 
 
 def test_our_modules_are_found():
-    found = fast_lane.modules()
+    found = fast.modules()
     assert {"ftplug", "ftplug.cli", "ftplug_plugins.lora", "ftplug_registry.server.app"} <= found
     assert "ftplug.__main__" not in found
 
@@ -58,8 +58,8 @@ def test_our_modules_are_found():
 def test_a_module_that_no_process_imported_fails_the_lane(monkeypatch, missing):
     """What the workers imported counts, and what this process did."""
     ours = {"ftplug", "ftplug.imported_by_a_worker", *missing}
-    monkeypatch.setattr(fast_lane, "modules", lambda: ours)
-    lane, lines = fast_lane.Lane(), []
+    monkeypatch.setattr(fast, "modules", lambda: ours)
+    lane, lines = fast.FastLane(), []
     lane.pytest_testnodedown(
         SimpleNamespace(workeroutput={"imported": ["ftplug.imported_by_a_worker"]})
     )

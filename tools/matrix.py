@@ -3,6 +3,7 @@
 python tools/matrix.py                                every set with its suites; renews the page
 python tools/matrix.py oldest newest --suite core     some of them; the page keeps the others
 python tools/matrix.py --pin transformers==5.25.0     a set of your own; the page stays
+python tools/matrix.py oldest --fast                  the fast lane of its suites; the page stays
 python tools/matrix.py --renew                        newer releases, for the set "newest"
 """
 
@@ -112,6 +113,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("sets", nargs="*", metavar="SET", help=f"{', '.join(sets)}; none: all")
     parser.add_argument("--suite", nargs="+", choices=suites, default=None)
     parser.add_argument("--pin", nargs="+", metavar="NAME==VERSION", help="a set of your own")
+    parser.add_argument("--fast", action="store_true", help="the suites' fast lane, for no page")
     parser.add_argument("--workers", type=int, default=3, metavar="N")
     parser.add_argument("--build", action="store_true", help="install the sets, and run nothing")
     parser.add_argument("--renew", action="store_true", help="look for newer releases, no more")
@@ -121,9 +123,9 @@ def arguments() -> argparse.Namespace:
         parser.error(f"no set {unknown[0]!r} in {TABLE.name}: {', '.join(sets)}")
     if options.pin:
         options.sets = [VersionSet("own", pins=options.pin, suites=sets["pinned"].suites)]
-        options.no_page = True
     else:
         options.sets = [sets[name] for name in options.sets or sets]
+    options.no_page = options.no_page or options.pin or options.fast
     return options
 
 
@@ -142,7 +144,8 @@ def main() -> None:
             print(f"{versions.name}: nothing differs from the pinned set, which make test runs")
             continue
         chosen = options.suite or versions.suites
-        found = examine(versions, {name: suites[name] for name in chosen}, options.workers)
+        lane = ["--fast"] if options.fast else []
+        found = examine(versions, {n: [*suites[n], *lane] for n in chosen}, options.workers)
         counts = found["suites"].items()
         failed += [f"{versions.name}: {s}: {c['failed']} failed" for s, c in counts if c["failed"]]
         if not options.no_page:

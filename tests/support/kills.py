@@ -307,6 +307,22 @@ def save_artifact(target: Path, method: str, scale: float, change: int, action: 
     beside(target, ".trail").write_text("\n".join(interruption.trail))
 
 
+def adopt(adapter: Path, base: Path, target: Path, change: int = 0) -> None:
+    """Adopt an adapter, and be killed before a change of the folder that the target lies in."""
+    from ftplug.adopting import adopt as adopting
+
+    quiet()
+    interruption = Interrupt(target.parent, change)
+    interruption.armed = True
+    try:
+        adopting.adopt(adapter, base=str(base), to=target)
+    except ftplug.ArtifactError as error:
+        beside(target, f".refused-{os.getpid()}").write_text(str(error))
+        raise SystemExit(1) from error
+    interruption.armed = False
+    beside(target, ".trail").write_text("\n".join(interruption.trail))
+
+
 def replace(stage: Path, target: Path, change: int, exchanges: bool) -> None:
     """Put a folder in another's place, and be killed in between."""
     if not exchanges:

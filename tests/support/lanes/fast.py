@@ -19,6 +19,8 @@ from typing import Any
 
 import pytest
 
+from lanes import Lane
+
 PACKAGES = ("ftplug", "ftplug_plugins", "ftplug_registry")
 MARKS = {"slow", "real", "ddp", "deepspeed", "venv", "gpu"}
 FIXTURES = {"spawner", "resumed"}  # they start processes that train
@@ -29,6 +31,7 @@ NOT_OF_THE_CONTRACT = {
     "test_composes",
     "test_merged_equals_the_forward",
     "test_a_deepcopy_is_independent",
+    "test_shares_its_base",
     "test_every_saved_tensor_is_seen",
 }
 
@@ -56,19 +59,13 @@ def _is_quick(item: pytest.Item) -> bool:
     return not (item.path.name == CONTRACT and function in NOT_OF_THE_CONTRACT)
 
 
-class Lane:
-    """The lane as a pytest plugin: chooses the tests, and looks at what they imported."""
+class FastLane(Lane):
+    """Chooses the tests, and looks at what they imported."""
 
     def __init__(self) -> None:
+        super().__init__(select)
         self.imported: set[str] = set()
         self.missing: list[str] = []
-
-    @pytest.hookimpl(trylast=True)
-    def pytest_collection_modifyitems(
-        self, config: pytest.Config, items: list[pytest.Item]
-    ) -> None:
-        items[:], left = select(items)
-        config.hook.pytest_deselected(items=left)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
@@ -97,7 +94,7 @@ def _is_whole(config: pytest.Config) -> bool:
 
 
 def modules() -> set[str]:
-    """Return the names of all our modules; ``__main__`` is a program, not one to import."""
+    """Return the names of all our modules, but of those that Python itself runs in a process."""
     found = set()
     for package in PACKAGES:
         spec = importlib.util.find_spec(package)
@@ -107,4 +104,4 @@ def modules() -> set[str]:
         for path in root.rglob("*.py"):
             parts = path.relative_to(root.parent).with_suffix("").parts
             found.add(".".join(parts).removesuffix(".__init__"))
-    return {name for name in found if not name.endswith(".__main__")}
+    return {name for name in found if not name.endswith((".__main__", ".sitecustomize"))}
