@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from ftplug.applying import apply
     from ftplug.artifacts.loading import load
     from ftplug.artifacts.saving import save
-    from ftplug.attaching.attachment import disabled
+    from ftplug.attaching.disabling import disabled
     from ftplug.attaching.merging import merge
+    from ftplug.detaching import detach
     from ftplug.discovery import methods
     from ftplug.errors import (
         ArtifactError,
@@ -34,7 +35,8 @@ _HOME = {
     "FTPlugCallback": "training.binding",
     "attach": "training.binding",
     "apply": "applying",
-    "disabled": "attaching.attachment",
+    "detach": "detaching",
+    "disabled": "attaching.disabling",
     "save": "artifacts.saving",
     "load": "artifacts.loading",
     "merge": "attaching.merging",
@@ -62,6 +64,7 @@ __all__ = [
     "RegistryError",
     "apply",
     "attach",
+    "detach",
     "disabled",
     "hookimpl",
     "load",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ftplug import structure
 from ftplug.artifacts.saving import take_over_saving
 from ftplug.attaching.attachment import attachment_of, prepare, unwrap_model
+from ftplug.attaching.changing import changes_model
 from ftplug.attaching.first_backward import FirstBackward
 from ftplug.context import Context
 from ftplug.effect.taking import take_base
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+@changes_model
 def apply(
     model: nn.Module,
     *methods: MethodLike,

@@ -233,7 +233,8 @@ def finish(
 
     Example: ftplug finish out
     """
-    from ftplug.files.staged import finish_interrupted, stated_write_errors
+    from ftplug.files.staged import finish_interrupted
+    from ftplug.files.write_errors import stated_write_errors
 
     if not os.path.isdir(folder):
         raise FtplugError(f"{folder}: no such folder")

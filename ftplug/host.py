@@ -59,7 +59,7 @@ def as_called_now(name: str, settings: Mapping[str, Any]) -> list[tuple[str, dic
             "%s: %s is deprecated, and refused by the next version: write %s",
             *(name, spelled(gone) or "this use", spelled_methods(now)),
         )
-    return now
+    return [(n, discovery.entry(n).load().as_meant(own)) for n, own in now]
 
 
 def split_settings(

@@ -24,6 +24,7 @@ __all__ = [
     "in_eval_mode",
     "is_wrapped",
     "unwrap_forward",
+    "unwrapped_classes",
     "wrap_forward",
     "wraps",
 ]
@@ -89,6 +90,15 @@ def is_wrapped(module: nn.Module) -> bool:
 def wraps(module: nn.Module) -> list[Around]:
     """Return what was given to :func:`wrap_forward` and is still on the module, outermost first."""
     return [vars(cls)[_AROUND] for cls in type(module).__mro__ if _AROUND in vars(cls)]
+
+
+def unwrapped_classes(module: nn.Module) -> Iterator[type]:
+    """Yield a module's class, and those that it had before each wrap that is on it."""
+    cls = type(module)
+    yield cls
+    while _INNER in vars(cls):
+        cls = cls.__mro__[1]
+        yield cls
 
 
 @contextmanager

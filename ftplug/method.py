@@ -119,6 +119,11 @@ class Method:
         return cls(**settings)
 
     @classmethod
+    def as_meant(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Return settings as a user means them, values or texts; an artifact's are not asked."""
+        return dict(settings)
+
+    @classmethod
     def _lacks(cls, setting: str) -> str:
         known = list(_annotations(cls))
         few = f"its settings are {', '.join(known)}" if known else "it has no settings"
@@ -184,8 +189,7 @@ class Method:
     def settings(self) -> dict[str, Any]:
         """Return all settings as JSON values: what the manifest and the checkpoint record."""
         given = vars(self).get("as_given", self)  # by an artifact that has names for the patterns
-        values = {field.name: getattr(given, field.name) for field in dataclasses.fields(self)}
-        return _as_json(values)
+        return _as_json({f.name: getattr(given, f.name) for f in dataclasses.fields(self)})
 
 
 def settings_to_show(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -194,9 +198,7 @@ def settings_to_show(settings: Mapping[str, Any]) -> dict[str, Any]:
     None, False and empty lists ask for nothing, and peft's types have many of them.
     """
     nothing: tuple[Any, ...] = (None, "", [], {})
-    return {
-        n: value for n, value in settings.items() if value not in nothing and value is not False
-    }
+    return {n: v for n, v in settings.items() if v not in nothing and v is not False}
 
 
 def spelled(settings: Mapping[str, Any]) -> str:
@@ -232,11 +234,9 @@ def _type_text(annotation: Any) -> str:
         return " | ".join(map(str, typing.get_args(plain)))
     if typing.get_origin(plain) in (typing.Union, types.UnionType):
         return " | ".join(_type_text(part) for part in typing.get_args(plain))
-    if plain is type(None):
-        return "None"
     if typing.get_origin(plain) is tuple:
         return f"list of {_type_text(typing.get_args(plain)[0])}"
-    return getattr(plain, "__name__", str(plain))
+    return "None" if plain is type(None) else getattr(plain, "__name__", str(plain))
 
 
 def _required(field: dataclasses.Field[Any]) -> bool:

@@ -102,10 +102,13 @@ def a_command_runs(command, folder, monkeypatch, capsys):
     if arguments[0] == "serve":
         serves_until_stopped(arguments)
         return
+    if arguments[0] == "adopt":
+        an_adapter_of_plain_peft(folder)
     if arguments[0] == "demo":
         stand_in_for_the_real_model(monkeypatch, folder)
     printed = in_process(arguments, monkeypatch, capsys)
     expected = {
+        "adopt": "is now lora (r=4",
         "advise": "forward and backward",
         "demo": "held-out",
         "merge": "a plain model of",
@@ -119,11 +122,28 @@ def a_command_runs(command, folder, monkeypatch, capsys):
         "new": "pip install",
         "keygen": "fingerprint",
         "sign": "signed, key",
+        "site": "artifacts, ",
         "trust": "is pinned" if len(arguments) == 3 else "",
+        "history": "lora.r 8 -> 4",
+        "diff": "setting\tlora.r\t8\t4",
+        "promote": "production points to",
+        "deprecate": "is no longer deprecated" if "--undo" in arguments else "is deprecated: ",
+        "withdraw": "is no longer withdrawn" if "--undo" in arguments else "is withdrawn: ",
+        "du": " bytes",
     }
     assert expected[arguments[0]] in printed.lower()
     if "--report" in arguments:
         assert json.loads((folder / "report.json").read_text())["runs"][0]["tensors"]["moved"] > 0
+
+
+def an_adapter_of_plain_peft(folder):
+    """The folder that the page on adopting speaks of, for the encoder of the demo's stand-in."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForSequenceClassification
+
+    base = AutoModelForSequenceClassification.from_pretrained(folder / "encoder")
+    config = LoraConfig(task_type="SEQ_CLS", r=4, init_lora_weights=False)
+    get_peft_model(base, config).save_pretrained(folder / "reviews-lora")
 
 
 def stand_in_for_the_real_model(monkeypatch, folder):

@@ -26,8 +26,9 @@ LAYERS = {
         command_group
         options
         demo scaffold testing
+        detaching
         training
-        applying
+        applying adopting
         artifacts
         effect
         attaching
@@ -39,6 +40,7 @@ LAYERS = {
         errors lazy quiet nearest
     """,
     "ftplug_plugins": """
+        layouts
         peft_family
         .
         trunk_cache lora_parts
@@ -48,16 +50,17 @@ LAYERS = {
     "ftplug_registry": """
         commands
         signing_commands
-        verifying
+        verifying adopting governing
+        local_hub
+        server site
         printing options
-        local_hub searching showing
+        searching showing
         pushing
         pulling
         signing
         contents
         bom
         card
-        server
         inspection hub
         answers
         client credentials

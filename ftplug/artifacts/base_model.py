@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ftplug.artifacts.manifest import Manifest
 from ftplug.artifacts.strangers.bounded import Limit, bounded
 from ftplug.artifacts.strangers.harmless import model_config
+from ftplug.attaching.changing import changes_model
 from ftplug.base.fingerprint import Fingerprint, fingerprint
 from ftplug.errors import ArtifactError, one_line
 from ftplug.quiet import quiet
@@ -31,6 +32,7 @@ _MORE_VALUES = 2**24
 _SECONDS = 10
 
 
+@changes_model
 def base_model(base: str | os.PathLike[str], manifest: Manifest, directory: Path) -> nn.Module:
     """Load the artifact's model class, with its labels and settings, from a base id or folder."""
     import transformers

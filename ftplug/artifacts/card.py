@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from ftplug.artifacts.effects.entry import in_words
+from ftplug.artifacts.notices.lines import without_notices
 from ftplug.entry_points import the_one
 from ftplug.errors import PluginError, one_line
 
@@ -55,7 +56,10 @@ def bare_card(manifest: Manifest) -> dict[str, bytes]:
 
 
 def is_generated(text: str) -> bool:
-    """Whether a card is ftplug's and unedited, or the Trainer's own, and may be written anew."""
+    """Whether a card is ftplug's and unedited, or the Trainer's own, and may be written anew.
+
+    A notice in its metadata (deprecated, withdrawn) is no edit.
+    """
     return is_sealed(text) or (not _seal(text) and "generated_from_trainer" in text)
 
 
@@ -66,6 +70,7 @@ def is_sealed(text: str) -> bool:
 
 
 def _seal(text: str) -> re.Match[str] | None:
+    text = without_notices(text)
     return _SEALED.fullmatch(text.replace("\r\n", "\n"))  # git may have changed the line ends
 
 

@@ -29,8 +29,10 @@ from ftplug.artifacts.strangers.patterns import check_names, check_patterns
 from ftplug.artifacts.tensors import check_finite, check_tensors, copy_tensors, taken_back
 from ftplug.artifacts.view import view_of
 from ftplug.attaching.attachment import Attachment, attachment_of, prepare, require_attachment
+from ftplug.attaching.changing import changes_model, refuse_no_values
 from ftplug.attaching.holders import no_longer_holds
 from ftplug.attaching.rollback import Snapshot
+from ftplug.attaching.sharing_base.copied import say_if_nothing_is_shared, shell_of
 from ftplug.base.inspecting import base_identity
 from ftplug.context import WEIGHTS, Context, logger, read_tensors
 from ftplug.errors import ArtifactError, FtplugError, MethodError, one_line
@@ -50,6 +52,7 @@ def load(
     *,
     revision: str | None = None,
     force: bool = False,
+    share_base: bool = False,
     allow_pickle: bool = False,
     check_effect: bool = True,
     require_signature: bool = False,
@@ -71,6 +74,9 @@ def load(
     well, and the model given back; what is less certain is warned about. ``check_effect=False``
     does not ask (nor is a quantized, offloaded or meta base asked).
 
+    ``share_base=True`` leaves the base as it is, for more artifacts, and returns a second model
+    over the same memory; raises :class:`MethodError` where that cannot be.
+
     A PEFT adapter that ftplug did not make has no manifest: that is warned about, and the model is
     wrapped as ``PeftModel.from_pretrained`` does; ``allow_pickle=True`` accepts pickled weights.
     """
@@ -87,15 +93,21 @@ def load(
         require_signature=require_signature,
         trusted=trusted,
     )
+    if share_base:
+        base = shell_of(base, directory, plain=is_plain(directory))
     if is_plain(directory):
         return registry().load_plain(base, directory, allow_pickle=allow_pickle, force=force)
     manifest, contents = _opened(directory)
     methods = methods_of(manifest, directory)  # before a base is read, which takes long
     model = base if isinstance(base, nn.Module) else base_model(base, manifest, directory)
     probe = probe_in(contents) if check_effect else None
-    return _put_on(model, methods, manifest, contents, probe, force=force)
+    loaded = _put_on(model, methods, manifest, contents, probe, force=force)
+    if share_base:
+        say_if_nothing_is_shared(loaded, directory)
+    return loaded
 
 
+@changes_model
 def _put_on(
     model: nn.Module,
     methods: list[Method],
@@ -107,9 +119,11 @@ def _put_on(
 ) -> nn.Module:
     """Put the methods and values of an opened artifact on a base that is in memory."""
     directory = contents.directory
+    refuse_no_values(model, f"{directory}")
     if (attachment := attachment_of(model)) is not None:
         raise ArtifactError(
-            f"{directory}: the model already carries {attachment.host.names}: load a base"
+            f"{directory}: the model already carries {attachment.host.names}: load a base, or take "
+            "that off first (ftplug.detach)"
         )
     _check_base(model, manifest, directory, force=force)
     context = Context(

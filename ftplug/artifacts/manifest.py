@@ -229,10 +229,22 @@ def read_manifest(directory: Path, name: str = MANIFEST, *, plugins: bool = True
     if (size := path.stat().st_size) > LARGEST:
         raise ArtifactError(f"{path}: {size:,} bytes are too many for a manifest")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
+        content = path.read_bytes()
+    except OSError as error:
         raise ArtifactError(f"{path}: not readable as JSON: {error}") from error
-    return _checked(path, content, plugins=plugins)
+    return parse_manifest(content, path, plugins=plugins)
+
+
+def parse_manifest(content: bytes, path: Path, *, plugins: bool = True) -> Manifest:
+    """Return the manifest that a file's content is; ``path`` names it in what is refused.
+
+    Raises :class:`ArtifactError` as :func:`read_manifest` does, which says what ``plugins`` means.
+    """
+    try:
+        said = json.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(f"{path}: not readable as JSON: {error}") from error
+    return _checked(path, said, plugins=plugins)
 
 
 def _checked(path: Path, content: Any, *, plugins: bool) -> Manifest:

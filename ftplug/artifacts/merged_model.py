@@ -13,7 +13,8 @@ from ftplug.artifacts.loading import load, manifest_of
 from ftplug.artifacts.registries import artifact_folder
 from ftplug.attaching.merging import merge
 from ftplug.errors import ArtifactError
-from ftplug.files.staged import staged, stated_write_errors
+from ftplug.files.staged import require_empty, staged
+from ftplug.files.write_errors import stated_write_errors
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,7 @@ def merged(
     answer as the trained model did.
     """
     target = Path(to)
-    if os.path.exists(target) and (not target.is_dir() or any(target.iterdir())):
-        raise ArtifactError(f"{target} exists already: choose another folder")
+    require_empty(target)
     directory = artifact_folder(artifact, revision)
     manifest = manifest_of(directory)
     where = base or manifest.base["id"]
@@ -69,7 +69,8 @@ def merged(
     reason = why_not_asked(model) if probe else "the artifact has no probe"
     without = off(model, probe) if probe and not reason else None
     cls, model = type(model), merge(model)
-    with stated_write_errors(target), staged(target, last="config.json") as stage:
+    into = staged(target, last="config.json", exist_ok=False)
+    with stated_write_errors(target), into as stage:
         model.save_pretrained(stage)
         del model  # what was written is read back: not two models at once
         for name in sorted(set(manifest.files) - manifest.weight_files()):

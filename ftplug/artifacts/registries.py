@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from ftplug.artifacts.notices.reading import notice_beside, tell
 from ftplug.entry_points import the_one
 from ftplug.errors import ArtifactError, RegistryError
 from ftplug.files.staged import require_whole
@@ -49,8 +50,12 @@ class Registry(Protocol):
         *,
         allow_pickle: bool,
         force: bool,
+        announce: bool = True,
     ) -> nn.Module:
-        """Put an adapter that ftplug did not make on its base; NaN only with ``force``."""
+        """Put an adapter that ftplug did not make on its base; NaN only with ``force``.
+
+        ``announce`` warns that nothing of it is verified.
+        """
 
     def round_trip(self, directory: Path, name: str) -> AbstractContextManager[Any]:
         """Publish to an embedded Hub, pull back, verify: yields ``path`` and figures."""
@@ -83,6 +88,7 @@ def artifact_folder(
     """Return the folder of an artifact: a local one as it is, ``org/name`` pulled and verified.
 
     ``require_signature``, or keys that are ``trusted``, refuse it without a signature that counts.
+    What its publisher says of it (deprecated, withdrawn) is warned of.
     """
     demanded = require_signature or trusted is not None
     more: dict[str, Any] = {"trusted": trusted} if demanded else {}
@@ -93,6 +99,8 @@ def artifact_folder(
     require_whole(folder)  # half of another artifact may look like an adapter of peft's
     if demanded:
         registry().require_signature(folder, **more)
+    if folder.parent.name != "snapshots":  # of the Hub's cache: told when it was pulled
+        tell(folder, notice_beside(folder))
     return folder
 
 

@@ -24,11 +24,15 @@ from ftplug.attaching.attachment import (
     require_attachment,
     unwrap_model,
 )
+from ftplug.attaching.disabling import refuse_disabled
 from ftplug.attaching.sharding import is_sharded
+from ftplug.attaching.sharing_base.checking import require_shared_as_it_was
+from ftplug.attaching.sharing_base.shared import own_before_writing
 from ftplug.base.own_config import with_own_use_cache
 from ftplug.context import WEIGHTS, logger
 from ftplug.errors import ArtifactError, MethodError, PluginError
-from ftplug.files.staged import finish_interrupted, replace_file, staged, stated_write_errors
+from ftplug.files.staged import finish_interrupted, replace_file, staged
+from ftplug.files.write_errors import stated_write_errors
 from ftplug.inplace import is_wrapped
 
 if TYPE_CHECKING:
@@ -44,6 +48,7 @@ def save(
     processing_class: Any = None,
     state_dict: Mapping[str, Tensor] | None = None,
     probe: bool = True,
+    exist_ok: bool = True,
 ) -> Path:
     """Write the artifact of a model that carries a method; complete or not at all.
 
@@ -52,12 +57,15 @@ def save(
     what was said of an earlier artifact in the same folder still holds. ``processing_class`` (the
     tokenizer) is saved with it; ``state_dict`` holds gathered tensors where the model's own are
     sharded: without them all processes must call, and the first writes. ``probe=False`` leaves out
-    what the methods change in a few answers. Returns the folder.
+    what the methods change in a few answers. Without ``exist_ok`` a folder that holds something
+    already, or does by the time of writing, is an :class:`ArtifactError`. Returns the folder.
     """
     import torch
 
     attached = require_attachment(model)
     inner = unwrap_model(model)
+    refuse_disabled(inner, "save")
+    require_shared_as_it_was(inner, "save")
     target = Path(directory)
     training = training or attached.training
     alone = bool(state_dict)
@@ -77,7 +85,8 @@ def save(
     if signed := signatures_in(target):
         obsolete |= signed
         logger.warning("%s was signed: what is saved over it is not: sign it anew", target)
-    with stated_write_errors(target), staged(target, last=MANIFEST, obsolete=obsolete) as stage:
+    into = staged(target, last=MANIFEST, obsolete=obsolete, exist_ok=exist_ok)
+    with stated_write_errors(target), into as stage:
         with with_own_use_cache(inner, attached.base.use_cache):
             written = _write_weights(inner, attached, tensors, stage)
         if processing_class is not None:
@@ -168,12 +177,13 @@ def _load_state_dict(self: nn.Module, state_dict: Mapping[str, Any], *args: Any,
     """Load what the model itself gave; refuse what it gave before it carried the methods."""
     attached = require_attachment(self)
     added = attached.plan.added
-    if added and attached.names <= state_dict.keys() and not state_dict.keys() & set(added):
+    if added and state_dict.keys() >= set(attached.names) and not state_dict.keys() & set(added):
         raise MethodError(
             f"load_state_dict: these values are of the plain base, and what {attached.host.names} "
             f"added ({added[0]} …) would stay as it is: take them once the first Trainer is built "
             "(initial = copy.deepcopy(model.state_dict())), or load a fresh base for each fold"
         )
+    own_before_writing(self, state_dict.keys())
     return type(self).load_state_dict(self, state_dict, *args, **kw)
 
 

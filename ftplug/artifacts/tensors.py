@@ -98,6 +98,11 @@ def copy_tensors(model: nn.Module, plan: Plan, tensors: dict[str, Tensor]) -> No
     tensor is there twice.
     """
     live = saved_tensors(model, plan)
+    if empty := next((name for name in tensors if live[name].is_meta), None):
+        raise ArtifactError(
+            f"{empty} has no place for values: this {type(model).__name__}, or a part of it, is on "
+            "the meta device: load its weights first"
+        )
     exchanged: list[str] = []
     try:
         for name, tensor in ((name, tensors[name]) for name in list(tensors)):

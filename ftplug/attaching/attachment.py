@@ -1,12 +1,12 @@
-"""Methods on a model: ``prepare`` puts them on, ``disabled`` asks the base model again."""
+"""Methods on a model: ``prepare`` puts them on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
+from ftplug.attaching.changing import refuse_no_values
 from ftplug.attaching.differing import other_methods
 from ftplug.attaching.first_backward import FirstBackward
 from ftplug.attaching.holders import (
@@ -17,19 +17,22 @@ from ftplug.attaching.holders import (
     refuse_held,
     refuse_trained_elsewhere,
 )
-from ftplug.attaching.original_values import OriginalValues
+from ftplug.attaching.original_values import OriginalValues, in_checkpoint
 from ftplug.attaching.plan import Plan, set_trainable
 from ftplug.attaching.reach import say_what_is_reached, say_what_was_frozen
 from ftplug.attaching.rehearsal import Accept, Change
 from ftplug.attaching.rollback import Snapshot
 from ftplug.attaching.run_view import NoTrainer, RunFacts, Surroundings
-from ftplug.attaching.sharding import is_sharded, refuse_divided, reshard
+from ftplug.attaching.sharding import is_sharded, refuse_divided
+from ftplug.attaching.sharing_base.checking import refuse_shared
+from ftplug.attaching.sharing_base.shared import copied_on_write
+from ftplug.attaching.undoing import UNDO, Undo
 from ftplug.base.inspecting import Base, inspect_base
 from ftplug.base.quantization import keep_unpacked, refuse_repacked
 from ftplug.context import Context
 from ftplug.errors import MethodError
 from ftplug.host import Host
-from ftplug.inplace import forwards_disabled
+from ftplug.structure import named_parameters
 from ftplug.structure.shards import numel_of
 
 if TYPE_CHECKING:
@@ -51,8 +54,8 @@ class Attachment:
     train_head: bool
     original_values: OriginalValues = field(repr=False)
     facts: RunFacts = field(repr=False)  # the same for the methods, by way of their ``run``
-    names: frozenset[str] = frozenset()  # of the base's parameters, before the methods came
-    frozen: frozenset[str] = frozenset()  # those of them that did not train
+    names: tuple[str, ...] = ()  # of the base's parameters, before the methods came
+    frozen: tuple[str, ...] = ()  # those of them that did not train
     training: dict[str, Any] = field(default_factory=dict)  # facts of the last train()
     author: dict[str, Any] = field(default_factory=dict)  # what was said of the model until then
     first_backward: FirstBackward | None = field(default=None, repr=False)  # of a loop by hand
@@ -75,6 +78,12 @@ class Attachment:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Attachment:
         return self
+
+    def __reduce__(self) -> NoReturn:
+        raise MethodError(
+            f"a model that carries {self.host.names} cannot be pickled (torch.save, another "
+            "process): save the artifact (ftplug.save), and load it on a base there"
+        )
 
 
 def unwrap_model(model: nn.Module) -> nn.Module:
@@ -128,14 +137,15 @@ def prepare(
     if (present := attachment_of(model)) is not None:
         return _adopted(model, present, host, context, train_head)
     refuse_held(model)
+    refuse_no_values(model, host.names)
     model.__dict__.pop("peft_config", None)  # some versions of peft leave it where they unloaded
     refuse_divided(model, host.names)
     refuse_repacked(model)
     surroundings = surroundings or NoTrainer()
     base = inspect_base(model, fresh, trainer_is_built=surroundings.is_built)
     facts = RunFacts(context, base, surroundings)
-    names = frozenset(name for name, _ in model.named_parameters())
-    frozen = {n: numel_of(p) for n, p in model.named_parameters() if not p.requires_grad}
+    own = named_parameters(model)
+    frozen = {n: numel_of(p) for n, p in own.items() if not p.requires_grad}
     change = Change(host, facts, train_head)
     accept = _unless_trained_elsewhere(model, accept)
     rehearsed = change.rehearsed_on(model, accept)
@@ -143,9 +153,13 @@ def prepare(
     try:
         keep_unpacked(model)
         in_parts = is_sharded(model)
-        plan = change.to_parts(model, rehearsed) if in_parts else change.to(model)
-        if rehearsed is None:
-            accept(host, plan)
+        with copied_on_write(model, host.names, loading=context.loading) as settle:
+            plan = change.to_parts(model, rehearsed) if in_parts else change.to(model)
+            if rehearsed is None:
+                accept(host, plan)
+            settle(plan.saved)
+        nowhere_else = frozenset(own) - in_checkpoint(base, frozenset(own))
+        undo = Undo.since(before, model, keep=nowhere_else)
     except BaseException:
         before.restore()
         raise
@@ -157,10 +171,11 @@ def prepare(
         train_head=train_head,
         original_values=facts.original_values,
         facts=facts,
-        names=names,
-        frozen=frozenset(frozen),
+        names=tuple(own),
+        frozen=tuple(frozen),
     )
     model.__dict__[ATTRIBUTE] = attachment
+    model.__dict__[UNDO] = undo
     holds(model)
     if not context.loading:
         say_what_is_reached(model, host, plan, facts.base.total)
@@ -174,6 +189,7 @@ def _unless_trained_elsewhere(model: nn.Module, accept: Accept) -> Accept:
     def accept_both(host: Host, plan: Plan) -> None:
         trained = {id(original[name]) for name in plan.existing.values()}
         refuse_trained_elsewhere(model, host, trained)
+        refuse_shared(model, host.names, trained)
         accept(host, plan)
 
     return accept_both
@@ -221,71 +237,12 @@ def forget(model: nn.Module) -> None:
     What trained before they came does again.
     """
     attached: Attachment | None = model.__dict__.pop(ATTRIBUTE, None)
+    model.__dict__.pop(UNDO, None)
     if attached is not None:
         floating = {name for name, p in model.named_parameters() if p.is_floating_point()}
-        set_trainable(model, floating - attached.frozen)
+        set_trainable(model, floating.difference(attached.frozen))
     no_longer_holds(model)
     for module in model.modules():
         for name in TAKEN_OVER:
             if is_ours(module.__dict__.get(name)):
                 del module.__dict__[name]
-
-
-@contextmanager
-def disabled(model: nn.Module) -> Iterator[None]:
-    """Let the model give the base model's answers, exactly, within the block.
-
-    Added modules do nothing and the base's own tensors (a trained head, unfrozen layers) hold the
-    values they had when the method was applied. Useful as the reference model of DPO.
-    """
-    attached = require_attachment(model)
-    with _methods_off(model), attached.original_values.put_back(unwrap_model(model)):
-        yield
-
-
-@contextmanager
-def trunk_of_base(model: nn.Module) -> Iterator[None]:
-    """Let the model's head, as it is now, answer on the base's trunk within the block.
-
-    What :func:`disabled` does, but what is saved of the head keeps its values: so answers an
-    artifact of which the head was loaded, and nothing else took effect.
-    """
-    attached = require_attachment(model)
-    inner = unwrap_model(model)
-    head = set(attached.trained_head)
-    owners = {name.rpartition(".")[0] for name in head}
-    head |= {n for n in attached.original_values.kept if n.rpartition(".")[0] in owners}
-    with _methods_off(model), attached.original_values.put_back(inner, but=head):
-        yield
-
-
-@contextmanager
-def methods_off(model: nn.Module) -> Iterator[None]:
-    """Let what the methods added do nothing within the block; every tensor keeps its value.
-
-    Of a model that has not trained yet that is the base.
-    """
-    with _methods_off(model):
-        yield
-
-
-@contextmanager
-def _methods_off(model: nn.Module) -> Iterator[None]:
-    attached = require_attachment(model)
-    inner = unwrap_model(model)
-    trains = {name for name, p in inner.named_parameters() if p.requires_grad}
-    with ExitStack() as stack:
-        if attached.first_backward:
-            stack.enter_context(attached.first_backward.paused())
-        stack.callback(_trains_again, inner, trains)  # last: libraries toggle it on their way out
-        stack.enter_context(forwards_disabled(inner))
-        for context in attached.host.call("disable_model", model=inner):
-            stack.enter_context(context)
-        yield
-
-
-def _trains_again(model: nn.Module, names: set[str]) -> None:
-    """Let these require gradients again; unlike a schedule, this forgets no gradient."""
-    reshard(model)
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name in names)

@@ -10,9 +10,9 @@ def other_methods(mine: Host, other: Host, heads: tuple[bool, bool]) -> str:
     if mine.names != other.names:
         both = ", ".join(repr(method.name) for method in (*mine.methods, *other.methods))
         return (
-            f"the model already carries {mine.names}: to train {other.names} instead load a fresh "
-            f"base (or ftplug.merge this one first, where that can be); to train both give them at "
-            f"once, to a fresh base: {both}"
+            f"the model already carries {mine.names}: to train {other.names} instead take that off "
+            f"first (ftplug.detach gives the base back, ftplug.merge keeps what was learned), or "
+            f"load a fresh base; to train both give them at once: {both}"
         )
     then, now = ([m.settings() for m in h.methods] for h in (mine, other))
     differing = [
@@ -25,5 +25,5 @@ def other_methods(mine: Host, other: Host, heads: tuple[bool, bool]) -> str:
         differing.append(f"train_head={heads[0]} there, {heads[1]} asked for")
     return (
         f"the model already carries {mine.names} with other settings ({'; '.join(differing)}): "
-        "load a fresh base for these, or ftplug.merge it first"
+        "take it off first (ftplug.detach, or ftplug.merge), or load a fresh base for these"
     )

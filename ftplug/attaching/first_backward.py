@@ -43,6 +43,10 @@ class FirstBackward:
         }
         self._on_output = model.register_forward_hook(on_output)
 
+    def listens_to(self, model: nn.Module) -> bool:
+        """Whether it is this model's: of a copy it knows nothing."""
+        return self._model() is model
+
     def stop(self) -> None:
         """Listen no longer: a Trainer looks for itself."""
         for hook in self._hooks.values():

@@ -22,11 +22,32 @@ ATTRIBUTE = "_ftplug"  # of a model: what is attached to it
 LEAVE_OUT = "leave that out and give ftplug the base, or merge_and_unload() to keep what it learned"
 
 _holders: WeakSet[nn.Module] = WeakSet()
+_merged: WeakSet[nn.Module] = WeakSet()
+
+
+def alive(models: WeakSet[nn.Module]) -> list[nn.Module]:
+    """Return the models of a set that other threads may add to meanwhile."""
+    while True:
+        try:
+            return list(models)
+        except RuntimeError:  # one was added as it was read
+            continue
 
 
 def holds(model: nn.Module) -> None:
     """Note a model that carries a method now."""
     _holders.add(model)
+    _merged.discard(model)
+
+
+def note_merged(model: nn.Module) -> None:
+    """Note a plain model whose weights hold what a method learned."""
+    _merged.add(model)
+
+
+def was_merged(model: nn.Module) -> bool:
+    """Whether a method was folded into the model, and none was put on it since."""
+    return model in _merged
 
 
 def no_longer_holds(model: nn.Module) -> None:
@@ -34,9 +55,15 @@ def no_longer_holds(model: nn.Module) -> None:
     _holders.discard(model)
 
 
+def holder_around(model: nn.Module) -> nn.Module | None:
+    """Return a model that carries a method, of which this one is a part."""
+    others = _others(model)
+    return next((one for one in others if any(part is model for part in one.modules())), None)
+
+
 def is_ours(value: Any) -> bool:
-    """Whether an attribute is what ftplug put there: a bound method or a partial of a function."""
-    function = getattr(value, "__func__", getattr(value, "func", None))
+    """Whether an attribute is what ftplug put there: a function, a bound method or a partial."""
+    function = getattr(value, "__func__", getattr(value, "func", value))
     return str(getattr(function, "__module__", "")).startswith("ftplug.")
 
 
@@ -48,8 +75,8 @@ def refuse_held(model: nn.Module, without_adapters: str = LEAVE_OUT) -> None:
     for name, module in model.named_modules():
         if ATTRIBUTE in module.__dict__:
             raise MethodError(
-                f"{name} already carries a method ({_methods(module)}): apply all methods at once, "
-                "to the outermost model"
+                f"{name or type(model).__name__} already carries a method ({_methods(module)}): "
+                "apply all methods at once, to the outermost model"
             )
     for holder in _others(model):
         if _holds_within(holder, model):
@@ -92,8 +119,22 @@ def refuse_trained_elsewhere(model: nn.Module, host: Host, trained: set[int]) ->
                 )
 
 
+def refuse_to_take_off_shared(model: nn.Module) -> None:
+    """Refuse to give a model its base's values back where another one trains the same tensors."""
+    existing = set(model.__dict__[ATTRIBUTE].plan.existing)
+    trained = {id(p): name for name, p in model.named_parameters() if name in existing}
+    for other in _others(model):
+        shared = next((trained[id(p)] for p in other.parameters() if id(p) in trained), None)
+        if shared:
+            raise MethodError(
+                f"{shared} is shared with a {type(other).__name__} that carries {_methods(other)} "
+                "and trains it too: it would lose what it learned. Save both (ftplug.save), and "
+                "load a fresh base"
+            )
+
+
 def _others(model: nn.Module) -> Iterator[nn.Module]:
-    return (holder for holder in list(_holders) if holder is not model)
+    return (holder for holder in alive(_holders) if holder is not model)
 
 
 def _holds_within(holder: nn.Module, model: nn.Module) -> bool:

@@ -3,45 +3,56 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ftplug import structure
 from ftplug.attaching.plan import Plan
 from ftplug.attaching.sharding import reshard
-from ftplug.base.fingerprint import fingerprint
+from ftplug.base.fingerprint import fingerprint, sample
 from ftplug.base.inspecting import Base
 from ftplug.errors import MethodError, one_line
 from ftplug.structure import named_tensors, persistent_buffers
-from ftplug.structure.shards import is_partitioned, replace_values, shard_as, whole
+from ftplug.structure.shards import is_partitioned, is_shard, replace_values, shard_as, whole
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
+
+
+def in_checkpoint(base: Base, names: Iterable[str]) -> frozenset[str]:
+    """Return those of the base's parameters whose values can be read from its checkpoint again.
+
+    A class outside transformers may not be built from its checkpoint alone.
+    """
+    rebuilt = _is_at_hand(base) and base.cls.__module__.startswith("transformers.")
+    return frozenset(names).difference(base.fresh) if rebuilt else frozenset()
 
 
 @dataclass(eq=False)
 class OriginalValues:
     """What the base's checkpoint holds is read from there again when first asked for.
 
-    Only what no checkpoint holds (a fresh head, a model built from a config, buffers) is kept, on
-    the CPU: full fine-tuning of a loaded model costs no second copy.
+    Only what no checkpoint on this machine holds (a fresh head, a model built from a config,
+    buffers) is kept, on the CPU: full fine-tuning of a loaded model costs no second copy.
+    ``samples`` are a few values of each of the others, exactly, with their type: what is read again
+    may have been rounded since.
     """
 
     base: Base
     kept: dict[str, Tensor]
     elsewhere: dict[str, str] = field(default_factory=dict)
+    samples: dict[str, tuple[torch.dtype, Tensor]] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, model: nn.Module, base: Base, plan: Plan) -> OriginalValues:
         """Note the values of a prepared model before its first training step."""
         live: dict[str, Tensor] = dict(model.named_parameters())
-        # A class outside transformers may not be built from its checkpoint alone.
-        rebuilt = base.path and base.cls.__module__.startswith("transformers.")
-        elsewhere = {
-            name: old for name, old in plan.existing.items() if rebuilt and old not in base.fresh
-        }
+        readable = in_checkpoint(base, plan.existing.values())
+        elsewhere = {name: old for name, old in plan.existing.items() if old in readable}
         kept = {name: live[name] for name in plan.existing if name not in elsewhere}
         kept |= dict(persistent_buffers(model))
         copies = {
@@ -49,7 +60,26 @@ class OriginalValues:
             for name, tensor in kept.items()
             if not tensor.is_meta
         }
-        return cls(base, copies, elsewhere)
+        plain = {name: p for name in elsewhere if not is_shard(p := live[name]) and not p.is_meta}
+        return cls(base, copies, elsewhere, {n: (p.dtype, sample(p)) for n, p in plain.items()})
+
+    def exactly(self, model: nn.Module, lost: Collection[str]) -> dict[str, Tensor]:
+        """Read what is kept nowhere else, to the last bit; return the ``lost`` ones of the base.
+
+        ``lost`` are parameters, by the base's names, that are in the model no more. Raises
+        :class:`MethodError` where the model started from values that its checkpoint does not give:
+        :func:`ftplug.disabled` takes them rounded.
+        """
+        again = self._base_again(model) if self.elsewhere or lost else {}
+        self._take(again)
+        for name, (dtype, before) in self.samples.items():
+            if not sample(self.kept[name].to(dtype)).equal(before):
+                raise MethodError(
+                    f"{name} began as other values than {self.base.id or 'the base checkpoint'} "
+                    f"gives in {str(dtype).removeprefix('torch.')} (was it rounded, and cast back, "
+                    "after it was loaded?): load the base again"
+                )
+        return {name: again[name] for name in lost}
 
     @contextmanager
     def put_back(self, model: nn.Module, *, but: Collection[str] = ()) -> Iterator[None]:
@@ -94,10 +124,13 @@ class OriginalValues:
     def _complete(self, model: nn.Module) -> None:
         """Read what is kept nowhere but in the base's checkpoint."""
         if self.elsewhere:
-            self.kept |= self._reread(model)
-            self.elsewhere = {}
+            self._take(self._base_again(model))
 
-    def _reread(self, model: nn.Module) -> dict[str, Tensor]:
+    def _take(self, again: Mapping[str, Tensor]) -> None:
+        self.kept |= {name: again[old] for name, old in self.elsewhere.items()}
+        self.elsewhere = {}
+
+    def _base_again(self, model: nn.Module) -> dict[str, Tensor]:
         """Load the base again and check that it is what this model started from."""
         import torch
 
@@ -128,4 +161,9 @@ class OriginalValues:
                 f"model started from {then}: its weights were changed before ftplug was attached,"
                 " or it was loaded from another revision"
             )
-        return {name: values[old] for name, old in self.elsewhere.items()}
+        return values
+
+
+def _is_at_hand(base: Base) -> bool:
+    """Whether this machine has the checkpoint that a base was loaded from."""
+    return base.path is not None and (base.revision is not None or Path(base.path).is_dir())

@@ -96,5 +96,7 @@ def sample(tensor: Tensor) -> Tensor:
     import torch
 
     count = tensor.numel()
-    places = torch.linspace(0, max(count - 1, 0), min(SAMPLE, count), dtype=torch.float64)
+    places = torch.linspace(
+        0, max(count - 1, 0), min(SAMPLE, count), dtype=torch.float64, device="cpu"
+    )
     return tensor.detach().reshape(-1)[places.long().to(tensor.device)].float().cpu()

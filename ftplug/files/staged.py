@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import itertools
 import json
@@ -11,13 +10,15 @@ import shutil
 import socket
 import time
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from typing_extensions import TypedDict  # pydantic needs it before Python 3.12
 
 from ftplug.errors import ArtifactError
 from ftplug.files.flush import flush, flush_directory
+from ftplug.files.folder_lock import awaited
+from ftplug.files.write_errors import stated_write_errors
 
 STAGE = "_ftplug_staging-"  # the Trainer's uploads skip names that start with an underscore
 COMMITTED = "_ftplug_committed-"  # complete: to be moved into the folder around it
@@ -27,21 +28,44 @@ _OPEN: set[Path] = set()  # stages that threads of this process are writing
 _NUMBERS = itertools.count()
 _MOVE_SECONDS = 60.0
 _LARGEST = 2**20  # bytes of a journal
-_SHUT = (errno.EROFS, errno.EACCES, errno.EPERM)
-_NO_PLACE = (errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ENOENT, errno.ELOOP)
 _MACHINE = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 
 
 @contextmanager
-def staged(target: Path, last: str, obsolete: Collection[str] = ()) -> Iterator[Path]:
+def staged(
+    target: Path, last: str, obsolete: Collection[str] = (), *, exist_ok: bool = True
+) -> Iterator[Path]:
     """Yield a folder to fill; on success it is flushed to disk and takes its place as ``target``.
 
     On an error ``target`` stays as it was. Where it exists already (a Trainer's output folder, a
     mount) the stage lies inside it. Its file ``last`` goes first and comes last: as long as that
     file is there, everything that belongs to it is. Files named in ``obsolete`` go with it. What a
-    crash leaves half moved is finished by the next writer (:func:`finish_interrupted`).
+    crash leaves half moved is finished by the next writer (:func:`finish_interrupted`). Without
+    ``exist_ok`` a folder that holds something, perhaps since a moment ago, is an ArtifactError.
     """
     exists = target.exists()
+    with nullcontext() if exist_ok or not target.is_dir() else awaited(target):
+        if not exist_ok:
+            require_empty(target)
+        with _staged(target, exists, last, obsolete) as stage:
+            yield stage
+
+
+def require_empty(target: Path) -> None:
+    """Raise :class:`ArtifactError` where there is something already.
+
+    What a killed process had not yet written completely does not count, and is removed.
+    """
+    with stated_write_errors(target):
+        if target.is_dir():
+            finish_interrupted(target)
+            remove_abandoned(target, STAGE)
+        if os.path.lexists(target) and (not target.is_dir() or any(target.iterdir())):
+            raise ArtifactError(f"{target} exists already: choose another folder")
+
+
+@contextmanager
+def _staged(target: Path, exists: bool, last: str, obsolete: Collection[str]) -> Iterator[Path]:
     around = target if exists else target.parent
     around.mkdir(parents=True, exist_ok=True)
     finish_interrupted(around)
@@ -175,36 +199,6 @@ def close_stage(stage: Path) -> None:
     """Remove a stage and what is left in it."""
     shutil.rmtree(stage, ignore_errors=True)
     _OPEN.discard(stage.resolve())
-
-
-@contextmanager
-def stated_write_errors(target: Path) -> Iterator[None]:
-    """Say in one line that a folder cannot be written (disk full, read-only, no permission)."""
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        raise ArtifactError(f"cannot write {target}: {error}: {_way_out(error)}") from error
-    except ValueError as error:
-        if "null byte" not in str(error) and "null character" not in str(error):
-            raise
-        raise ArtifactError(f"cannot write {str(target)!r}: {error}: choose another") from error
-    except RuntimeError as error:
-        if "PytorchStreamWriter" not in str(error) and "inline_container" not in str(error):
-            raise
-        reason = str(error).partition("\n")[0]  # torch.save on a full disk
-        raise ArtifactError(f"cannot write {target}: {reason}: {_way_out(error)}") from error
-
-
-def _way_out(error: Exception) -> str:
-    number = getattr(error, "errno", None)
-    if isinstance(error, FileExistsError) and number is None:
-        return "then save again"
-    if number in _NO_PLACE:
-        return "choose another folder"
-    cure = "make it writable" if number in _SHUT else "make room there"
-    return f"{cure} or choose another folder; what was complete there still is"
 
 
 def remove_abandoned(around: Path, prefix: str) -> None:

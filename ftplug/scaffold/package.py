@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import keyword
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from ftplug import __version__, discovery
 from ftplug.errors import FtplugError
+from ftplug.files.staged import staged
+from ftplug.files.write_errors import stated_write_errors
 
 TEMPLATES = Path(__file__).with_name("templates")
 
@@ -56,15 +57,9 @@ def write_package(name: str, to: Path | None = None) -> Path:
     """
     names = Names(_free(name))
     folder = to if to is not None else Path(names.distribution)
-    if os.path.exists(folder) and (not folder.is_dir() or any(folder.iterdir())):
-        raise FtplugError(f"{folder} exists already: name another folder with --to")
-    contents = _render(names)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for file, content in contents.items():
-            (folder / file).write_text(content, encoding="utf-8")
-    except OSError as error:
-        raise FtplugError(f"cannot write {folder}: {error.strerror or error}") from error
+    with stated_write_errors(folder), staged(folder, "pyproject.toml", exist_ok=False) as stage:
+        for file, content in _render(names).items():
+            (stage / file).write_text(content, encoding="utf-8")
     return folder
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
@@ -269,6 +270,11 @@ def persistent_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
                 yield (f"{prefix}.{name}" if prefix else name), buffer
 
 
+def named_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the live parameters by name; equal names of many models are held once."""
+    return {sys.intern(name): parameter for name, parameter in model.named_parameters()}
+
+
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Return the live parameters and persistent buffers by name."""
-    return dict(model.named_parameters()) | dict(persistent_buffers(model))
+    return named_parameters(model) | dict(persistent_buffers(model))

@@ -106,10 +106,15 @@ def replace_values(tensor: Tensor, value: Tensor) -> Callable[[], Any]:
 
 
 def remember_values(tensor: Tensor) -> Callable[[], Any]:
-    """Return what gives a tensor the values back that it has now."""
+    """Return what gives a tensor the values back that it has now, in the memory that it has now."""
     if is_partitioned(tensor):
         return partial(_write, tensor, own_part(tensor).clone())
-    return partial(setattr, tensor, "data", tensor.detach().clone())
+    return partial(_put_back, tensor, tensor.data, tensor.detach().clone())
+
+
+def _put_back(tensor: Tensor, memory: Tensor, values: Tensor) -> None:
+    memory.copy_(values)  # it may have been written over
+    tensor.data = memory  # or left
 
 
 def write_values(tensor: Tensor, value: Tensor) -> None:

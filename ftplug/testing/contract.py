@@ -178,9 +178,17 @@ class MethodContract:
         """Or is refused with a reason."""
         checks.merged_equals_the_forward(case)
 
+    def test_detaches(self, case: Case) -> None:
+        """Taken off, it leaves the base as it was, to the last bit."""
+        checks.detaches(case)
+
     def test_a_deepcopy_is_independent(self, case: Case) -> None:
         """In both directions."""
         checks.a_deepcopy_is_independent(case)
+
+    def test_shares_its_base(self, case: Case) -> None:
+        """With another model of the artifact, over the same memory."""
+        checks.shares_its_base(case)
 
     def test_composes(self, case: Case) -> None:
         """With an adapter and a regulariser behind it."""

@@ -30,6 +30,14 @@ def keep_gradients(model: nn.Module) -> None:
             setattr(module, _FUNCTION, functools.partial(_with_gradient, function))
 
 
+def give_back(model: nn.Module) -> None:
+    """Take that off again: layers are run through what transformers gave them."""
+    for module in model.modules():
+        function = getattr(module, _FUNCTION, None)
+        if isinstance(function, functools.partial) and function.func is _with_gradient:
+            setattr(module, _FUNCTION, function.args[0])
+
+
 def _with_gradient(checkpoint: Callable[..., Any], function: Any, *args: Any) -> Any:
     """Run ``checkpoint(function, *args)``; a frozen layer's output then needs a gradient too."""
     import torch

@@ -7,7 +7,9 @@ from typing import Any, cast
 
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ftplug.attaching.attachment import attachment_of
+from ftplug.attaching.attachment import attachment_of, unwrap_model
+from ftplug.attaching.changing import changes_model
+from ftplug.attaching.sharing_base.checking import require_shared_as_it_was
 from ftplug.errors import MethodError
 from ftplug.frames import trainer_in_construction
 from ftplug.host import MethodLike, resolve
@@ -18,6 +20,7 @@ from ftplug.training.learning_rate import set_learning_rate
 from ftplug.training.resuming import save_between_steps
 from ftplug.training.run import LearningRateChoice, Run
 from ftplug.training.running.alone import warn_if_alone
+from ftplug.training.running.detaching import Before
 from ftplug.training.trainer_names import check_trainer, overrides
 
 
@@ -98,7 +101,9 @@ class FTPlugCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Refuse a binding that came too late; start the clock."""
+        """Refuse a binding that came too late, and a base that was written to; start the clock."""
+        if self.run.trainer is not None:
+            require_shared_as_it_was(self.run.model, "train")
         self.run.begin()
 
     def on_step_begin(
@@ -145,6 +150,7 @@ class FTPlugCallback(TrainerCallback):
         self.run.end()
 
 
+@changes_model
 def bind(trainer: Trainer, callback: FTPlugCallback) -> None:
     """Apply the callback's methods to the Trainer's model and splice in the mixin."""
     run = callback.run
@@ -161,8 +167,10 @@ def bind(trainer: Trainer, callback: FTPlugCallback) -> None:
         )
     warn_if_alone(trainer.args.world_size)
     model = cast("Any", trainer.model)
+    require_shared_as_it_was(unwrap_model(model), "train")
     trained_before = attachment_of(model) is not None or run.start_from is not None
     holds_base = trl.holds_base(trainer)
+    before = Before.of(trainer)
     run.put_methods_on(model, trainer)
     run.reference = trl.give_reference(
         trainer, trained_before=trained_before, holds_base=holds_base
@@ -170,6 +178,7 @@ def bind(trainer: Trainer, callback: FTPlugCallback) -> None:
     set_learning_rate(trainer.args, run.methods, run.lr)
     _splice(trainer)
     trainer.ftplug = run  # type: ignore[attr-defined]
+    run.before = before
     run.belongs_to(trainer)
     save_between_steps(trainer)
 
@@ -183,7 +192,8 @@ def _already_bound(trainer: TrainerMixin, run: Run) -> str:
     other = " + ".join(new) or "with other settings"
     return (
         f"this {type(trainer).__name__} already has {' + '.join(has)}, and keeps it: to train "
-        f"{other} build a new Trainer with a fresh base{together}"
+        f"{other} take that off first (ftplug.detach), or build a new Trainer with a fresh base"
+        f"{together}"
     )
 
 

@@ -15,8 +15,9 @@ from transformers.trainer_utils import sort_checkpoints
 
 from ftplug.artifacts.checkpoint import STATE, TRAINER_STATE, seal, step_of
 from ftplug.attaching.attachment import require_attachment
-from ftplug.files.staged import STAGE, close_stage, open_stage, stated_write_errors
+from ftplug.files.staged import STAGE, close_stage, open_stage
 from ftplug.files.swapping import replace_directory
+from ftplug.files.write_errors import stated_write_errors
 from ftplug.training.processes import together
 
 if TYPE_CHECKING:

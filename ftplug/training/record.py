@@ -46,6 +46,7 @@ class Measurements:
     scalars: set[str] = field(default_factory=set)
     elsewhere: list[Elsewhere] = field(default_factory=list)
     is_elsewhere: bool = False  # while other data are evaluated on
+    is_on_training_data: bool = False  # while these are the training set itself
     earlier: history.Taken = field(default_factory=history.Taken)
     last: history.Taken | None = None
     script: dict[str, Any] = field(default_factory=dict)
@@ -110,10 +111,11 @@ def evaluating(trainer: Any, measured: Measurements, dataset: Any, prefix: str) 
         return
     state, place = trainer.state, len(trainer.state.log_history)
     measured.is_elsewhere = True
+    measured.is_on_training_data = dataset is trainer.train_dataset
     try:
         yield
     finally:
-        measured.is_elsewhere = False
+        measured.is_elsewhere = measured.is_on_training_data = False
     data = other_data_facts(dataset)
     for at, log in enumerate(state.log_history[place:], start=place):
         found = history.evaluation(log, f"{prefix}_")

@@ -18,12 +18,8 @@ from transformers.trainer_utils import SaveStrategy, get_last_checkpoint
 from ftplug.artifacts.checkpoint import resumable
 from ftplug.attaching.sharding import partners_awaited
 from ftplug.files.folder_lock import claimed
-from ftplug.files.staged import (
-    STAGE,
-    finish_interrupted,
-    remove_abandoned,
-    stated_write_errors,
-)
+from ftplug.files.staged import STAGE, finish_interrupted, remove_abandoned
+from ftplug.files.write_errors import stated_write_errors
 from ftplug.training import batches
 from ftplug.training.processes import keep_timeout, together
 from ftplug.training.restarting import another_number
@@ -58,6 +54,8 @@ class ResumeMixin:
             else:
                 kwargs["resume_from_checkpoint"] = checkpoint
         with partners_awaited(), ExitStack() as stack:
+            self.ftplug.trains = True
+            stack.callback(setattr, self.ftplug, "trains", False)
             with together("claiming the output folder"):
                 stack.enter_context(self._claim(given.get("trial")))
             if self.ftplug.restarts.preemptible:
@@ -190,6 +188,13 @@ def save_between_steps(trainer: Any) -> None:
     for callback in trainer.callback_handler.callbacks:
         if type(callback) is JITCheckpointCallback:
             callback.__class__ = BetweenSteps
+
+
+def save_at_any_moment(trainer: Any) -> None:
+    """Take that back: transformers' own checkpoint on SIGTERM."""
+    for callback in trainer.callback_handler.callbacks:
+        if type(callback) is BetweenSteps:
+            object.__setattr__(callback, "__class__", JITCheckpointCallback)
 
 
 def without_jit_checkpoint(trainer: Any) -> None:

@@ -94,6 +94,8 @@ class Run:
         self.resumes: Path | None = None
         self.loading = ExitStack()  # open while DeepSpeed's engine reads a checkpoint
         self.staged_at = math.inf
+        self.trains = False  # within train()
+        self.before: Any = None  # what the Trainer had when it was bound
         self._trainer: weakref.ref[Trainer] | None = None
 
     @property
@@ -139,8 +141,7 @@ class Run:
 
     def reduce(self, tensor: Tensor) -> Tensor:
         """Return the mean over all processes."""
-        mean: Tensor = reduce(tensor, reduction="mean")
-        return mean
+        return cast("Tensor", reduce(tensor, reduction="mean"))
 
     # Putting the methods on a model.
 
@@ -270,8 +271,7 @@ class Run:
 
     def logged(self, logging_steps: float) -> None:
         """Warn, once a log follows enough steps, of tensors that should have moved and did not."""
-        enough = PATIENCE if logging_steps >= PATIENCE else WATCHED_STEPS
-        if self.movement.steps >= enough:
+        if self.movement.steps >= (PATIENCE if logging_steps >= PATIENCE else WATCHED_STEPS):
             self._warn_of_still()
 
     def evaluated(self, step: int, metrics: Mapping[str, Any]) -> None:

@@ -24,7 +24,7 @@ from ftplug.attaching import script_adapters
 from ftplug.attaching.sharding import local_parameters
 from ftplug.base.fingerprint import sample
 from ftplug.errors import FtplugError, MethodError
-from ftplug.files.staged import stated_write_errors
+from ftplug.files.write_errors import stated_write_errors
 from ftplug.frames import calling_object, trainer_in_construction
 from ftplug.host import Host
 from ftplug.method import Method

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, cast
 from torch import nn
 
 from ftplug import structure
-from ftplug.attaching.attachment import disabled, require_attachment, unwrap_model
+from ftplug.attaching.attachment import attachment_of, require_attachment, unwrap_model
+from ftplug.attaching.disabling import disabled
 from ftplug.attaching.original_values import OriginalValues
 from ftplug.attaching.plan import saved_tensors
 from ftplug.errors import MethodError
@@ -79,6 +80,11 @@ class Reference(nn.Module):
     @contextmanager
     def answering(self, policy: nn.Module) -> Iterator[None]:
         """Let the policy itself be the reference within the block."""
+        if attachment_of(policy) is None:
+            raise MethodError(
+                f"{type(self._trainer()).__name__}: its reference was its own model, whose method "
+                "was taken off: attach another one, or build a new Trainer (ref_model=)"
+            )
         before = self._as_it_came
         as_it_was = before.put_back(policy) if before else disabled(policy)
         with as_it_was, in_eval_mode(policy.modules()):
@@ -101,6 +107,8 @@ def give_reference(
     built = hasattr(trainer, "ref_model")  # ftplug.attach: TRL has loaded one, or was given one
     precomputes = getattr(args, "precompute_ref_log_probs", False)
     given = cast("Any", trainer).ref_model if built else constructor_argument(trainer, "ref_model")
+    if isinstance(given, Reference):  # of a method that was taken off this Trainer
+        given = None
     if built and given is not None and trained_before and not holds_base:
         raise MethodError(
             f"{name}: ftplug.attach cannot tell whether ref_model is yours or the base that TRL "

@@ -55,6 +55,9 @@ class Bottleneck(Method):
         int | None, Ge(1), "How many top layers of each stack get adapters; None: all."
     ] = None
     scaling: Annotated[float, Gt(0), "Factor on the adapter's output; He et al. use 4."] = 1.0
+    original_ln_before: Annotated[
+        bool, "Pfeiffer, after a LayerNorm: read what it makes of the output (seq_bn of adapters)."
+    ] = False
 
     name: ClassVar[str] = "bottleneck"
     MIGRATIONS: ClassVar[tuple[Migration, ...]] = (cache_moved("bottleneck"),)
@@ -81,6 +84,8 @@ class Bottleneck(Method):
                 f"bottleneck: transformers has no non_linearity {self.non_linearity!r}; "
                 f"it has {', '.join(sorted(ACT2FN))}"
             )
+        if self.original_ln_before and self.placement != "pfeiffer":
+            raise MethodError("bottleneck: original_ln_before goes with placement=pfeiffer alone")
         for module, hidden_size, around in list(self._sites(model)):
             module.add_module("adapter", self._adapter(hidden_size, beside=module))
             wrap_forward(module, functools.partial(around, scaling=self.scaling))
@@ -106,6 +111,9 @@ class Bottleneck(Method):
                 projections = require_output_projections(layer, self.name)
                 if self.placement == "parallel":
                     yield _feed_forward(layer, projections)
+                    continue
+                if self.original_ln_before:
+                    yield _around_norm(layer, projections)
                     continue
                 after = projections.attention if self.placement == "houlsby" else ()
                 for name in (*after, projections.feed_forward):
@@ -136,9 +144,7 @@ def _feed_forward(layer: nn.Module, projections: OutputProjections) -> Site:
     """Return the module whose input is the feed-forward's and whose output has it added."""
     path, _, _ = projections.feed_forward.rpartition(".")
     module = layer.get_submodule(path)
-    arguments = list(inspect.signature(module.forward).parameters)
-    has_norm = any(p.ndim == 1 and n.endswith("weight") for n, p in module.named_parameters())
-    if arguments == ["hidden_states", "input_tensor"] and has_norm:  # BERT: dense, add, LayerNorm
+    if _adds_and_normalises(module):  # BERT: dense, add, LayerNorm
         return module, projections.hidden_size, _beside_residual
     linears = linear_layers(layer)
     inside = [name for name in linears if path and name.startswith(f"{path}.")]
@@ -149,6 +155,24 @@ def _feed_forward(layer: nn.Module, projections: OutputProjections) -> Site:
         f"bottleneck: the feed-forward of {type(layer).__name__} is no module of its own: "
         "use placement=pfeiffer instead of parallel"
     )
+
+
+def _around_norm(layer: nn.Module, projections: OutputProjections) -> Site:
+    """Return the module that projects, adds the residual and normalises, as BERT's output does."""
+    path, _, _ = projections.feed_forward.rpartition(".")
+    module = layer.get_submodule(path)
+    if path and _adds_and_normalises(module):
+        return module, projections.hidden_size, _through_norm
+    raise MethodError(
+        f"bottleneck: {type(layer).__name__} has no LayerNorm right after its feed-forward, as "
+        "BERT has: leave original_ln_before off"
+    )
+
+
+def _adds_and_normalises(module: nn.Module) -> bool:
+    arguments = list(inspect.signature(module.forward).parameters)
+    has_norm = any(p.ndim == 1 and n.endswith("weight") for n, p in module.named_parameters())
+    return arguments == ["hidden_states", "input_tensor"] and has_norm
 
 
 def _after(module: nn.Module, forward: Any, *args: Any, scaling: float, **kwargs: Any) -> Any:
@@ -169,6 +193,17 @@ def _beside_residual(
 ) -> Any:
     """Run the adapter on what a feed-forward reads, which here is the residual as well."""
     return forward(hidden_states, _adapted(module, input_tensor, input_tensor, scaling))
+
+
+def _through_norm(
+    module: nn.Module, forward: Any, hidden_states: Tensor, input_tensor: Tensor, *, scaling: float
+) -> Any:
+    """Run the adapter on the normalised output, and normalise the output with its update anew.
+
+    Dropout, where it is on, differs between the two.
+    """
+    normalised = forward(hidden_states, input_tensor)
+    return forward(hidden_states, _adapted(module, normalised, input_tensor, scaling))
 
 
 def _adapted(module: nn.Module, hidden_states: Tensor, output: Tensor, scaling: float) -> Tensor:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Lt
 
-from ftplug import LearningRate, hookimpl
+from ftplug import LearningRate, MethodError, hookimpl
 from ftplug.context import RunView
 from ftplug.method import Migration
 from ftplug_plugins.lora_parts import migration, settings
@@ -72,6 +72,16 @@ class Lora(PeftMethod):
         super().__post_init__()
         start = settings.checked_start(self.name, self.init_lora_weights)
         object.__setattr__(self, "init_lora_weights", start)
+        if self.target_modules == (settings.NO_MODULES,) and not self.target_parameters:
+            raise MethodError(
+                f"{self.name}: target_modules={settings.NO_MODULES} leaves nothing to adapt: it "
+                "goes with target_parameters"
+            )
+
+    @classmethod
+    def as_meant(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the settings; an empty list of modules beside ``target_parameters`` is none."""
+        return settings.meant(given)
 
     def config_values(self) -> dict[str, Any]:
         """Return the settings as arguments of peft's config."""
@@ -81,6 +91,8 @@ class Lora(PeftMethod):
             values[name] = values[name] or None
         if self.target_modules == ("all-linear",):
             values["target_modules"] = "all-linear"
+        if self.target_modules == (settings.NO_MODULES,):
+            values["target_modules"] = []
         if self.use_bdlora is not None:
             values["use_bdlora"] = versions.block_diagonal(self.use_bdlora)
         return values

@@ -7,6 +7,12 @@ from typing import TYPE_CHECKING
 from ftplug.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from ftplug_registry.governing.deprecating import deprecate, undeprecate
+    from ftplug_registry.governing.differing import diff
+    from ftplug_registry.governing.history import history
+    from ftplug_registry.governing.promoting import promote
+    from ftplug_registry.governing.usage import usage
+    from ftplug_registry.governing.withdrawing import unwithdraw, withdraw
     from ftplug_registry.hub import Hub
     from ftplug_registry.local_hub import round_trip
     from ftplug_registry.pulling.fetching import pull
@@ -19,9 +25,13 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Hub": "hub",
+    "deprecate": "governing.deprecating",
+    "diff": "governing.differing",
+    "history": "governing.history",
     "is_plain": "pulling.plain_peft",
     "load_plain": "pulling.plain_peft",
     "round_trip": "local_hub",
+    "promote": "governing.promoting",
     "pull": "pulling.fetching",
     "Published": "pushing.publishing",
     "push": "pushing.publishing",
@@ -29,22 +39,34 @@ _HOME = {
     "search": "searching",
     "require_signature": "signing.requiring",
     "show": "showing",
+    "undeprecate": "governing.deprecating",
+    "unwithdraw": "governing.withdrawing",
+    "usage": "governing.usage",
     "verify": "verifying.verification",
+    "withdraw": "governing.withdrawing",
 }
 
 __all__ = [
     "Found",
     "Hub",
     "Published",
+    "deprecate",
+    "diff",
+    "history",
     "is_plain",
     "load_plain",
+    "promote",
     "pull",
     "push",
     "require_signature",
     "round_trip",
     "search",
     "show",
+    "undeprecate",
+    "unwithdraw",
+    "usage",
     "verify",
+    "withdraw",
 ]
 
 

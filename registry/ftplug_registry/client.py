@@ -130,3 +130,24 @@ def resolve_revision(api: HfApi, repo_id: str, revision: str | None, cache_dir: 
         repo_id, revision=revision, cache_dir=cache_dir, allow_patterns=[]
     )
     return Path(folder).name
+
+
+def content_of(api: HfApi, repo_id: str, name: str, sha: str) -> bytes:
+    """Return a file of a commit by one request; the client's own way takes two."""
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.utils import (  # type: ignore[attr-defined]
+        build_hf_headers,
+        hf_raise_for_status,
+        http_backoff,
+    )
+
+    url = hf_hub_url(repo_id, name, revision=sha, endpoint=api.endpoint)
+    headers = build_hf_headers(
+        token=api.token,
+        library_name=api.library_name,
+        library_version=api.library_version,
+        headers=api.headers,
+    )
+    response = http_backoff("GET", url, headers=headers)
+    hf_raise_for_status(response)
+    return bytes(response.content)

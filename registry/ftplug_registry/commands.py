@@ -11,6 +11,8 @@ from typing import Annotated
 import typer
 
 from ftplug.options import BaseId, DatasetName
+from ftplug_registry.adopting.command import adopt
+from ftplug_registry.governing.commands import deprecate, diff, du, history, promote, withdraw
 from ftplug_registry.options import (
     AllowUnsigned,
     AsJson,
@@ -29,12 +31,15 @@ from ftplug_registry.printing import (
 )
 from ftplug_registry.server.command import serve
 from ftplug_registry.signing_commands import keygen, sign, trust
+from ftplug_registry.site.command import site
 from ftplug_registry.verifying.command import verify
 
 
 def add_commands(app: typer.Typer) -> None:
-    """Add push, pull, search, show, verify, sign, keygen, trust and serve to the command line."""
-    for command in (push, pull, search, show, verify, sign, keygen, trust, serve):
+    """Add what publishes, finds, checks, governs and shows artifacts to the command line."""
+    publishing = (push, pull, adopt, search, show, verify, sign, keygen, trust)
+    governing = (history, diff, promote, deprecate, withdraw, du)
+    for command in (*publishing, *governing, serve, site):
         app.command()(command)
 
 
@@ -161,6 +166,7 @@ def pull(
         content = {"repo_id": repo_id, "sha": fetched.sha, "path": str(fetched.path)}
         more = {"verified": verified, "files": fetched.files, "missing": missing}
         more["signature"] = fetched.signed.known if fetched.signed else None
+        more["notice"] = dataclasses.asdict(fetched.notice) if fetched.notice else None
         typer.echo(json.dumps(content | more, indent=2))
         return
     if fetched.manifest is not None:
@@ -190,8 +196,13 @@ def search(
     ] = None,
     author: Annotated[str | None, typer.Option("--author", help="User or organisation.")] = None,
     sort: Annotated[
-        str, typer.Option("--sort", help="modified, created, downloads, likes or metric.")
+        str,
+        typer.Option(
+            "--sort",
+            help="modified, created, downloads, likes, metric, repository, method, base or task.",
+        ),
     ] = "modified",
+    reverse: Annotated[bool, typer.Option("--reverse", help="Turn the order round.")] = False,
     limit: Annotated[int, typer.Option("--limit", min=1, help="Results on a page.")] = 20,
     page: Annotated[int, typer.Option("--page", min=1, help="Which page.")] = 1,
     as_json: AsJson = False,
@@ -210,6 +221,7 @@ def search(
         metric=metric,
         author=author,
         sort=sort,
+        reverse=reverse,
         limit=limit,
         page=page,
     )

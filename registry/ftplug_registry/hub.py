@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
 
 _REF = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*(/[A-Za-z0-9_][A-Za-z0-9._+-]*)*")
+_COMMIT = re.compile(r"[0-9a-fA-F]{7,40}")
 _LONGEST_MESSAGE = 300  # characters of what a server says
 
 
@@ -170,8 +171,24 @@ def check_ref(kind: str, name: str | None) -> None:
         return
     text = name if isinstance(name, str) else ""
     odd = not _REF.fullmatch(text) or ".." in text or text.endswith((".lock", "/", "."))
-    if odd or text == "HEAD" or re.fullmatch(r"[0-9a-f]{40}", text):  # those mean a commit
+    if odd or text == "HEAD":
         raise RegistryError(f"{name!r} is no name for a {kind}: letters, digits and . _ - / do")
+    if _COMMIT.fullmatch(text):
+        raise RegistryError(
+            f"{name!r} is no name for a {kind}: 7 to 40 hex digits read as a commit: add a letter "
+            "beyond f, or a sign"
+        )
+
+
+def refuse_beside(repo_id: str, tag: str, tags: Iterable[str]) -> None:
+    """Refuse a tag that git cannot hold beside another: a ref is a file, or a folder of them."""
+    for other in sorted(tags):
+        if other.startswith(f"{tag}/") or tag.startswith(f"{other}/"):
+            there, shorter = one_line(other), one_line(min(tag, other, key=len))
+            raise RegistryError(
+                f"{repo_id}: there is a tag {there}: git holds {shorter} or tags that begin with "
+                f"{shorter}/, not both: choose another name than {one_line(tag)}"
+            )
 
 
 def _raised_in_client(error: Exception) -> bool:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from ftplug.errors import RegistryError
-from ftplug_registry.card.metadata import BASE_TAG
+from ftplug_registry.card.markdown import is_number
+from ftplug_registry.card.metadata import BASE_TAG, metric_name
 from ftplug_registry.hub import Hub
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ TAG = "ftplug"
 ORDERS = {"modified": "last_modified", "created": "created_at", "downloads": "downloads"} | {
     "likes": "likes"
 }
-_MOST = 2000  # repositories read to sort by a metric, which the Hub itself cannot
+_MOST = 2000  # repositories read to sort by what the Hub itself cannot
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ def search(
     metric: str | None = None,
     author: str | None = None,
     sort: str = "modified",
+    reverse: bool = False,
     limit: int = 20,
     page: int = 1,
     hub: Hub | None = None,
@@ -68,15 +70,22 @@ def search(
 
     ``text`` is looked for in repository names. ``base`` is a Hub id, or what a base without one is
     known by: its fingerprint, architecture (``bert``) or the model's class. ``metric`` keeps those
-    that report it. ``sort`` is ``modified``, ``created``, ``downloads``, ``likes`` or ``metric``:
-    best first, where lower is better for losses and error rates.
+    that report it, on whatever data; ``eval_f1``, as a Trainer says it, is f1. ``sort`` is
+    ``modified``, ``created``, ``downloads`` or ``likes`` (most first), ``metric`` (best first,
+    where lower is better for losses and error rates), or ``repository``, ``method``, ``base`` or
+    ``task`` (by letters, those without one last); ``reverse`` turns the order round. What the Hub
+    cannot sort by is sorted here, of the 2000 latest.
     """
-    if sort not in (*ORDERS, "metric"):
-        raise RegistryError(f"search: cannot sort by {sort!r}: {', '.join([*ORDERS, 'metric'])}")
+    orders = (*ORDERS, "metric", *_COLUMNS)
+    if sort not in orders:
+        raise RegistryError(f"search: cannot sort by {sort!r}: {', '.join(orders)}")
+    metric = metric_name(metric)[0] if metric else None
     if sort == "metric" and metric is None:
         raise RegistryError("search: name the --metric to sort by")
     if limit < 1 or page < 1:
         raise RegistryError("search: limit and page are positive numbers")
+    if page * limit >= sys.maxsize:
+        raise RegistryError("search: limit and page are too large: begin with page 1")
     hub = hub or Hub()
     tags = [TAG, *([f"{TAG}:{method}"] if method else [])]
     with hub.stated_errors("search"):
@@ -94,16 +103,33 @@ def search(
             )
         )
         artifacts = _with_metric(map(_found, models), metric)
-        if sort == "metric" and metric is not None:
-            lower = _lower_is_better(metric)
-            known = sorted(
-                islice(artifacts, _MOST),
-                key=lambda one: one.metrics[metric] * (1 if lower else -1),
-            )
-            artifacts = iter(known)
+        if key := _key(sort, metric):
+            artifacts = iter(sorted(islice(artifacts, _MOST), key=key))
+        if reverse:
+            artifacts = reversed(list(islice(artifacts, _MOST)))
         start = (page - 1) * limit
         window = list(islice(artifacts, start, start + limit + 1))
     return Page(tuple(window[:limit]), page, len(window) > limit)
+
+
+def _key(sort: str, metric: str | None) -> Callable[[Found], Any] | None:
+    """Return what to sort by here, None for what the Hub sorts by."""
+    if sort != "metric" or metric is None:
+        return _COLUMNS.get(sort)
+    sign = 1 if _lower_is_better(metric) else -1
+    return lambda one: sign * one.metrics[metric]
+
+
+def _letters(text: str | None) -> tuple[bool, str]:
+    return not text, (text or "").lower()
+
+
+_COLUMNS: dict[str, Callable[[Found], Any]] = {
+    "repository": lambda one: one.repo_id.lower(),
+    "method": lambda one: _letters(" + ".join(one.methods)),
+    "base": lambda one: _letters(one.base or " ".join(one.base_known_by)),
+    "task": lambda one: _letters(one.task),
+}
 
 
 def _base_filters(base: str | None) -> list[list[str]]:
@@ -147,6 +173,6 @@ def _metrics(card: Any) -> dict[str, float]:
     results = getattr(card, "eval_results", None) or ()
     for result in sorted(results, key=lambda one: one.dataset_split != "test"):
         value = result.metric_value
-        if isinstance(value, int | float) and math.isfinite(value):
+        if is_number(value) and abs(value) <= sys.float_info.max:
             metrics.setdefault(str(result.metric_type), float(value))
     return metrics

@@ -57,7 +57,32 @@ def test_experts_are_refused(method):
         num_attention_heads=4, num_key_value_heads=2, num_local_experts=4, pad_token_id=0,
     )  # fmt: skip
     model = MixtralForCausalLM(config).eval()
-    assert "\n" not in refused(model, method, target_modules="all-linear", r=4)
+    said = refused(model, method, target_modules="all-linear", r=4)
+    assert "decomposes the weights of linear layers, and model.layers.0.mlp" in said
+
+
+@pytest.mark.parametrize("method", ["pissa", "olora"])
+def test_a_decomposition_that_fails_halfway_leaves_the_weights(method, monkeypatch):
+    from peft.tuners.lora.layer import LoraLayer
+
+    decompose, layers = getattr(LoraLayer, f"{method}_init"), []
+
+    def failing(layer, *given):
+        weight = layer.get_base_layer().weight
+        decompose(layer, *given)
+        layers.append(weight)
+        weight.data.zero_()
+        if len(layers) > 2 and not weight.is_meta:
+            raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(LoraLayer, f"{method}_init", failing)
+    model = tiny.llama()
+    before, places = weights(model), [p.data_ptr() for p in model.parameters()]
+    with pytest.raises((ftplug.FtplugError, torch.OutOfMemoryError)):
+        ftplug.apply(model, method, r=4)
+    assert sum(not weight.is_meta for weight in layers) >= 1
+    assert difference(before, weights(model)) is None
+    assert [p.data_ptr() for p in model.parameters()] == places
 
 
 class Failing(Method):

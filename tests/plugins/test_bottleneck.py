@@ -480,6 +480,7 @@ def test_settings_from_the_command_line() -> None:
         "non_linearity": "relu",
         "layers": None,
         "scaling": 4.0,
+        "original_ln_before": False,
     }
 
 
@@ -600,3 +601,26 @@ def test_linear_layers_counts_conv1d_and_what_peft_wraps_once() -> None:
     }
     ftplug.apply(model, "lora", target_modules=("c_attn", "c_proj"))
     assert linear_layers(model.transformer.h[0]) == plain
+
+
+def test_what_a_layernorm_makes_of_the_output_can_be_read_first() -> None:
+    """seq_bn of ``adapters``; tests/ftplug/adopting holds its answers beside that library's."""
+    base = tiny.bert()
+    model = applied(copy.deepcopy(base), "pfeiffer", original_ln_before=True, scaling=2.0)
+    batch = tiny.inputs(base)
+    assert torch.equal(model(**batch).logits, base(**batch).logits)
+    output: Any = model.get_submodule("bert.encoder.layer.1.output")
+    nn.init.normal_(output.adapter.up.weight)
+    hidden, residual = torch.randn(3, 7, 2 * D), torch.randn(3, 7, D)
+    dense = output.dense(hidden[..., : output.dense.in_features])
+    update = output.adapter(output.LayerNorm(dense + residual))
+    expected = output.LayerNorm(dense + residual + 2.0 * update)
+    found = output(hidden[..., : output.dense.in_features], residual)
+    assert torch.allclose(found, expected, atol=1e-6)
+
+
+def test_it_needs_a_layernorm_there_and_pfeiffer() -> None:
+    with pytest.raises(MethodError, match="goes with placement=pfeiffer alone"):
+        applied(tiny.bert(), "houlsby", original_ln_before=True)
+    with pytest.raises(MethodError, match="no LayerNorm right after its feed-forward"):
+        applied(tiny.llama(), "pfeiffer", original_ln_before=True)

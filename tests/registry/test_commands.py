@@ -98,6 +98,17 @@ def test_sorted_by_a_metric_the_best_is_first(zoo, hub):
     assert found(hub, metric="loss", sort="metric") == best
 
 
+def test_sorted_by_any_column_and_turned_round(zoo, hub):
+    by_name = [f"alice/zoo-{number}" for number in range(3)]
+    assert found(hub, sort="repository") == by_name
+    assert found(hub, sort="repository", reverse=True) == by_name[::-1]
+    assert found(hub, sort="method")[0] == zoo[0.9]  # bottleneck
+    assert found(hub, sort="base")[-1] == zoo[0.9]  # org/base-1
+    assert set(found(hub, sort="task")) == set(by_name)
+    assert found(hub, reverse=True) == found(hub)[::-1]
+    assert found(hub, metric="eval_accuracy", sort="metric", reverse=True)[0] == zoo[0.7]
+
+
 def test_pages_hold_each_once(zoo, hub):
     pages = [search("zoo", hub=hub, limit=2, page=page) for page in (1, 2, 3)]
     assert [len(page.results) for page in pages] == [2, 1, 0]

@@ -3,6 +3,7 @@
 import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from time import sleep
 
 import pytest
 from ftplug_registry import Hub, pull, push, search, verify
@@ -171,3 +172,14 @@ def test_a_revision_that_is_not_there(hub, artifact, repo_id):
     push(artifact, repo_id, hub=hub)
     with pytest.raises(RegistryError, match="no such branch, tag or commit"):
         pull(repo_id, "v9", hub=hub)
+
+
+def test_a_list_that_cannot_be_asked_for_says_so(monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.2)
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: sleep(0.3))
+    with pytest.raises(RegistryError) as refused:
+        search(hub=Hub("http://127.0.0.1:9", token="x"))
+    assert "http://127.0.0.1:9 cannot be reached" in str(refused.value)
+    assert "check the network and HF_ENDPOINT" in str(refused.value)
+    assert "sends less" not in str(refused.value)

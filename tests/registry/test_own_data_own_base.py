@@ -48,6 +48,9 @@ def test_found_by_metric_weights_and_architecture(hub, unnamed, typed):
     assert code == 0
     assert out.index(both[0]) < out.index(both[1])
     assert digest in out
+    for name in ("f1", "eval_f1"):  # also as a Trainer calls it
+        [first, second] = search("own-", metric=name, sort="metric", reverse=True, hub=hub).results
+        assert [first.repo_id, second.repo_id] == both[::-1]
     pages = [search("own-", base="bert", limit=1, page=n, hub=hub) for n in (1, 2, 3)]
     assert [len(page.results) for page in pages] == [1, 1, 0]
     assert [page.more for page in pages] == [True, False, False]

@@ -2,7 +2,8 @@
 
 ``python tests/support/contract_table.py`` runs the contract of every built-in method on every task
 (some minutes), keeps what it found in ``contract_table.json`` and writes the table into the page.
-``--only lora ia3`` renews a few methods; ``--render`` writes the page from the file alone.
+``--only lora ia3`` renews a few methods, ``--check take-off share`` these checks of all;
+``--render`` writes the page from the file alone.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -40,6 +41,8 @@ CHECKS = {
     "merge": checks.merged_equals_the_forward,
     "DDP": ranks_agree,
     "compose": checks.composes,
+    "share": checks.shares_its_base,
+    "take-off": checks.detaches,
 }
 LETTERS = {name: name[0].upper() for name in CHECKS}
 
@@ -50,8 +53,8 @@ def case_of(name: str, family: str) -> Case:
     return Case(**declared, family=family)
 
 
-def find(name: str, family: str) -> dict[str, Any]:
-    """Run the contract of a method on a family; what does not hold is said on stderr."""
+def find(name: str, family: str, wanted: Collection[str] = tuple(CHECKS)) -> dict[str, Any]:
+    """Run checks of a method on a family; what does not hold is said on stderr."""
     case = case_of(name, family)
     try:
         case.prepared()
@@ -61,9 +64,9 @@ def find(name: str, family: str) -> dict[str, Any]:
         return {"refused": str(error.__cause__)}
     case = replace(case, mergeable=True)  # so that the check says whether it is
     found = {}
-    for what, check in CHECKS.items():
+    for what in wanted:
         try:
-            check(case)
+            CHECKS[what](case)
         except AssertionError as error:
             print(f"{what}: {error}", file=sys.stderr)
             found[what] = False
@@ -90,7 +93,7 @@ def render(methods: Mapping[str, Mapping[str, Any]]) -> str:
 def _cell(found: Mapping[str, Any]) -> str:
     if "refused" in found:
         return "-"
-    return "".join(LETTERS[what] if found[what] else "·" for what in CHECKS)
+    return "".join(LETTERS[what] if found.get(what) else "·" for what in CHECKS)
 
 
 def table_in(page: str) -> str:
@@ -115,8 +118,10 @@ def write(methods: Mapping[str, Any]) -> None:
     PAGE.write_text(re.sub(pattern, lambda _: table, text, flags=re.S), encoding="utf-8")
 
 
-def renew(names: Iterable[str]) -> dict[str, Any]:
-    """Run the contract of these methods on every task."""
+def renew(
+    names: Iterable[str], known: Mapping[str, Any], wanted: Collection[str]
+) -> dict[str, Any]:
+    """Run checks of these methods on every task; what is ``known`` of others stays."""
     import torch
     import transformers
 
@@ -124,7 +129,10 @@ def renew(names: Iterable[str]) -> dict[str, Any]:
     transformers.utils.logging.set_verbosity_error()
     found = {}
     for name in names:
-        found[name] = {task: find(name, family) for task, family in TASKS.items()}
+        found[name] = {
+            task: known.get(name, {}).get(task, {}) | find(name, family, wanted)
+            for task, family in TASKS.items()
+        }
         print(name, *(_cell(cell) for cell in found[name].values()), flush=True)
     return found
 
@@ -132,11 +140,13 @@ def renew(names: Iterable[str]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=built_in(), metavar="METHOD")
+    parser.add_argument("--check", nargs="+", choices=CHECKS, metavar="CHECK")
     parser.add_argument("--render", action="store_true")
     options = parser.parse_args()
-    known = read()["methods"] if options.only or options.render else {}
+    known = read()["methods"] if options.only or options.check or options.render else {}
     if not options.render:
-        known |= renew(options.only or built_in())
+        earlier = known if options.check else {}
+        known |= renew(options.only or built_in(), earlier, options.check or tuple(CHECKS))
     write({name: known[name] for name in built_in()})
 
 

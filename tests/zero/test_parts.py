@@ -9,7 +9,8 @@ from transformers import BertForSequenceClassification
 
 import ftplug
 from ftplug.artifacts.checkpoint import STATE_WEIGHTS
-from ftplug.attaching.attachment import require_attachment, trunk_of_base
+from ftplug.attaching.attachment import require_attachment
+from ftplug.attaching.disabling import trunk_of_base
 from ftplug.effect.answers import ask_as
 from ftplug.effect.distances import relative_distance
 from ftplug.effect.probe import FILE, Probe

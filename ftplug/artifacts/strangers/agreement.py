@@ -14,7 +14,8 @@ from ftplug.artifacts.json_values import json_object
 from ftplug.errors import ArtifactError
 
 ADAPTER_CONFIG = "adapter_config.json"
-_CHOSEN_LATER = ("target_modules", "exclude_modules")  # a word for all of a kind becomes names
+# A word for all of a kind becomes names; how a layer's weight lies (GPT-2's Conv1D) the layer says.
+_CHOSEN_LATER = ("target_modules", "exclude_modules", "fan_in_fan_out")
 
 
 def check_agreement(

@@ -2,9 +2,11 @@
 
 Its message names the tensor, what should have happened to it, and what the cause usually is.
 :mod:`.training` looks at a run of the real Trainer, :mod:`.model` at models before and after it,
-and at the method's source, :mod:`.effect` at the probe in the artifact.
+and at the method's source, :mod:`.effect` at the probe in the artifact, :mod:`.sharing` at models
+that hold one base in memory, :mod:`.detaching` at what is left once it was taken off.
 """
 
+from ftplug.testing.checks.detaching import detaches
 from ftplug.testing.checks.effect import every_saved_tensor_is_seen
 from ftplug.testing.checks.model import (
     a_deepcopy_is_independent,
@@ -16,6 +18,7 @@ from ftplug.testing.checks.model import (
     refused_in_one_line,
     start_equals_the_base,
 )
+from ftplug.testing.checks.sharing import shares_its_base
 from ftplug.testing.checks.training import (
     an_early_resume_is_bit_equal,
     composes,
@@ -35,6 +38,7 @@ __all__ = [
     "a_loaded_artifact_gives_equal_logits",
     "an_early_resume_is_bit_equal",
     "composes",
+    "detaches",
     "disabled_is_the_base",
     "every_saved_tensor_is_seen",
     "every_tensor_gets_a_gradient",
@@ -47,6 +51,7 @@ __all__ = [
     "optimizer_state_is_bounded",
     "refused_in_one_line",
     "resume_is_bit_equal",
+    "shares_its_base",
     "start_equals_the_base",
     "the_best_model_is_restored",
     "the_head_trains_and_is_saved",

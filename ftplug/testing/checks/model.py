@@ -12,7 +12,8 @@ import torch
 
 from ftplug.applying import apply
 from ftplug.artifacts.saving import save
-from ftplug.attaching.attachment import attachment_of, disabled
+from ftplug.attaching.attachment import attachment_of
+from ftplug.attaching.disabling import disabled
 from ftplug.attaching.merging import merge
 from ftplug.errors import MethodError
 from ftplug.inplace import is_wrapped

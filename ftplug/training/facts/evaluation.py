@@ -9,15 +9,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import permutations
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ftplug.training.dataset import data_facts
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 EVALUATION = "evaluation"  # the name of that fact
 ACCURACY, F1, LOSS = "accuracy", "f1 of class 1", "loss"
 """The metrics that ``ftplug verify --rerun`` computes; names in a manifest lead to one of them."""
 
-_TRIED = 64  # rows
+_TRIED = 64  # rows from the beginning, and as many of the longest: these alone tell of a cut
 _TEXT = ("string", "large_string")
 
 
@@ -61,12 +66,23 @@ def _preprocessing(trainer: Any, rows: Any) -> dict[str, Any]:
     if not labels or "input_ids" not in features or not callable(tokenizer):
         return {}
     texts = [name for name, kind in features.items() if getattr(kind, "dtype", "") in _TEXT][:4]
-    few = rows.with_format(None).select_columns(["input_ids", *texts])[: min(len(rows), _TRIED)]
+    lengths = _lengths(rows)
+    tried = sorted({*range(min(len(rows), _TRIED)), *np.argsort(-lengths, kind="stable")[:_TRIED]})
+    few = rows.with_format(None).select_columns(["input_ids", *texts]).select(tried)[:]
+    # Rows that are padded to one width may be cut at it, which none of those at hand need show.
+    cuts = (int(lengths.max()), None) if len(set(lengths)) == 1 else (None, int(lengths.max()))
     for chosen in _choices(texts):
-        found, most = _cut(tokenizer, [few[name] for name in chosen], few["input_ids"])
+        found, most = _cut(tokenizer, [few[name] for name in chosen], few["input_ids"], cuts)
         if found:
             return {"text": list(chosen), "label": labels[0], "max_length": most}
     return {}
+
+
+def _lengths(rows: Any) -> NDArray[np.int64]:
+    """Return how many tokens each row has, int64 of (rows,)."""
+    table = rows.with_format("arrow").select_columns(["input_ids"])[:]
+    found = [chunk.value_lengths().to_numpy() for chunk in table["input_ids"].chunks]
+    return np.concatenate(found).astype(np.int64)
 
 
 def _choices(texts: Sequence[str]) -> Iterator[tuple[str, ...]]:
@@ -76,11 +92,13 @@ def _choices(texts: Sequence[str]) -> Iterator[tuple[str, ...]]:
 
 
 def _cut(
-    tokenizer: Any, columns: Sequence[Sequence[str]], ids: Sequence[Sequence[int]]
+    tokenizer: Any,
+    columns: Sequence[Sequence[str]],
+    ids: Sequence[Sequence[int]],
+    cuts: Sequence[int | None],
 ) -> tuple[bool, int | None]:
-    """Return whether a tokenizer makes these ids of these columns, and where it was cut."""
-    lengths = [len(row) for row in ids]
-    for most in (None, max(lengths)):
+    """Return whether a tokenizer makes these ids of these columns, and at which of these cuts."""
+    for most in cuts:
         cut = {"truncation": True, "max_length": most} if most else {}
         try:
             made = tokenizer(*map(list, columns), **cut)["input_ids"]

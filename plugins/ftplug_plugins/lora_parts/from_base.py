@@ -49,13 +49,12 @@ class StartsFromBase(PeftMethod):
         from torch import nn
         from transformers.pytorch_utils import Conv1D
 
-        weight: Any = layer.weight
         if not isinstance(layer, nn.Linear | Conv1D | nn.Conv2d):
             raise MethodError(
                 f"{self.name}: decomposes the weights of linear layers, and {name} is of "
                 f"{type(layer).__name__}: leave it out, or use lora"
             )
-        if not weight.is_floating_point():
+        if not layer.weight.is_floating_point():
             raise MethodError(
                 f"{self.name}: decomposes the base's weights, and {name} is quantized: use lora"
             )
@@ -104,29 +103,40 @@ def base_kept(
     config: Any, model: nn.Module, require_fit: Callable[[str, nn.Module], None]
 ) -> Iterator[None]:
     """Give the target modules their weights back after peft has decomposed them."""
-    import torch
     from peft.tuners._buffer_dict import BufferDict
-    from peft.tuners.tuners_utils import check_target_module_exists
 
     kept: dict[int, Callable[[], None]] = {}
-    for name, module in model.named_modules():
-        if check_target_module_exists(config, name) and hasattr(module, "weight"):
-            require_fit(name, module)
-            kept[id(module)] = remember_values(module.weight)
+    decomposes = config.init_lora_weights is not True  # else values follow
+    for name, module in _targets(config, model):
+        require_fit(name, module)
+        kept[id(module)] = remember_values(module.weight) if decomposes else _nothing
     try:
         yield
+        for name, layer in peft_files.tuner_layers(model):
+            base, weights = layer.get_base_layer(), (layer.lora_A[ADAPTER], layer.lora_B[ADAPTER])
+            require_fit(name, base)  # peft itself adds experts to all-linear
+            start = {n: m.weight.detach().clone() for n, m in zip("AB", weights, strict=True)}
+            kept.pop(id(base))()
+            layer.add_module(_START, BufferDict(start, persistent=True))
+            layer.lora_variant[ADAPTER] = FromStart()
     except BaseException:
-        for module in model.modules():
-            if id(module) in kept:
-                kept[id(module)]()
+        for give_back in kept.values():
+            give_back()
         raise
-    for _, layer in peft_files.tuner_layers(model):
-        base, weights = layer.get_base_layer(), (layer.lora_A[ADAPTER], layer.lora_B[ADAPTER])
-        with torch.no_grad():
-            kept[id(base)]()
-        start = {n: m.weight.detach().clone() for n, m in zip("AB", weights, strict=True)}
-        layer.add_module(_START, BufferDict(start, persistent=True))
-        layer.lora_variant[ADAPTER] = FromStart()
+
+
+def _nothing() -> None:
+    """Give nothing back: nothing is written over."""
+
+
+def _targets(config: Any, model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Yield the modules that peft will put its layers around."""
+    from peft.tuners import tuners_utils as peft_tuners
+
+    named = peft_tuners._maybe_include_all_linear_layers(copy.copy(config), model)
+    for name, module in model.named_modules():
+        if peft_tuners.check_target_module_exists(named, name) and hasattr(module, "weight"):
+            yield name, module
 
 
 class FromStart:

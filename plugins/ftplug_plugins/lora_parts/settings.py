@@ -9,8 +9,10 @@ from ftplug import Method, MethodError
 
 TargetModules = Annotated[
     tuple[str, ...],
-    "Ends of module names, or all-linear; empty: what peft picks for the architecture.",
+    "Ends of module names, or all-linear; empty: what peft picks for the architecture; none: no "
+    "module, only target_parameters.",
 ]
+NO_MODULES = "none"
 Start = Annotated[bool | str, "True (B is zero), gaussian, orthogonal or mica."]
 RankPattern = Annotated[dict[str, int], "Other ranks, by name or pattern."]
 AlphaPattern = Annotated[dict[str, int], "Other lora_alpha, by name or pattern."]
@@ -54,6 +56,20 @@ def checked_start(method: str, start: bool | str) -> bool | str:
     raise MethodError(
         f"{method}: init_lora_weights={start}: {cure}{f' with niter={niter}' if niter else ''}"
     )
+
+
+def meant(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings as a user gives them, in whose list for ``target_modules`` nothing is none.
+
+    An artifact's empty list is the default. It comes before the settings are checked.
+    """
+    empty = settings.get("target_modules") in ([], (), "[]", "()")
+    given = dict(settings)
+    return given | {"target_modules": [NO_MODULES]} if _names(given) and empty else given
+
+
+def _names(settings: Mapping[str, Any]) -> bool:
+    return settings.get("target_parameters") not in (None, [], (), "", "[]", "()")
 
 
 def refuse_beside(method: Method, reasons: Mapping[str, str]) -> None:

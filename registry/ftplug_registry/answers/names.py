@@ -121,6 +121,27 @@ def check_list(answer: Any) -> None:
             raise OddAnswerError(f"lists {id} with an odd card")
 
 
+def check_commits(answer: Any) -> None:
+    """Refuse a history whose commits have no sha: the client makes paths of them."""
+    if not isinstance(answer, list) or not all(isinstance(item, dict) for item in answer):
+        raise OddAnswerError("lists no commits where it should")
+    for item in answer:
+        check_sha(item.get("id"))
+
+
+def check_refs(answer: Any) -> None:
+    """Refuse branches and tags without a name, or that stand for no commit."""
+    if not isinstance(answer, dict):
+        raise OddAnswerError("lists no branches where it should")
+    for kind in ("branches", "tags"):
+        refs = answer.get(kind) or []
+        if not isinstance(refs, list) or not all(isinstance(ref, dict) for ref in refs):
+            raise OddAnswerError(f"lists no {kind} where it should")
+        for ref in refs:
+            check_name(ref.get("name"))
+            check_sha(ref.get("targetCommit"))
+
+
 def check_commit(answer: Any) -> None:
     """Refuse an odd commit as the answer to what was sent."""
     if isinstance(answer, dict) and "commitOid" in answer:

@@ -73,7 +73,11 @@ class Pace:
 
     def stalled(self, request: Any) -> RegistryError:
         """Return the error of an answer that does not come."""
-        status = self._status.get(_key(request), 0)
+        if (status := self._status.get(_key(request))) is None:
+            return RegistryError(
+                f"{self._endpoint} cannot be reached, or does not answer in {self.patience:.0f} "
+                "seconds: check the network and HF_ENDPOINT"
+            )
         said = f" (its last answer: {status})" if status >= 400 else ""
         return RegistryError(
             f"{self._endpoint} sends less than {PACE} bytes in {self.patience:.0f} seconds{said}: "

@@ -28,6 +28,8 @@ _COMMITS = 64  # whose listings are kept
 
 _TREE = re.compile(r"/api/models/[^/]+/[^/]+/tree/([^/]+)")
 _INFO = re.compile(r"/api/models/[^/]+/[^/]+(?:/revision/(.+))?")
+_COMMITS_OF = re.compile(r"/api/models/[^/]+/[^/]+/commits/.+")
+_REFS = re.compile(r"/api/models/[^/]+/[^/]+/refs")
 _LIST = re.compile(r"/api/models/?")
 _PLACE = "ftplug.place"  # commit and name of the file among a request's extensions
 
@@ -213,6 +215,10 @@ class Watching:
             names.check_info(answer, info[1])
         elif _LIST.fullmatch(path):
             names.check_list(answer)
+        elif _COMMITS_OF.fullmatch(path):
+            names.check_commits(answer)
+        elif _REFS.fullmatch(path):
+            names.check_refs(answer)
 
     def _note(self, revision: str, files: Iterator[tuple[str, Listed]]) -> None:
         with self._lock:

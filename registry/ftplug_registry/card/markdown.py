@@ -58,6 +58,8 @@ def number(value: object) -> str:
     """Return a number with four significant digits, anything else as plain text."""
     if not is_number(value):
         return plain(value)
-    if isinstance(value, int) or (abs(value) >= 1000 and value.is_integer()):
+    if isinstance(value, int):  # of any length: as a float it could be too large
+        return f"{value:,}"
+    if abs(value) >= 1000 and value.is_integer():
         return f"{value:,.0f}"
     return f"{value:,.1f}" if abs(value) >= 1000 else f"{value:.4g}"

@@ -15,7 +15,7 @@ from ftplug.artifacts.card import CARD, COMPARED, CURVE
 from ftplug.errors import PluginError
 from ftplug_registry.card import compared, rows
 from ftplug_registry.card.markdown import code, fenced, line, link, plain, table
-from ftplug_registry.card.metadata import base_id, metadata, section
+from ftplug_registry.card.metadata import base_id, is_hub_id, metadata, section
 from ftplug_registry.card.snippets import snippets
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def render(manifest: dict[str, Any], *, repo_id: str | None = None) -> dict[str,
         metadata=metadata(manifest, name).to_yaml(),
         title=plain(name),
         summary=_summary(manifest),
+        adopted=_adopted(training),
         without_effect=bool((manifest.get("effect") or {}).get("nil")),
         facts=table(("", ""), rows.facts(manifest)),
         results=rows.results(training),
@@ -86,6 +87,20 @@ def _summary(manifest: Mapping[str, Any]) -> str:
     on, purpose = f" on {data}" if data else "", f" for {task}" if task else ""
     trained = rows.share(manifest["parameters"])
     return f"{subject} fine-tuned with {methods}{on}{purpose}: {trained} were trained."
+
+
+def _adopted(training: Mapping[str, Any]) -> str:
+    """Return what is said of an adapter that another library trained, or nothing."""
+    known = section(training, "adopted")
+    if not known:
+        return ""
+    more = ""
+    if is_hub_id(repository := known.get("repository")):
+        more = f" It is from {link(code(repository), f'{rows.HUB}/{repository}')}."
+    if named := known.get("named_base"):
+        more += f" It names {code(named)} as its base."
+    was = plain(known.get("was") or "an adapter of another library")
+    return f"**Adopted, trained elsewhere:** it was {was}.{more}"
 
 
 def _curve(training: Mapping[str, Any]) -> bytes | None:

@@ -19,7 +19,9 @@ HUB = "https://huggingface.co"
 _LABELS = 20  # that a card lists
 _OTHER_DATA = "metrics_on_other_data"
 _COMPARED = "comparison"
+_ADOPTED = "adopted"
 _ELSEWHERE = {"data", "metrics", "baselines", "history", "hyperparameters", "also"} | {
+    _ADOPTED,
     _OTHER_DATA,
     _COMPARED,
 }
@@ -88,6 +90,7 @@ def results_elsewhere(training: Mapping[str, Any]) -> str:
 def training(manifest: Mapping[str, Any]) -> Iterator[Row]:
     """Yield how it was trained: data, hyperparameters, time, hardware, versions."""
     run = manifest["training"]
+    yield from _adoption(section(run, _ADOPTED))
     yield from _data(manifest)
     for name, value in section(run, "hyperparameters").items():
         yield code(name), _cell(value)
@@ -100,7 +103,21 @@ def training(manifest: Mapping[str, Any]) -> Iterator[Row]:
             yield _capital(plain(name).replace("_", " ")), _cell(value)
     if run:
         versions = (f"{plain(k)} {plain(v)}" for k, v in manifest["versions"].items())
-        yield "Versions", ", ".join(versions)
+        yield "Adopted with" if run.get(_ADOPTED) else "Versions", ", ".join(versions)
+
+
+def _adoption(known: Mapping[str, Any]) -> Iterator[Row]:
+    """Yield from where an adapter was adopted, and how its answers compare with peft's."""
+    if known:
+        yield "Trained", f"elsewhere, as {plain(known.get('was') or 'an adapter')}"
+    if revision := known.get("revision"):
+        yield "Commit it was read at", code(revision)
+    if is_number(difference := known.get("largest_difference")):
+        asked = number(known.get("inputs") or 0)
+        yield "Compared", f"peft's answers to {asked} inputs differ by {number(difference)} at most"
+    for name, digest in section(known, "sha256").items():
+        if str(name).endswith((".safetensors", ".bin")):
+            yield f"sha256 of {plain(name)}", code(digest)
 
 
 def share(parameters: Mapping[str, int]) -> str:

@@ -11,7 +11,8 @@ from ftplug.artifacts.card import CARD, CARD_PICTURES, is_generated
 from ftplug.artifacts.manifest import MANIFEST, Manifest, read_manifest
 from ftplug.artifacts.signatures import SIGNATURES
 from ftplug.errors import ArtifactError, RegistryError
-from ftplug.files.staged import finish_interrupted, staged, stated_write_errors
+from ftplug.files.staged import finish_interrupted, staged
+from ftplug.files.write_errors import stated_write_errors
 
 
 def require_free(target: Path) -> None:
@@ -34,7 +35,8 @@ def copy_to_folder(
     obsolete, kept = set[str](), set[str]()
     with stated_write_errors(target):
         finish_interrupted(target)
-    if os.path.isfile(target / MANIFEST):
+    occupied = os.path.isfile(target / MANIFEST)
+    if occupied:
         if _holds(target, folder):
             kept = _edited_card(target)
         elif overwrite:
@@ -44,7 +46,8 @@ def copy_to_folder(
                 f"{target} holds another artifact, or another version: choose another --to, or let "
                 "it be replaced with --overwrite"
             )
-    with stated_write_errors(target), staged(target, last=MANIFEST, obsolete=obsolete) as stage:
+    into = staged(target, last=MANIFEST, obsolete=obsolete, exist_ok=occupied)
+    with stated_write_errors(target), into as stage:
         for name in names:
             if name not in kept:
                 (stage / name).parent.mkdir(parents=True, exist_ok=True)

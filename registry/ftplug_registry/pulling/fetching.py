@@ -8,11 +8,13 @@ from pathlib import Path
 
 from ftplug.artifacts.card import CARD
 from ftplug.artifacts.manifest import LARGEST, MANIFEST, Manifest, read_manifest
+from ftplug.artifacts.notices.reading import Notice, tell
 from ftplug.artifacts.signatures import SIGNATURE, SIGNATURES
 from ftplug.errors import ArtifactError, RegistryError
 from ftplug_registry.contents import card_images
 from ftplug_registry.hub import Hub, check_repo_id
 from ftplug_registry.pulling.copying import copy_to_folder, require_free
+from ftplug_registry.pulling.notices import notice_of, withdrawn_tags_named
 from ftplug_registry.pulling.plain_peft import PLAIN, plain_files
 from ftplug_registry.pulling.signature import (
     check_pulled,
@@ -32,7 +34,8 @@ _LARGEST_CARD = 2**20  # bytes; a picture may have eight times as many
 class Snapshot:
     """A verified artifact on this machine; ``manifest`` is None for a plain PEFT repository.
 
-    ``signed`` is what its signature says, if it has one.
+    ``signed`` is what its signature says, if it has one; ``notice`` what its publisher says of it
+    since (deprecated, withdrawn), which nobody signed.
     """
 
     repo_id: str
@@ -41,6 +44,7 @@ class Snapshot:
     files: tuple[str, ...]
     manifest: Manifest | None
     signed: Signed | None = None
+    notice: Notice | None = None
 
 
 def pull(
@@ -69,7 +73,8 @@ def pull(
     A signature that is there is checked, and who made it is pinned for this repository: later it
     must be the same. ``require_signature`` refuses an artifact without one that counts; ``trusted``
     is a file or folder of keys of which one must have signed; ``allow_unsigned`` accepts a revision
-    of before the first signed one.
+    of before the first signed one. What its publisher says of it since (deprecated, withdrawn) is
+    warned of, and refuses nothing.
 
     Raises :class:`RegistryError` or :class:`ArtifactError` where anything is missing, altered or
     not to be trusted, :class:`PluginError` where a method of it is not installed.
@@ -104,15 +109,19 @@ def snapshot(
     if target is not None:
         require_free(target)
     with hub.stated_errors("pull", repo_id):
-        source = Source.resolve(hub, repo_id, revision, force=force)
+        with withdrawn_tags_named(hub, repo_id, revision):
+            source = Source.resolve(hub, repo_id, revision, force=force)
         expected = expects_signature(repository_of(source), demand)
         fetched = None if force else _cached(source, signed=expected)
+        cached = fetched is not None
         if fetched is None:
             if force and source.listing is None:
                 raise RegistryError(f"{repo_id}: the Hub cannot be reached to download it anew")
             fetched = _artifact(source) if source.has(MANIFEST) else _plain(source, allow_pickle)
         signed = check_pulled(source, fetched.path, fetched.files, fetched.manifest, demand)
-        fetched = replace(fetched, signed=signed)
+        notice = notice_of(source, revision, fetched.path, cached=cached)
+        fetched = replace(fetched, signed=signed, notice=notice)
+    tell(repo_id, notice)
     if target is None:
         return fetched
     copy_to_folder(fetched.path, fetched.files, fetched.manifest, target, overwrite=overwrite)
@@ -128,6 +137,7 @@ def manifest_at(
     with hub.stated_errors("show", repo_id):
         source = Source.resolve(hub, repo_id, revision)
         if not source.has(MANIFEST):
+            source.forget()
             raise RegistryError(f"{repo_id} has no {MANIFEST}: not published by ftplug")
         return read_manifest(source.fetch([MANIFEST], quiet=True)), source.sha
 
@@ -224,6 +234,7 @@ def _images(folder: Path) -> list[str]:
 def _plain(source: Source, allow_pickle: bool) -> Snapshot:
     """Fetch a repository that ftplug did not make, if peft can read it."""
     if not source.has(PLAIN):
+        source.forget()
         raise RegistryError(
             f"{source.repo_id} has neither {MANIFEST} nor {PLAIN}: no artifact of ftplug or peft"
         )

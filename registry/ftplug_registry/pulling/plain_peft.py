@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -12,8 +13,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ftplug.artifacts.json_values import read_object
 from ftplug.artifacts.loading import undone
+from ftplug.artifacts.strangers.counts import check_counts, longest_side
 from ftplug.artifacts.strangers.patterns import check_patterns
 from ftplug.artifacts.tensors import check_finite
+from ftplug.attaching.changing import changes_model
 from ftplug.context import logger
 from ftplug.errors import ArtifactError, RegistryError, one_line
 from ftplug.structure import weightless_copy
@@ -33,6 +36,10 @@ _BESIDE = (
     "vocab.json",
     "merges.txt",
 )
+# Read into the encoder of virtual tokens, of which peft's report of unexpected keys knows nothing.
+_OF_PROMPTS = {"prompt_embeddings", "prefix_task_cols", "prefix_task_rows"}
+# With bias="all" peft saves the biases of whole modules twice; once, and once as it has them.
+_TWICE = re.compile(r"\.(modules_to_save|original_module)\.")
 _TEXTS = ("base_model_name_or_path", "revision", "task_type", "peft_type", "peft_version")
 # peft's task types, and the class from which each one's base is built when only its id is given.
 _AUTO = {
@@ -66,12 +73,14 @@ def is_plain(directory: Path) -> bool:
     return os.path.isfile(directory / PLAIN)
 
 
+@changes_model  # also because what is caught of warnings is the process's, not the thread's
 def load_plain(
     base: nn.Module | str | os.PathLike[str],
     directory: Path,
     *,
     allow_pickle: bool = False,
     force: bool = False,
+    announce: bool = True,
 ) -> nn.Module:
     """Return ``PeftModel.from_pretrained`` of a folder without a manifest, and say so.
 
@@ -79,15 +88,32 @@ def load_plain(
     weightless copy first. Tensors that are missing, or that the adapter has no place for, are
     refused, where peft warns of the ones and passes over the others; ``force`` loads them so.
 
-    Nothing pins the base: where the adapter names another one than ``base``, that is warned about.
+    Nothing pins the base: where the adapter names another one than ``base``, that is warned about,
+    unless ``announce`` is off.
     """
     from torch import nn
 
     config = _config(directory)
-    plain_files(directory, lambda name: (directory / name).is_file(), allow_pickle=allow_pickle)
+    names = plain_files(
+        directory, lambda name: (directory / name).is_file(), allow_pickle=allow_pickle
+    )
     _refuse_unknown(config, directory / PLAIN)
+    check_counts(config, longest_side(directory / names[1]), directory / PLAIN)
     model = base if isinstance(base, nn.Module) else _base(base, config, directory)
     check_patterns(config, model, directory)
+    if announce:
+        _announce(config, model, directory)
+    with undone(model, directory):
+        _load(weightless_copy(model), directory, rehearsing=True)
+        own = {id(parameter) for parameter in model.parameters()}
+        loaded = _load(model, directory, strict=not force)
+        added = {name: p for name, p in loaded.named_parameters() if id(p) not in own}
+        if not force:
+            check_finite(loaded, added, directory)
+    return loaded.eval()
+
+
+def _announce(config: Mapping[str, Any], model: nn.Module, directory: Path) -> None:
     named = config.get("base_model_name_or_path")
     given = str(
         getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__
@@ -97,14 +123,6 @@ def load_plain(
         directory,
         ascii(named if named == given else f"{named or 'not named'}; given {given}"),
     )
-    with undone(model, directory):
-        _load(weightless_copy(model), directory, rehearsing=True)
-        own = {id(parameter) for parameter in model.parameters()}
-        loaded = _load(model, directory, strict=not force)
-        added = {name: p for name, p in loaded.named_parameters() if id(p) not in own}
-        if not force:
-            check_finite(loaded, added, directory)
-    return loaded.eval()
 
 
 def _load(
@@ -120,22 +138,35 @@ def _load(
             )  # they ask for nothing
             if rehearsing:
                 warnings.simplefilter("ignore")
+            # peft asks transformers 5 for it by its older name.
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")
+            # Of AdaLoRA, whose pattern says which ranks are left.
+            warnings.filterwarnings("ignore", "The following rank_pattern keys .*lora_E")
             if strict:
                 warnings.filterwarnings("error", "Found missing adapter keys")
             loaded: Any = peft.PeftModel.from_pretrained(model, str(directory))
             # again: only this says which tensors it had no place for
-            unknown = (
-                loaded.load_adapter(str(directory), "default").unexpected_keys if strict else ()
-            )
+            # (peft prunes AdaLoRA's ranks as it loads, and cannot do so twice)
+            strict = strict and not _is_pruned(loaded)
+            again = loaded.load_adapter(str(directory), "default") if strict else None
+            keys = again.unexpected_keys if again else ()
+            unknown = [k for k in keys if k not in _OF_PROMPTS and not _TWICE.search(k)]
     except Exception as error:  # a stranger's config and tensors may raise anything
         if rehearsing and ("meta" in str(error).lower() or isinstance(error, NotImplementedError)):
             return model  # it computes with weights: left to the real model
         reason = one_line(error) or type(error).__name__
+        if isinstance(error, KeyError):  # of peft, which looks its own modules up in the file
+            reason = f"there is no tensor {reason}"
         raise ArtifactError(f"{directory}: peft cannot load it: {reason}") from error
     if unknown:
         raise ArtifactError(f"{directory}: tensor {unknown[0]!a} belongs to nothing in this model "
                             f"({len(unknown)} in all); force=True loads the others")  # fmt: skip
     return cast("nn.Module", loaded)
+
+
+def _is_pruned(loaded: Any) -> bool:
+    config = loaded.peft_config["default"]
+    return getattr(config.peft_type, "value", None) == "ADALORA" and bool(config.rank_pattern)
 
 
 def _config(directory: Path) -> dict[str, Any]:

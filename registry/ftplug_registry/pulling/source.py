@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
+import hashlib
 import os
 import re
 from collections.abc import Mapping
@@ -12,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftplug.errors import RegistryError
-from ftplug_registry.client import resolve_revision, transport
+from ftplug_registry.client import content_of, resolve_revision, transport
 from ftplug_registry.hub import Hub
 
 if TYPE_CHECKING:
@@ -67,10 +69,44 @@ class Source:
             return name in self.listing
         return self.cached(name) is not None
 
+    def forget(self) -> None:
+        """Take the names of this commit out of the cache where nothing of it was downloaded.
+
+        A branch that means a commit which is not there makes the whole repository unreadable to
+        whoever scans the cache.
+        """
+        from huggingface_hub import constants
+        from huggingface_hub.file_download import repo_folder_name
+
+        name = repo_folder_name(repo_id=self.repo_id, repo_type="model")
+        repository = Path(self.hub.cache_dir or constants.HF_HUB_CACHE, name)
+        if (repository / "snapshots" / self.sha).exists():
+            return
+        with contextlib.suppress(OSError):  # another process may have done it
+            for ref in (repository / "refs").rglob("*"):
+                if ref.is_file() and ref.read_text().strip() == self.sha:
+                    ref.unlink()
+
     def size(self, name: str) -> int:
         """Return a file's bytes where the Hub told them, else 0."""
         entry = self.listing.get(name) if self.listing else None
         return entry.size if entry else 0
+
+    def read(self, name: str) -> bytes:
+        """Return the content of a small file: the cache's, or by one request that leaves it alone.
+
+        Raises :class:`RegistryError` where it is not what the commit lists.
+        """
+        entry = self.listing.get(name) if self.listing else None
+        if entry is None:
+            raise RegistryError(f"{self.repo_id}: {name} is not listed: the Hub must be asked")
+        if cached := self.cached(name):
+            content = cached.read_bytes()
+        else:
+            content = content_of(self.hub.api, self.repo_id, name, self.sha)
+        if not _is_listed(content, entry):
+            raise RegistryError(f"{self.repo_id}: {name} is not what the Hub lists: try again")
+        return content
 
     def fetch(self, names: list[str], *, quiet: bool = False) -> Path:
         """Download these files into the cache, and return the commit's folder there."""
@@ -103,6 +139,14 @@ def _no_bar() -> type[tqdm]:
             super().__init__(*args, **kwargs | {"disable": True})  # type: ignore[no-untyped-call]
 
     return NoBar
+
+
+def _is_listed(content: bytes, entry: RepoFile) -> bool:
+    """Whether a file has the digest of its listing: git's of a blob, or that of LFS."""
+    if entry.lfs is not None:
+        return hashlib.sha256(content).hexdigest() == entry.lfs.sha256
+    blob = b"blob %d\0" % len(content) + content
+    return hashlib.sha1(blob, usedforsecurity=False).hexdigest() == entry.blob_id
 
 
 def check_place(folder: Path, name: str) -> None:

@@ -17,7 +17,7 @@ from ftplug.artifacts.signatures import SIGNATURES
 from ftplug.context import logger
 from ftplug.errors import ArtifactError, RegistryError
 from ftplug_registry.bom.document import BOM
-from ftplug_registry.hub import Hub, status_of
+from ftplug_registry.hub import Hub, refuse_beside, status_of
 from ftplug_registry.inspection import Content
 
 if TYPE_CHECKING:
@@ -106,6 +106,7 @@ class Branch:
         refs = self.hub.api.list_repo_refs(self.repo_id)
         if tag in {ref.name for ref in refs.tags}:
             raise RegistryError(f"{self.repo_id} has a tag {tag} already: choose another version")
+        refuse_beside(self.repo_id, tag, (ref.name for ref in refs.tags))
         if tag in {self.name, *(ref.name for ref in refs.branches)}:
             raise RegistryError(f"{self.repo_id}: {tag} is a branch, and cannot be a tag as well")
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ftplug.artifacts.card import CARD, card_files, is_sealed
 from ftplug.artifacts.manifest import MANIFEST, Manifest, read_manifest
+from ftplug.artifacts.notices.lines import with_notices, without_notices
+from ftplug.artifacts.notices.reading import notices_of, unreadable
 from ftplug.context import logger
 from ftplug.errors import ArtifactError, PluginError, RegistryError
 from ftplug_registry.card.conflict import CannotMergeError
@@ -41,18 +43,48 @@ class Card:
     note: str | None = None
 
 
-def card_for(hub: Hub, repo_id: str, head: ModelInfo, new: Content) -> Card:
+def card_for(
+    hub: Hub, repo_id: str, head: ModelInfo, new: Content, *, overwrite: bool = False
+) -> Card:
     """Return the card that goes on top of a commit.
 
     ``new`` is ftplug's own card as bytes, or the path of the author's. The Hub's card gives way
     where it is ftplug's and unedited, or the author's of an earlier push and the folder has a later
-    one. Edited otherwise it stays, with its generated parts renewed. Raises
+    one, or where ``overwrite`` says so. Edited otherwise it stays, with its generated parts
+    renewed. What was said of the repository (deprecated, withdrawn) stays in any case. Raises
     :class:`RegistryError` where the two cannot be brought together.
     """
     there = _Repository(hub, repo_id, head)
     if (path := there.path(CARD)) is None:
         return Card(new)
     raw = path.read_bytes()
+    if broken := unreadable(raw.decode("utf-8", "replace")):
+        said = f"says {broken[0]} in its metadata in a way that cannot be read: mend it there"
+        raise _refusal(repo_id, said)
+    notices = notices_of(raw.decode("utf-8", "replace"))
+    if not notices:
+        return Card(new) if overwrite else _card_on(there, raw, new)
+    plain = without_notices(raw.decode("utf-8", "surrogateescape"))
+    card = Card(new)
+    if not overwrite:
+        card = _card_on(there, plain.encode("utf-8", "surrogateescape"), new)
+    return _still_said(card, notices)
+
+
+def _still_said(card: Card, notices: Mapping[str, Any]) -> Card:
+    """Return a card with the notices of the one before it."""
+    content = card.content.read_bytes() if isinstance(card.content, Path) else card.content
+    text = with_notices(content.decode("utf-8", "surrogateescape"), notices)
+    note = (
+        "what was said of it stays on the card (deprecate --undo or withdraw --undo takes it back)"
+    )
+    said = f"{card.note}; {note}" if card.note else note
+    return Card(text.encode("utf-8", "surrogateescape"), said)
+
+
+def _card_on(there: _Repository, raw: bytes, new: Content) -> Card:
+    """Return the card that takes the place of another one, of which ``raw`` are the bytes."""
+    repo_id = there.repo_id
     mine = new.read_bytes() if isinstance(new, Path) else new
     if raw == mine:
         return Card(new)
@@ -98,7 +130,7 @@ class _Repository:
 
     def path(self, name: str, revision: str | None = None) -> Path | None:
         """Return where a file lies in the cache, or None where there is no such file."""
-        from huggingface_hub.errors import EntryNotFoundError
+        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
         names = {file.rfilename for file in self.head.siblings or ()}
         if revision is None and name not in names:
@@ -110,6 +142,8 @@ class _Repository:
                 revision=revision or self.head.sha,
                 cache_dir=self.hub.cache_dir,
             )
+        except LocalEntryNotFoundError:  # not reached: that says nothing of the commit
+            raise
         except EntryNotFoundError:
             return None
         return Path(found)
@@ -149,6 +183,6 @@ class _Repository:
         commits = self.hub.api.list_repo_commits(self.repo_id, revision=self.head.sha)
         for commit in commits[1 : _COMMITS + 1]:
             path = self.path(CARD, commit.commit_id)
-            text = path.read_text("utf-8", "replace") if path else ""
+            text = without_notices(path.read_text("utf-8", "replace")) if path else ""
             if is_sealed(text):
                 yield text

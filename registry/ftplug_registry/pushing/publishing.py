@@ -74,7 +74,8 @@ def push(
 
     A card that somebody edited on the Hub keeps its prose, and its metadata and generated tables
     are renewed, which is logged; where that cannot be done the push is refused.
-    ``overwrite_card=True`` replaces it.
+    ``overwrite_card=True`` replaces it. What was said of the repository (deprecated, withdrawn)
+    stays in any case.
 
     ``sign`` is the key that signs what is published, as it is published; the folder stays unsigned.
     A folder that is signed is published as it was signed, once the signature fits.
@@ -144,8 +145,7 @@ def _committed(
 
     def files_on(parent: ModelInfo) -> dict[str, Content]:
         nonlocal card
-        if not overwrite_card:
-            card = card_for(branch.hub, branch.repo_id, parent, files[CARD])
+        card = card_for(branch.hub, branch.repo_id, parent, files[CARD], overwrite=overwrite_card)
         return files | {CARD: card.content}
 
     done = branch.commit(head, files_on, title)

@@ -49,7 +49,9 @@ class Accounts:
     """The accounts of a root folder.
 
     ``accounts.json`` holds sha256 digests of the tokens; a token itself stands in ``tokens/NAME``
-    alone, a file that ``HF_TOKEN_PATH`` can point to.
+    alone, a file that ``HF_TOKEN_PATH`` can point to. Only the accounts that are given may sign in:
+    those of earlier starts keep their namespace and their token for the day that they are given
+    again, and until then the token is worth nothing.
     """
 
     def __init__(self, root: Path, accounts: Sequence[Account]) -> None:
@@ -59,6 +61,7 @@ class Accounts:
         self._accounts, self._digests = self._read()
         for account in accounts:
             self._accounts[account.name] = account
+        self._given = {account.name for account in accounts}
         self._check_names()
         for account in accounts:
             path = self.token_path(account.name)
@@ -72,14 +75,19 @@ class Accounts:
         """Return the file that holds an account's token."""
         return self._tokens / name
 
+    @property
+    def left_out(self) -> list[str]:
+        """The accounts of earlier starts that were not given this time."""
+        return sorted(set(self._accounts) - self._given)
+
     def token(self, name: str) -> str:
         """Return an account's token.
 
         Raises:
             RegistryError: there is no such account.
         """
-        if name not in self._accounts:
-            known = ", ".join(sorted(self._accounts))
+        if name not in self._given:
+            known = ", ".join(sorted(self._given))
             raise RegistryError(f"no account named {name!r}; the accounts here are {known}")
         return self.token_path(name).read_text()
 
@@ -88,7 +96,7 @@ class Accounts:
         digest = _digest(token)
         account = None
         for name, known in self._digests.items():  # every one, so that time says nothing
-            if hmac.compare_digest(digest, known):
+            if hmac.compare_digest(digest, known) and name in self._given:
                 account = self._accounts[name]
         return account
 

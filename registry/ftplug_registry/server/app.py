@@ -22,6 +22,7 @@ from ftplug_registry.server.handlers import (
     downloads,
     lfs_transfers,
     listing,
+    pages,
     refs,
     repos,
     uploads,
@@ -49,9 +50,10 @@ def create_app(hub: Hub) -> ASGIApp:
     routes = _general_routes(hub)
     for kind in KINDS:
         routes += _api_routes(hub, kind) + _file_routes(hub, kind)
+    routes += _page_routes(hub)
     app = Starlette(
         routes=routes,
-        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])],
+        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hub.hosts)],
         exception_handlers={
             HTTPException: http_exception,
             pygit2.GitError: _broken,
@@ -142,6 +144,28 @@ def _file_routes(hub: Hub, kind: str) -> list[Route]:
     ]
 
 
+def _page_routes(hub: Hub) -> list[Route]:
+    """Return what a browser asks for; they come last, for they take what is left of addresses."""
+    repository = "/{namespace}/{name}"
+    pages_by_path: dict[str, Handler] = {
+        "/": pages.home,
+        "/-/site.css": pages.style,
+        "/-/site.js": pages.script,
+        "/-/comparisons": pages.comparisons,
+        "/-/bases": pages.bases,
+        "/{owner}": pages.home,
+        "/{owner}/": pages.home,
+        repository: pages.page,
+        f"{repository}/": pages.page,
+        f"{repository}/tree/{{revision:path}}": pages.page,
+        f"{repository}/commit/{{revision}}": pages.page,
+    }
+    return [
+        Route(path, _whole(hub, "models", handler), methods=["GET"])
+        for path, handler in pages_by_path.items()
+    ]
+
+
 def _whole(hub: Hub, kind: str, handler: Handler) -> Endpoint:
     """Read the body, then run the handler in a thread."""
 
@@ -159,6 +183,8 @@ def _streamed(hub: Hub, kind: str, handler: StreamHandler, limit: int) -> Endpoi
         try:
             refuse_other_sites(hub, request)
             call = await read_call(hub, kind, request)
+            if hub.tokens_required and "oid" not in call.path:  # uploads have signed addresses
+                call.signed_in()
             if "namespace" not in call.path:
                 return await handler(call, body_chunks(request, limit))
             with hub.store.watched(call.repo_id) as is_gone:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import secrets
 import socket
 import threading
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from ftplug_registry.server.storage.store import RepositoryStore
 
+LOOPBACK = "127.0.0.1"
 THREADS = 8
 CONNECTIONS = 256  # open at once; for one more the one that waits longest is closed
 GRACE = 5  # seconds that running requests get when the server stops
@@ -30,15 +32,17 @@ class EmbeddedHub:
     """Serve a Hub from a root folder while the ``with`` block runs.
 
     It exists for tests, demonstrations and machines without a Hub, and listens on the loopback
-    interface alone. Files of up to ``lfs_threshold`` bytes go into git; larger ones, of up to
-    ``max_upload`` bytes, to LFS, for which clients need ``HF_HUB_DISABLE_XET=1``.
+    interface alone; with ``insecure_lan`` on one other address of this machine, unencrypted, where
+    it answers nobody without a token. Files of up to ``lfs_threshold`` bytes go into git; larger
+    ones, of up to ``max_upload`` bytes, to LFS, for which clients need ``HF_HUB_DISABLE_XET=1``.
 
         with EmbeddedHub(tmp_path) as hub:
             api = HfApi(hub.endpoint, token=hub.token("local"))
             api.create_repo("local/adapter")
 
     Entering raises RegistryError where the extra is not installed, the port is taken, the root
-    cannot be written or another server uses it. An account that the root knows keeps its token.
+    cannot be written or another server uses it. An account that the root knows keeps its token; one
+    that is not among ``accounts`` cannot sign in.
     """
 
     def __init__(
@@ -48,14 +52,13 @@ class EmbeddedHub:
         accounts: Sequence[Account] = (Account("local"),),
         host: str = "127.0.0.1",
         port: int = 0,
+        insecure_lan: bool = False,
         lfs_threshold: int = 64 * 2**20,
         max_upload: int = 5 * 2**30,
     ) -> None:
-        if host not in {"127.0.0.1", "localhost"}:
-            raise RegistryError(f"the embedded Hub listens on 127.0.0.1 alone, not on {host}")
         self._root = root
         self._initial_accounts = accounts
-        self._address = ("127.0.0.1", port)
+        self._address = (checked_host(host, insecure_lan=insecure_lan), port)
         self._limits = (lfs_threshold, max_upload)
         self._resources = ExitStack()
         self.endpoint = ""
@@ -83,6 +86,11 @@ class EmbeddedHub:
         return self._accounts.token_path(name)
 
     @property
+    def left_out(self) -> list[str]:
+        """The accounts of earlier starts that cannot sign in now."""
+        return self._accounts.left_out
+
+    @property
     def running(self) -> bool:
         """Whether the server still answers."""
         return self._thread.is_alive()
@@ -96,10 +104,12 @@ class EmbeddedHub:
 
         store = self._open_root(resources)
         listener = self._listen(resources)
-        self.endpoint = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        host = self._address[0]
+        self.endpoint = f"http://{host}:{listener.getsockname()[1]}"
         pool = resources.enter_context(ThreadPoolExecutor(THREADS, "ftplug-hub"))
         signer = Signer(secrets.token_bytes(32))
-        hub = Hub(self.endpoint, self._accounts, store, signer, pool, *self._limits)
+        limits = (*self._limits, host != LOOPBACK)
+        hub = Hub(self.endpoint, self._accounts, store, signer, pool, *limits)
         config = uvicorn.Config(
             create_app(hub),
             log_config=None,
@@ -164,6 +174,27 @@ class EmbeddedHub:
             if not self._thread.is_alive():
                 raise RegistryError("the embedded Hub did not start")
             time.sleep(0.005)
+
+
+def checked_host(host: str, *, insecure_lan: bool) -> str:
+    """Return the address to listen on: loopback, or with ``insecure_lan`` one of this machine's."""
+    if host in (LOOPBACK, "localhost"):
+        return LOOPBACK
+    if not insecure_lan:
+        raise RegistryError(
+            f"the embedded Hub listens on {LOOPBACK} alone, not on {host}: it has no encryption; "
+            "--insecure-lan lets it, for a network that you trust"
+        )
+    try:
+        address = ipaddress.IPv4Address(host)
+    except ValueError:
+        address = None
+    if address is None or address.is_unspecified:
+        raise RegistryError(
+            f"--host {host}: name one IPv4 address of this machine, e.g. 192.168.1.5: clients are "
+            "told to upload there"
+        )
+    return str(address)
 
 
 def _require_extra() -> ModuleType:

@@ -7,7 +7,8 @@ from runs import logits, shake
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import ftplug
-from ftplug import cli
+from ftplug import ArtifactError, cli
+from ftplug.artifacts import merged_model
 from ftplug.artifacts.merged_model import merge_artifact
 
 
@@ -37,6 +38,21 @@ def test_the_merged_model_is_plain_and_answers_the_same(method, settings, base, 
     )
     names = {path.name for path in merged.iterdir()}
     assert not names & {"ftplug.json", "adapter_config.json", "adapter_model.safetensors"}
+
+
+def test_what_another_one_put_there_meanwhile_stays(base, tmp_path, monkeypatch):
+    saved(base, tmp_path / "artifact", "lora", r=4)
+    fold = merged_model.merge
+
+    def meanwhile(model):
+        (tmp_path / "to").mkdir()
+        (tmp_path / "to" / "mine").touch()
+        return fold(model)
+
+    monkeypatch.setattr(merged_model, "merge", meanwhile)
+    with pytest.raises(ArtifactError, match="exists already"):
+        merge_artifact(tmp_path / "artifact", tmp_path / "to", base=base)
+    assert [path.name for path in (tmp_path / "to").iterdir()] == ["mine"]
 
 
 def typed(monkeypatch, capsys, *arguments):

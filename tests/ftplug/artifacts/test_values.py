@@ -144,7 +144,7 @@ def test_a_plain_adapter_that_peft_refuses_leaves_no_wrapper(base, tmp_path, val
     path = folder / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
     before = logits(base)
-    refuse(base, folder, "peft cannot load it")
+    refuse(base, folder, "far more than its tensors hold|peft cannot load it")
     assert not hasattr(base, "peft_config")
     assert torch.equal(logits(base), before)
 

@@ -1,6 +1,7 @@
 """What the host promises of every method beside the contract (tests/plugins/test_contract.py)."""
 
 import copy
+import shutil
 
 import pytest
 import tiny
@@ -54,6 +55,22 @@ def test_disabled_reads_a_checkpoint_again_instead_of_keeping_a_copy(method, tmp
     kept = require_attachment(model).original_values.kept
     assert set(kept) <= {"classifier.weight", "classifier.bias"}
     shake(model)
+    with ftplug.disabled(model):
+        assert torch.equal(logits(model), expected)
+
+
+@pytest.mark.parametrize("named", ["somebody/a-model", None])
+def test_disabled_keeps_the_values_of_a_base_that_is_not_on_this_machine(named, tmp_path):
+    from transformers import BertForSequenceClassification
+
+    tiny.bert("Model").save_pretrained(tmp_path / "base")
+    model = BertForSequenceClassification.from_pretrained(tmp_path / "base").eval()
+    shutil.rmtree(tmp_path / "base")
+    model.config._name_or_path = named or model.config._name_or_path
+    expected = logits(model)
+    ftplug.apply(model, "full")
+    shake(model)
+    assert not torch.equal(logits(model), expected)
     with ftplug.disabled(model):
         assert torch.equal(logits(model), expected)
 

@@ -13,6 +13,7 @@ import script
 import tiny
 import torch
 from ftplug_plugins.lora import Lora
+from ftplug_registry.pulling import copying
 from ftplug_registry.pulling.copying import copy_to_folder, require_free
 from runs import rows, shake, trainer
 
@@ -71,6 +72,21 @@ def copied(artifact, target):
     copy_to_folder(artifact, files, read_manifest(artifact), target, overwrite=False)
 
 
+def test_two_that_are_pulled_to_one_place_are_not_mixed(made, tmp_path, monkeypatch):
+    stage = copying.staged
+
+    def meanwhile(target, *given, **named):
+        monkeypatch.undo()
+        copied(made / "freeze", target)
+        return stage(target, *given, **named)
+
+    monkeypatch.setattr(copying, "staged", meanwhile)
+    with pytest.raises(ftplug.ArtifactError, match="exists already"):
+        copied(made / "lora", tmp_path / "to")
+    there = {path.name for path in (tmp_path / "to").iterdir()}
+    assert there == set(read_manifest(made / "freeze").files)
+
+
 WRITES = {
     "save": lambda made, out: ftplug.save(ftplug.apply(tiny.bert(), "lora", r=4), out),
     "run": lambda made, out: Launch([Lora()]).run([script.__file__, "--out", str(out)]),
@@ -101,6 +117,14 @@ def test_nor_does_reading_one_raise_anything_else(made, no_place, monkeypatch, c
 def test_a_name_that_no_folder_can_have_is_one_line(tmp_path):
     with pytest.raises(ftplug.ArtifactError, match=r"cannot write .*a\\x00b.*choose another"):
         ftplug.save(ftplug.apply(tiny.bert(), "lora"), tmp_path / "a\0b")
+
+
+def test_a_config_that_its_own_class_refuses_is_one_line(tmp_path):
+    model = ftplug.apply(tiny.qwen2(), "full")
+    model.config.layer_types = model.config.layer_types[:1]  # of two layers
+    with pytest.raises(ftplug.ArtifactError, match=r"config is none .*1.*: change model\.config"):
+        ftplug.save(model, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

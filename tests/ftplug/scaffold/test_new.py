@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import site
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import ftplug
 from ftplug import FtplugError, cli
 from ftplug.attaching.attachment import require_attachment
 from ftplug.scaffold.package import write_package
-from ftplug.testing import Case, checks, run_view
+from ftplug.testing import Case, MethodContract, checks, run_view
 
 
 def load_class(folder, module, name):
@@ -88,7 +89,7 @@ def test_a_folder_with_something_in_it_is_left_alone(tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full/thesis.tex").write_text("1")
     for target in (tmp_path / "full", tmp_path / "full/thesis.tex"):
-        with pytest.raises(FtplugError, match="exists already: name another folder with --to"):
+        with pytest.raises(FtplugError, match="exists already: choose another folder"):
             write_package("my-method", target)
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["thesis.tex"]
     with pytest.raises(FtplugError, match="cannot write"):
@@ -168,11 +169,15 @@ def environment(server, tmp_path):
 @pytest.mark.venv
 def test_the_installed_package_passes_its_own_test(python, package, environment):
     code, printed, error = run(
-        python, "-m", "pytest", "-q", "-m", "not ddp", "-p", "no:cacheprovider", package,
+        python, "-m", "pytest", "-v", "-m", "not ddp", "-p", "no:cacheprovider", package,
         cwd=package, env=environment,
     )  # fmt: skip
     assert code == 0, printed + error
-    assert "67 passed, 1 deselected" in printed
+    passed = set(re.findall(r"::(test_\w+).* PASSED", printed))
+    of_the_contract = {name for name in vars(MethodContract) if name.startswith("test_")}
+    not_asked = {"test_two_processes_agree", "test_what_does_not_fit_is_refused"}  # it fits all
+    assert of_the_contract - passed == not_asked
+    assert re.search(r"= \d+ passed, 1 deselected", printed)  # none skipped
 
 
 @pytest.mark.venv

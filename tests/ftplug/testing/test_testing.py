@@ -93,6 +93,14 @@ class PreparesTheBase(Scale):
 
 
 @dataclass(frozen=True, eq=False)
+class HooksInAsItGoes(Scale):
+    @hookimpl
+    def on_step(self, model):
+        if not model.classifier._forward_hooks:
+            model.classifier.register_forward_hook(lambda module, inputs, output: 2 * output)
+
+
+@dataclass(frozen=True, eq=False)
 class CountsInAParameter(Scale):
     @hookimpl
     def prepare_model(self, model):
@@ -340,6 +348,15 @@ class AlwaysSleepsOverASingleRow(Scale):
             wrap_forward(linear, scaled_in_batches_alone)
 
 
+@dataclass(frozen=True, eq=False)
+class RoundsACopy(Scale):
+    @hookimpl
+    def prepare_model(self, model):
+        Scale.prepare_model(self, model)
+        for linear in feed_forwards(model):
+            linear.weight.data = linear.weight.data.half().float()
+
+
 CATCHES = [
     ("every_saved_tensor_is_seen", SleepsOverASingleRow, r"layer.1\S+scale: .* \(1 in all\)"),
     ("every_saved_tensor_is_seen", AlwaysSleepsOverASingleRow, "training changed no answer"),
@@ -376,6 +393,10 @@ CATCHES = [
     ("merged_equals_the_forward", ForgetsTheBias, "merged answers differ by"),
     ("merged_equals_the_forward", LeavesTheVectors, r"not a plain one \(bert\S+scale\)"),
     ("a_deepcopy_is_independent", HoldsAClosure, "deepcopy"),
+    ("shares_its_base", PreparesTheBase, r"scale: writes to bert\S+weight of the base while"),
+    ("shares_its_base", RoundsACopy, r"dense.weight is the base's, but was copied"),
+    ("detaches", PreparesTheBase, "cannot be taken off: .* scale does not train are no longer"),
+    ("detaches", HooksInAsItGoes, "after detach of a run the base answers differently"),
     ("composes", StopsTheOthers, r"adapter\S+ \(\d+ in all\) may train but has the same value"),
 ]
 

@@ -297,7 +297,7 @@ def test_two_bindings_of_one_trainer_are_refused(base, tmp_path):
     both = r"attach\(trainer, 'lora', 'bitfit'\)"
     with pytest.raises(MethodError, match=rf"already has lora.* a new Trainer .*{both}"):
         ftplug.attach(bound, "bitfit")
-    with pytest.raises(MethodError, match=r"already has lora.* with other settings build a new"):
+    with pytest.raises(MethodError, match=r"already has lora.* with other settings take that off"):
         ftplug.attach(bound, "lora", r=4)
     with pytest.raises(MethodError, match="already has lora"):
         trainer(

@@ -140,6 +140,23 @@ def test_it_equals_what_trl_does_for_a_peft_model(folder, pairs, tmp_path):
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
 
+def test_a_detached_trainer_compares_with_the_base_under_the_next_method(folder, pairs, tmp_path):
+    switched = dpo(model_of(folder), tmp_path / "a", pairs)
+    ftplug.attach(switched, "full")
+    switched.train()
+    ftplug.detach(switched)
+    ftplug.attach(switched, "lora", r=4)
+    assert isinstance(switched.ref_model, Reference)
+    found = trained(switched)
+    assert found == trained(ftplug.attach(dpo(model_of(folder), tmp_path, pairs), "lora", r=4))
+    given = dpo(model_of(folder), tmp_path / "b", pairs, callback("full"))
+    given.train()
+    assert trained(ftplug.attach(ftplug.detach(given), "lora", r=4)) == found
+    ftplug.detach(given)
+    with pytest.raises(MethodError, match=r"DPOTrainer: its reference was its own model, whose me"):
+        given.train()
+
+
 def sft(model, out, pairs, *callbacks):
     texts = pairs.map(lambda row: {"text": row["chosen"]}, remove_columns=pairs.column_names)
     return SFTTrainer(

@@ -46,6 +46,19 @@ def test_trains_as_in_peft_and_leaves_the_base(start, tmp_path):
     layers_equal_pefts(model, theirs, base, tmp_path)
 
 
+@FROM_BASE
+def test_all_linear_is_every_layer_below_the_head(method, tmp_path):
+    base = tiny.llama()
+    model = ftplug.apply(copy.deepcopy(base), method, r=4, target_modules="all-linear")
+    named = sorted({n.rpartition(".")[2] for n, m in base.named_modules() if "proj" in n})
+    torch.manual_seed(0)
+    other = ftplug.apply(copy.deepcopy(base), method, r=4, target_modules=named)
+    assert weights(model).keys() == weights(other).keys()
+    assert torch.equal(logits(model), logits(base))
+    ftplug.save(shake(model), tmp_path / "artifact")
+    assert same(weights(ftplug.load(base, tmp_path / "artifact")), weights(model))
+
+
 def test_a_randomized_svd_comes_near_the_exact_one():
     """Eckart and Young: no matrices of rank r leave less of W than the exact SVD's."""
     base = tiny.bert()

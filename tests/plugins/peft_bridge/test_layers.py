@@ -213,3 +213,19 @@ def test_all_linear_leaves_it_out(model):
 @pytest.mark.parametrize("build", [tiny.bert, tiny.llama, tiny.t5, tiny.vit, mixtral, qwen])
 def test_a_model_that_calls_its_layers_has_nothing_of_that_kind(build):
     assert read_past(build()) == {}
+
+
+@pytest.mark.filterwarnings("ignore")  # of peft's, on Conv1D and on what it leaves out
+@pytest.mark.parametrize("name", built_in())
+def test_what_is_saved_on_conv1d_loads_again(name, tmp_path):
+    """peft sets ``fan_in_fan_out`` by the layer; the manifest keeps what was set."""
+    given = contract(name)
+    beside = {f"{name}.{n}": value for n, value in given.get("settings", {}).items()}
+    names = (*given.get("beside", ()), name)
+    try:
+        model = shake(ftplug.apply(tiny.gpt2(), *names, **beside))
+    except ftplug.MethodError:
+        return  # refused before anything was trained
+    ftplug.save(model, tmp_path)
+    loaded = ftplug.load(tiny.gpt2(), tmp_path)
+    assert torch.equal(logits(loaded), logits(model))

@@ -441,3 +441,21 @@ def test_a_half_precision_base_trains_float32(tmp_path):
         own = {p.dtype for n, p in model.named_parameters() if p.requires_grad and "class" not in n}
         assert own <= {torch.float32} or method == "osf", method
         model(**tiny.inputs(model)).loss.backward()
+
+
+TRANSPOSED = sorted(
+    name for name in peft_family.types()
+    if any(s.name == "fan_in_fan_out" for s in peft_family.build(name).describe())
+)  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore")  # peft's note on Conv1D
+@pytest.mark.parametrize("name", TRANSPOSED)
+def test_an_artifact_on_layers_that_lie_transposed_is_loaded(name, tmp_path):
+    """Peft writes into its config how GPT-2's weights lie, whatever the setting says."""
+    try:
+        model = shake(ftplug.apply(tiny.gpt2(), name, **SMALL.get(name, {})))
+    except MethodError as refused:
+        pytest.skip(str(refused))
+    ftplug.save(model, tmp_path)
+    assert torch.equal(logits(ftplug.load(tiny.gpt2(), tmp_path)), logits(model))

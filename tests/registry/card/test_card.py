@@ -11,6 +11,7 @@ import pytest
 import tiny
 import torch
 from datasets import Dataset, DatasetInfo
+from ftplug_registry.card.markdown import number
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 from runs import logits, trainer
@@ -482,3 +483,8 @@ def test_the_manifest_of_an_earlier_version_has_no_author(made, tmp_path):
     (tmp_path / "ftplug.json").write_text(json.dumps(content))
     assert read_manifest(tmp_path).author == {}
     assert rendered(read_manifest(tmp_path)).data.library_name == "ftplug"
+
+
+def test_a_whole_number_of_hundreds_of_digits_is_written_out():
+    assert number(10**400) == f"{10**400:,}"
+    assert (number(12345), number(2000.0), number(0.5)) == ("12,345", "2,000", "0.5")

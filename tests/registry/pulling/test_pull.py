@@ -4,6 +4,7 @@ import json
 import shutil
 import socket
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import peft
@@ -300,15 +301,43 @@ def test_a_plain_repository_of_another_peft_loads_where_it_asks_for_nothing_unkn
     assert torch.equal(logits(ftplug.load(base, plain)), wanted)
 
 
+def test_plain_repositories_load_in_threads_and_in_inference_mode_as_alone(base, plain, tmp_path):
+    broken = shutil.copytree(plain, tmp_path / "broken")
+    tensors = load_file(broken / "adapter_model.safetensors")
+    del tensors[max(name for name in tensors if "lora" in name)]
+    save_file(tensors, broken / "adapter_model.safetensors", {"format": "pt"})
+    filters = list(warnings.filters)
+    wanted = logits(ftplug.load(base, plain))
+
+    def loaded(folder):
+        with torch.inference_mode():
+            try:
+                return ftplug.load(base, folder)
+            except ArtifactError as error:
+                return str(error)
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(loaded, [plain, broken] * 8))
+    assert all("missing adapter keys" in one for one in found[1::2])
+    assert all(logits(one).equal(wanted) for one in found[::2])
+    assert not any(p.is_inference() for one in found[::2] for p in one.parameters())
+    assert list(warnings.filters) == filters
+
+
 def test_a_plain_repository_that_fails_leaves_the_model_as_it_was(base, plain):
     model = BertForSequenceClassification.from_pretrained(base)
     before, names = logits(model), [name for name, _ in model.named_modules()]
-    (plain / "adapter_model.safetensors").write_bytes(b"\x10")
+    tensors = load_file(plain / "adapter_model.safetensors")
+    misshapen = {n: t[:, :-1].contiguous() if "lora_A" in n else t for n, t in tensors.items()}
+    save_file(misshapen, plain / "adapter_model.safetensors")
     with pytest.raises(ArtifactError, match="peft cannot load it"):
         ftplug.load(model, plain)
     assert torch.equal(logits(model), before)
     assert [name for name, _ in model.named_modules()] == names
     assert all(parameter.requires_grad for parameter in model.parameters())
+    (plain / "adapter_model.safetensors").write_bytes(b"\x10")
+    with pytest.raises(ArtifactError, match="not readable as safetensors"):
+        ftplug.load(model, plain)
 
 
 CONFIGS = {

@@ -52,9 +52,12 @@ def test_a_repositorys_life(api):
     assert [file.rfilename for file in first.siblings] == [".gitattributes"]
     assert re.fullmatch(r"[0-9a-f]{40}", first.sha)
     assert not first.private
-    api.update_repo_settings("ann/model", private=True, gated="auto")
+    with pytest.raises(HfHubHTTPError, match="no gates: a repository is public or private"):
+        api.update_repo_settings("ann/model", private=True, gated="auto")
+    assert not api.repo_info("ann/model").private
+    api.update_repo_settings("ann/model", private=True, gated=False)
     changed = api.repo_info("ann/model")
-    assert (changed.private, changed.gated) == (True, "auto")
+    assert (changed.private, changed.gated) == (True, False)
     api.move_repo("ann/model", "lab/renamed")
     assert api.repo_info("lab/renamed").sha == first.sha
     assert not api.repo_exists("ann/model")

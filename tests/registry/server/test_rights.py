@@ -8,6 +8,7 @@ import hub
 import pytest
 from ftplug_registry.server.accounts import Account
 from ftplug_registry.server.embedded import EmbeddedHub
+from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
 from ftplug.errors import RegistryError
@@ -152,6 +153,82 @@ def test_tokens_are_the_same_after_a_restart_and_their_files_are_private(tmp_pat
         assert third.token("local")
     with EmbeddedHub(root, accounts=[Account("ann")]) as fourth:
         assert fourth.token("ann") != token  # a lost file: a new token, the old one is void
+
+
+def test_an_account_left_out_can_no_longer_sign_in(tmp_path):
+    root = tmp_path / "root"
+    with EmbeddedHub(root, accounts=[Account("ann"), Account("bob")]) as first:
+        token = first.token("bob")
+        with hub.client(first, "bob", home=tmp_path / "home") as api:
+            api.create_repo("bob/model", private=True)
+    with EmbeddedHub(root, accounts=[Account("ann")]) as second:
+        assert second.left_out == ["bob"]
+        with pytest.raises(RegistryError, match="no account named 'bob'"):
+            second.token("bob")
+        with hub.client(second, "ann", home=tmp_path / "home"):
+            api = HfApi(second.endpoint, token=token)
+            for call in (api.whoami, lambda: api.create_repo("bob/x"), api.list_models):
+                with pytest.raises(HfHubHTTPError, match=r"401|Invalid user token"):
+                    list(call() or ())
+            with pytest.raises(HfHubHTTPError, match="403"):
+                HfApi(second.endpoint, token=second.token("ann")).create_repo("bob/x")
+    with EmbeddedHub(root, accounts=[Account("ann"), Account("bob")]) as third:
+        assert (third.token("bob"), third.left_out) == (token, [])
+        with hub.client(third, "bob", home=tmp_path / "home") as api:
+            assert api.repo_info("bob/model").private
+
+
+def test_beyond_loopback_only_insecurely_and_with_tokens(tmp_path):
+    for host, match in (("0.0.0.0", "one IPv4 address"), ("::1", "one IPv4"), ("x\n", "one IPv4")):
+        with pytest.raises(RegistryError, match=match):
+            EmbeddedHub(tmp_path, host=host, insecure_lan=True)
+        with pytest.raises(RegistryError, match="--insecure-lan"):
+            EmbeddedHub(tmp_path, host=host)
+    own = {"host": "127.0.0.2", "insecure_lan": True, "lfs_threshold": 4096}
+    with EmbeddedHub(tmp_path / "root", **own) as server:
+        assert server.endpoint.startswith("http://127.0.0.2:")
+        with hub.client(server, home=tmp_path / "home") as api:
+            api.create_repo("local/model")
+            api.upload_file(
+                path_or_fileobj=b"x" * 9000, path_in_repo="a.bin", repo_id="local/model"
+            )  # by LFS, whose address is signed
+            assert api.hf_hub_download("local/model", "a.bin")
+            anonymous = HfApi(server.endpoint, token=False)
+            for call in (
+                lambda: list(anonymous.list_models()), lambda: anonymous.repo_info("local/model"),
+                lambda: anonymous.create_repo("local/x"),
+            ):  # fmt: skip
+                with pytest.raises(HfHubHTTPError, match="401"):
+                    call()
+            for address in ("local/model/resolve/main/a.bin", "api/models/local/model/refs"):
+                assert hub_session().get(f"{server.endpoint}/{address}").status_code == 401
+
+
+def test_changes_are_logged_by_whom_what_and_nothing_else(server, api, repo, caplog, http):
+    caplog.set_level(logging.INFO, "ftplug_registry.server.changes")
+    caplog.clear()
+    done = api.upload_file(path_or_fileobj=b"x", path_in_repo="a", repo_id=repo)
+    api.create_tag(repo, tag="v1")
+    api.create_branch(repo, branch="b\u202e\x9b31m")
+    api.delete_tag(repo, tag="v1")
+    api.list_repo_commits(repo)
+    api.update_repo_settings(repo, private=True)
+    for _ in range(2):
+        with pytest.raises(HfHubHTTPError):
+            HfApi(server.endpoint, token=server.token("bob")).delete_repo(repo)
+    api.move_repo(repo, "lab/moved")
+    api.delete_repo("lab/moved")
+    logged = [r.getMessage() for r in caplog.records if r.name == "ftplug_registry.server.changes"]
+    assert logged == [
+        f"ann: commit {done.oid} to main of {repo}",
+        f"ann: tag v1 of {repo} at {done.oid}",
+        f"ann: branch b\ufffd\ufffd31m of {repo} at {done.oid}",
+        f"ann: delete tag v1 of {repo}",
+        f"ann: settings of {repo}: private",
+        f"ann: move {repo} to lab/moved",
+        "ann: delete lab/moved",
+    ]
+    assert all(line.isprintable() for line in logged)
 
 
 @pytest.mark.parametrize(

@@ -5,21 +5,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, TypeVar
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from starlette.datastructures import Headers, QueryParams
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from ftplug.cli import printable
 from ftplug_registry.server.accounts import Account, Accounts
 from ftplug_registry.server.errors import ANONYMOUS, BAD_TOKEN, hub_error, repo_not_found
 from ftplug_registry.server.storage.lfs import Signer
 from ftplug_registry.server.storage.repository import RepoId, Repository
 from ftplug_registry.server.storage.store import RepositoryStore
+
+changes = logging.getLogger("ftplug_registry.server.changes")
 
 MAX_JSON = 4 << 20  # bytes of a request body, where it is not an upload
 DRAIN = 256 << 20  # bytes read of a request that is refused already
@@ -40,6 +44,13 @@ class Hub:
     pool: Executor
     lfs_threshold: int
     max_upload: int
+    tokens_required: bool = False
+
+    @property
+    def hosts(self) -> list[str]:
+        """The names of this machine that requests may have in their address."""
+        own = urlsplit(self.endpoint).hostname or ""
+        return list(dict.fromkeys(["127.0.0.1", "localhost", own]))
 
     async def in_pool(self, function: Callable[..., T], *arguments: Any) -> T:
         """Run blocking work in a thread: it must not hold up other clients."""
@@ -73,6 +84,11 @@ class Call:
         if not (text.isascii() and text.isdigit() and len(text) <= 9):
             raise hub_error(400, f"{name} must be a number")
         return min(int(text), most)
+
+    def changed(self, what: str) -> None:
+        """Note who changed what, in one line that a terminal may be shown; never a token."""
+        who = self.account.name if self.account else "nobody"
+        changes.info("%s: %s", who, printable(what))
 
     def signed_in(self) -> Account:
         """Return the caller; 401 if anonymous."""

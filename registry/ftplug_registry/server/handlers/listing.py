@@ -80,7 +80,7 @@ def repository_info(repository: Repository, commit: pygit2.Commit) -> _Info:
         "author": repository.id.namespace,
         "sha": str(commit.id),
         "private": repository.private,
-        "gated": repository.gated,
+        "gated": False,
         "disabled": False,
         "downloads": 0,
         "likes": 0,

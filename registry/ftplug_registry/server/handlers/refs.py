@@ -39,7 +39,9 @@ def create_branch(call: Call) -> Response:
     start = text_field(request, "startingPoint", MAIN)
     with call.hub.store.locked(repository.id):
         repository = call.hub.store.reopen(repository.id)
-        repository.refs.create(name, repository.refs.commit(start))
+        commit = repository.refs.commit(start)
+        repository.refs.create(name, commit)
+    call.changed(f"branch {call.path['branch']} of {repository.id.url_path} at {commit.id}")
     return Json({"success": True})
 
 
@@ -50,6 +52,7 @@ def delete_branch(call: Call) -> Response:
         raise hub_error(403, "The branch main cannot be deleted")
     with call.hub.store.locked(repository.id):
         call.hub.store.reopen(repository.id).refs.delete(f"refs/heads/{branch}")
+    call.changed(f"delete branch {branch} of {repository.id.url_path}")
     return Json({"success": True})
 
 
@@ -64,12 +67,14 @@ def create_tag(call: Call) -> Response:
             repository.refs.create_tag(tag, commit, message, call.signed_in())
         else:
             repository.refs.create(f"refs/tags/{tag}", commit)
+    call.changed(f"tag {tag} of {repository.id.url_path} at {commit.id}")
     return Json({"success": True})
 
 
 def delete_tag(call: Call) -> Response:
     """Delete a tag; what it stood for stays."""
-    repository = call.writable()
+    repository, tag = call.writable(), call.path["revision"]
     with call.hub.store.locked(repository.id):
-        call.hub.store.reopen(repository.id).refs.delete(f"refs/tags/{call.path['revision']}")
+        call.hub.store.reopen(repository.id).refs.delete(f"refs/tags/{tag}")
+    call.changed(f"delete tag {tag} of {repository.id.url_path}")
     return Json({"success": True})

@@ -32,7 +32,9 @@ def create(call: Call) -> Response:
     id = _repo_id(call, request)
     owner = call.owner_of(id.namespace)
     address = {"id": str(id), "name": str(id), "url": f"{call.hub.endpoint}/{id.url_path}"}
-    if call.hub.store.create(id, owner, private=bool(_private(request))):
+    private = bool(_private(request))
+    if call.hub.store.create(id, owner, private=private):
+        call.changed(f"create {id.url_path} ({'private' if private else 'public'})")
         return Json(address)
     message = f"You already created this {id.kind[:-1]} repo"
     return Json({**address, "error": message}, 409, {"X-Error-Message": message})
@@ -43,6 +45,7 @@ def delete(call: Call) -> Response:
     id = _repo_id(call, call.json())
     call.writable(id)
     call.hub.store.delete(id)
+    call.changed(f"delete {id.url_path}")
     return Json({"success": True})
 
 
@@ -55,24 +58,24 @@ def move(call: Call) -> Response:
     call.owner_of(new.namespace)
     if old != new:
         call.hub.store.move(old, new)
+        call.changed(f"move {old.url_path} to {new.url_path}")
     return Json({"success": True, "url": f"{call.hub.endpoint}/{new.url_path}"})
 
 
 def settings(call: Call) -> Response:
-    """Change who may read a repository."""
+    """Change who may read a repository: public or private; there are no gates here."""
     repository, request = call.writable(), call.json()
     changes: dict[str, str] = {}
     private = _private(request)
     if private is not None:
         changes["visibility"] = "private" if private else "public"
-    if "gated" in request:
-        if request["gated"] not in ("auto", "manual", False):
-            raise hub_error(400, "gated must be auto, manual or false")
-        changes["gated"] = request["gated"] or ""
+    if request.get("gated", False) is not False:
+        raise hub_error(501, "ftplug serve has no gates: a repository is public or private")
     with call.hub.store.locked(repository.id):
         repository = call.hub.store.reopen(repository.id)
         repository.configure(**changes)
-        return Json({"private": repository.private, "gated": repository.gated})
+        call.changed(f"settings of {repository.id}: {changes.get('visibility', 'as before')}")
+        return Json({"private": repository.private, "gated": False})
 
 
 def validate_yaml(call: Call) -> Response:

@@ -97,6 +97,7 @@ async def commit(call: Call, chunks: AsyncIterator[bytes]) -> Response:
     async for line in lines(chunks, commit_line_limit(hub.lfs_threshold)):
         await hub.in_pool(pending.add_line, line)
     made = await hub.in_pool(pending.finish, hub.store)
+    call.changed(f"commit {made.id} to {pending.branch} of {pending.repository.id.url_path}")
     url = f"{hub.endpoint}/{pending.repository.id.url_path}/commit/{made.id}"
     return Json({"success": True, "commitOid": str(made.id), "commitUrl": url, "hookOutput": ""})
 

@@ -71,11 +71,6 @@ class Repository:
         return self._setting("visibility") != "public"
 
     @property
-    def gated(self) -> str | bool:
-        """The gate that its settings name; it is stored and shown, nobody is stopped by it."""
-        return self._setting("gated") or False
-
-    @property
     def created_at(self) -> str:
         """When it was created, as the Hub writes dates."""
         return self._setting("createdat") or date(self.refs.commit(MAIN).commit_time)

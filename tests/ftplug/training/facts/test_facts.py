@@ -102,6 +102,18 @@ def test_columns_and_cut_are_found_by_trying(tokenizer, most):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("padding", [False, "max_length"])
+@pytest.mark.parametrize("longest", [1, 8])
+def test_a_cut_is_found_that_only_late_rows_show(tokenizer, padding, longest):
+    texts = ["good"] * 100 + ["good bad " * longest] * 3
+    made = rows(text=texts, label=[0] * 103)
+    cut = {"truncation": True, "max_length": 6, "padding": padding}
+    facts = evaluation_facts(trainer(tokenizer, made, **cut), {"eval_accuracy": 0.5})
+    # Rows of one width may be cut there: to cut what is shorter changes nothing.
+    said = 6 if padding or longest == 8 else None
+    assert facts["preprocessing"] == {"text": ["text"], "label": "label", "max_length": said}
+
+
 def test_pairs_are_found_in_their_order(tokenizer):
     made = rows(text=["bad"] * 8, premise=TEXTS, label=[0, 1] * 4)
     facts = evaluation_facts(trainer(tokenizer, made), {"eval_accuracy": 0.5})

@@ -19,15 +19,6 @@ SCRIPT = restarted.__file__
 CODES = {"SIGTERM": 143, "SIGUSR1": 138}
 
 
-@pytest.fixture(autouse=True)
-def handlers():
-    """Put back what a process that ends would leave."""
-    before = {name: signal.getsignal(getattr(signal, name)) for name in CODES}
-    yield
-    for name, handler in before.items():
-        signal.signal(getattr(signal, name), handler)
-
-
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
     """A run that nothing strikes."""

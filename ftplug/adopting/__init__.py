@@ -1,0 +1,1 @@
+"""Adapters that other libraries trained, made artifacts of ftplug: ``ftplug adopt``."""

@@ -1,0 +1,1 @@
+"""Adapters that other libraries saved: their layouts, read for ``ftplug adopt``."""

@@ -1,0 +1,1 @@
+"""Adapters that other libraries published, fetched and made artifacts: ``ftplug adopt``."""

@@ -1,0 +1,1 @@
+"""What happens to an artifact once it is published: promoted, deprecated, withdrawn."""
