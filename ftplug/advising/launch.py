@@ -12,6 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from ftplug.advising.report import Report, look_at
 from ftplug.errors import FtplugError
 from ftplug.frames import trainer_in_construction
+from ftplug.training.running import alone
 from ftplug.training.running.reporting import write_report
 from ftplug.training.script import Launch
 
@@ -33,7 +34,7 @@ class Advising(Launch):
 
         Raises FtplugError where it is started as several processes or trains nothing.
         """
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if alone.number(os.environ, "WORLD_SIZE") > 1:
             raise FtplugError("advise looks at one process: start it without a launcher")
         report, self.report = self.report, None
         target = report.resolve() if report else None

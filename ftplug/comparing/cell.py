@@ -29,6 +29,7 @@ from ftplug.comparing.measuring.watching import GoOn, Watching
 from ftplug.comparing.results import Cell, Result
 from ftplug.errors import FtplugError
 from ftplug.training.record import training_facts
+from ftplug.training.running import alone
 from ftplug.training.running.as_main import print_from_script
 from ftplug.training.script import Launch
 
@@ -49,7 +50,7 @@ def run_cell(
     of all evaluations, ``start_seconds`` those from this call until training begins. ``peak_rss``
     is the process's. Raises :class:`FtplugError` where this is one of several processes.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if alone.number(os.environ, "WORLD_SIZE") > 1:
         raise FtplugError("compare runs a cell in one process: start it without a launcher")
     began = time.perf_counter()
     result = Result(**dataclasses.asdict(cell), status="failed")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import os
 import secrets
 import shlex
@@ -196,7 +197,9 @@ def _check(
     seeds: int, delta: float, budget_minutes: float | None, jobs: int, retain: Path | None
 ) -> None:
     """Refuse what cannot be meant, before anything runs."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    from ftplug.training.running import alone
+
+    if alone.number(os.environ, "WORLD_SIZE") > 1:
         raise FtplugError("compare starts its own processes: start it without a launcher")
     for name, number in (("--seeds", seeds), ("--jobs", jobs)):
         if number < 1:
@@ -237,6 +240,8 @@ def _show(compared: Compared, *, as_json: bool) -> None:
     from ftplug.comparing.summary import FILE
 
     finished, folder = compared.finished, compared.folder
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # not everybody's terminal has a minus sign
     if as_json:
         typer.echo((folder.path / FILE).read_text(encoding="utf-8"), nl=False)
         return
@@ -248,4 +253,5 @@ def _show(compared: Compared, *, as_json: bool) -> None:
         typer.echo(line)
     typer.echo(f"report: {finished.report}")
     if finished.best is not None:
-        typer.echo(f"winner: {finished.best} (ftplug push {finished.best} REPO_ID publishes it)")
+        push = f"ftplug push {shlex.quote(str(finished.best))} REPO_ID"
+        typer.echo(f"winner: {finished.best} ({push} publishes it)")

@@ -42,6 +42,19 @@ class Comparison:
     retain: str | None = None
     seed_arg: str | None = None
 
+    def check_texts(self) -> None:
+        """Raise :class:`FtplugError` for a text that could not be written, naming it."""
+        given = (self.baseline, self.metric, self.dataset_name, self.retain, self.seed_arg)
+        for text in (*self.command, self.folder, *self.candidates, *given):
+            if text is not None and not text.isascii():
+                try:
+                    text.encode("utf-8")
+                except UnicodeEncodeError:
+                    raise FtplugError(
+                        f"compare: {text!r} is not UTF-8, as comparison.json is: rename that file "
+                        "or folder, or write the argument in UTF-8"
+                    ) from None
+
     def write(self, directory: Path) -> None:
         """Write the file of a comparison's folder."""
         text = json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"

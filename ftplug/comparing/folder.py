@@ -69,6 +69,7 @@ def opened(path: Path, wanted: Comparison) -> Iterator[Folder]:
     Raises :class:`FtplugError` in one line where another process holds it, where it is a file, and
     where it is of a comparison that differs in more than further candidates and seeds.
     """
+    wanted.check_texts()
     if path.exists() and not path.is_dir():
         raise FtplugError(f"{path}: a file: give --out another folder")
     with stated_write_errors(path):
@@ -190,7 +191,7 @@ def _said(name: str) -> str:
 
 def _shown(value: object) -> str:
     if isinstance(value, tuple):
-        return " ".join(f"{one:g}" if isinstance(one, float) else str(one) for one in value)
+        return " ".join(map(str, value))
     return "not given" if value is None else str(value)
 
 

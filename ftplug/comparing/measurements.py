@@ -110,7 +110,11 @@ def contrast(
     known = [pair for pair in pairs if all(one.outcomes is not None for one in pair)]
     if not known:
         return next(one.why_not for pair in pairs for one in pair if one.outcomes is None)
-    return _paired(known)
+    with np.errstate(over="ignore", invalid="ignore"):  # a perplexity of 1e200
+        made = _paired(known)
+    if not isinstance(made, str) and not np.isfinite((*made.interval, *made.interval_90)).all():
+        return "its differences are too large to be averaged"
+    return made
 
 
 def _paired(pairs: Sequence[tuple[Measured, Measured]]) -> verdicts.Contrast | str:

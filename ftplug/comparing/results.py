@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -104,8 +105,12 @@ class Result:
 
 
 def to_line(result: Result) -> str:
-    """Return a result as its line, without the line's end."""
-    return json.dumps(dataclasses.asdict(result), ensure_ascii=False)
+    """Return a result as its line, without the line's end.
+
+    What is no Unicode in a script's texts (bytes of a file's name in an exception) becomes ``?``.
+    """
+    line = json.dumps(dataclasses.asdict(result), ensure_ascii=False)
+    return line.encode("utf-8", errors="replace").decode("utf-8")
 
 
 def read_results(path: Path) -> list[Result]:
@@ -128,7 +133,23 @@ def read_results(path: Path) -> list[Result]:
 
 def read_result(written: str | bytes) -> Result:
     """Return the result that a line holds; ValueError for whatever is none."""
-    return _adapter().validate_json(written)
+    result = _adapter().validate_json(written)
+    if not _is_sound(result):
+        raise ValueError("values that no cell has")
+    return result
+
+
+def _is_sound(result: Result) -> bool:
+    """Whether values are such as a cell has, beyond their types."""
+    rate = result.lr is None or 0 < result.lr < math.inf
+    epochs = all(
+        isinstance(metrics := epoch.get("metrics"), dict)
+        and all(
+            isinstance(one, int | float) for one in (epoch.get("epoch") or 0, *metrics.values())
+        )
+        for epoch in result.epochs
+    )
+    return rate and epochs and result.seed >= 0
 
 
 @functools.cache

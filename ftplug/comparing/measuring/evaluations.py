@@ -27,7 +27,7 @@ class Evaluation:
     ``prefix`` is of its metrics' names as the Trainer has them. ``step`` is the optimizer step;
     ``elsewhere`` says that the data are not the Trainer's own, ``after`` that training had ended,
     ``predicts`` that it is a call of ``predict``, ``is_test`` that nothing was trained or chosen on
-    these data.
+    these data, ``is_training`` that they are what is trained on.
     ``examples`` has a digest an example, in order, ``losses`` float64 of (rows,) a batch.
     ``prediction`` is what ``compute`` was given, unless that was too large to be kept.
     """
@@ -39,6 +39,7 @@ class Evaluation:
     after: bool
     predicts: bool = False
     is_test: bool = False
+    is_training: bool = False
     labels: Sequence[str] = ()
     divides_loss: bool = False
     examples: list[bytes] = field(default_factory=list)
@@ -58,6 +59,11 @@ class Evaluation:
     def strips(self) -> str:
         """The prefix that bare names are without; of several sets the set's name stays."""
         return "eval" if self.prefix.startswith("eval_") else self.prefix
+
+    @property
+    def is_named_test(self) -> bool:
+        """Whether a script treats the data as a test set: it predicts on them, or says so."""
+        return self.predicts or self.prefix.startswith("test")
 
     def reported(self, metrics: dict[str, Any]) -> None:
         """Take what the Trainer reports of it."""

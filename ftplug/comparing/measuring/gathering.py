@@ -110,7 +110,7 @@ def _measured(watched: Watching) -> Evaluation:
     """Return the evaluation that a cell is judged by."""
     having = [one for one in watched.evaluations if watched.metric in one.metrics]
     if tests := [one for one in having if one.is_test]:
-        named = [one for one in tests if one.predicts or one.prefix.startswith("test")]
+        named = [one for one in tests if one.is_named_test]
         return (named or tests)[-1]
     kept = [e for e in having if not e.elsewhere and _is_of_kept_weights(e, watched)]
     if kept and not kept[-1].is_dropped:

@@ -13,9 +13,10 @@ LOSS = "loss"
 _LOWER = re.compile(
     r"(loss|error|perplexity)$|(^|_)(loss|losses|error|errors|err|perplexity|ppl|nll|mse|mae|rmse|"
     r"mape|smape|msle|rmsle|wer|cer|ter|mer|eer|brier|ece|crps|bpb|bpc|bits|distance|divergence|kl|"
-    r"fid|fpr|fnr|negative_log_likelihood|"
+    r"fid|fpr|fnr|neg(ative)?_log_likelihood|cross_entropy|deviance|"
     r"false_(positive|negative|discovery|omission|alarm|acceptance|rejection)s?)(_|$)"
 )
+_TURNED = re.compile(r"^neg_(?!log_likelihood)")  # scikit-learn's name of an error times -1
 _GREATER = ("accuracy", "acc", "f1", "precision", "recall", "auc", "auroc", "auprc")
 
 
@@ -56,7 +57,8 @@ def greater_is_better(metric: str, args: Any, said: bool | None = None) -> bool:
     """Whether more is better: as is ``said``, as the script says of its best model, or by the name.
 
     Less is better of names with a word such as loss, error, perplexity, mse, wer or distance in
-    them, and of rates of what is false: ``error_rate``, ``loss_mean``, ``false_positive_rate``.
+    them, and of rates of what is false: ``error_rate``, ``loss_mean``, ``false_positive_rate``;
+    more of what scikit-learn turns, as ``neg_log_loss``.
     """
     if said is not None:
         return said
@@ -64,4 +66,6 @@ def greater_is_better(metric: str, args: Any, said: bool | None = None) -> bool:
     if named and bare(named) == metric and args.greater_is_better is not None:
         return bool(args.greater_is_better)
     name = re.sub(r"(?<=[a-z])(?=[A-Z])|\W", "_", metric).lower()
+    if _TURNED.match(name):
+        return True
     return name.split("_")[-1] in _GREATER or _LOWER.search(name) is None

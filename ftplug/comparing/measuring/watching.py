@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ftplug.comparing.measuring import metrics as named
+from ftplug.comparing.measuring import sets
 from ftplug.comparing.measuring.ending import Ended
 from ftplug.comparing.measuring.evaluations import Evaluation
 from ftplug.comparing.measuring.examples import contents, digest
@@ -136,8 +136,7 @@ class Watching(TrainerCallback):
         found.reported(reported)
         if not found.metrics:
             return
-        found.elsewhere = found.elsewhere and not self._is_own_set(found)
-        found.is_test = found.elsewhere and found.after and not self._is_known(found)
+        self._tell_sets_apart(found)
         self.evaluations.append(found)
         if found.elsewhere:
             return
@@ -146,24 +145,17 @@ class Watching(TrainerCallback):
         if self.metric in found.metrics and self.is_training and found.step:
             self._judge(found, found.metrics[self.metric])
 
-    def _is_own_set(self, found: Evaluation) -> bool:
-        """Whether data that are another object are the evaluation set all the same."""
-        if not found.examples:
-            return False
-        examples = sorted(found.examples)
-        return any(
-            sorted(one.examples) == examples for one in self.evaluations if not one.elsewhere
-        )
-
-    def _is_known(self, found: Evaluation) -> bool:
-        """Whether other data are those of the training, or a part of the evaluation set."""
-        if self.run.measured.is_on_training_data or found.prefix.startswith("train"):
-            return True
-        if self.first_batch and self.first_batch <= set(found.examples):
-            return True
-        examples = Counter(found.examples)
-        own = (Counter(one.examples) for one in self.evaluations if not one.elsewhere)
-        return bool(examples) and any(examples <= one for one in own)
+    def _tell_sets_apart(self, found: Evaluation) -> None:
+        assert self.trainer is not None
+        earlier, itself = self.evaluations, self.run.measured.is_on_training_data
+        found.is_training = sets.is_training_set(found, self.first_batch, itself=itself)
+        if found.elsewhere:
+            own = sets.is_evaluation_set(found, earlier)
+            if self.trainer.eval_dataset is None:
+                own = (own and not found.is_training) or sets.stands_for_it(found, earlier)
+            found.elsewhere = not own
+        known = found.is_training or sets.is_part_of_it(found, earlier)
+        found.is_test = found.elsewhere and found.after and not known
 
     def _choose(self, found: Evaluation) -> None:
         assert self.trainer is not None
@@ -193,8 +185,6 @@ class Watching(TrainerCallback):
         assert self.trainer is not None
         run, state = getattr(self.trainer, "ftplug", None), self.trainer.state
         elsewhere = predicts or bool(run and run.measured.is_elsewhere)
-        # Where the Trainer has no evaluation set, what the script evaluates is the one there is.
-        elsewhere = elsewhere and self.trainer.eval_dataset is not None
         name = self.metric or named.asked_for(self.asked, self.trainer.args)
         no_metrics = self.trainer.compute_metrics is None
         return Evaluation(

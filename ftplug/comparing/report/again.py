@@ -55,7 +55,7 @@ def _options(comparison: Comparison) -> Iterator[tuple[str, ...]]:
         yield "--try", candidate
     rates = comparison.rates
     if rates is not None:
-        given = rates if isinstance(rates, str) else ",".join(map(texts.rate, rates))
+        given = rates if isinstance(rates, str) else ",".join(map(_exactly, rates))
         yield "--lr", given
     yield "--seeds", str(comparison.seeds)
     yield "--baseline", comparison.baseline
@@ -71,6 +71,12 @@ def _options(comparison: Comparison) -> Iterator[tuple[str, ...]]:
             yield option, f"{value:g}" if isinstance(value, float) else value
     if comparison.greater_is_better is not None:
         yield ("--more-is-better" if comparison.greater_is_better else "--less-is-better",)
+
+
+def _exactly(rate: float) -> str:
+    """Return a rate as people write it, with all of its digits: with others it is another one."""
+    short = texts.rate(rate)
+    return short if float(short) == rate else repr(rate)
 
 
 def _without_secrets(command: Sequence[str]) -> Iterator[str]:

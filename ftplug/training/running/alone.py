@@ -35,16 +35,16 @@ def trap(environment: Mapping[str, str]) -> str | None:
     An allocation is no request: in an sbatch script SLURM_NTASKS may be any number.
     """
     name = next((name for name in _SIZES if name in environment), None)
-    if name is not None and _number(environment, name) > 1:
+    if name is not None and number(environment, name) > 1:
         asked = f"{name} is {environment[name]}, but this process trains alone"
         if "LOCAL_RANK" in environment:
             return f"{asked}, as do the others, since no GPU is found: {_ON_CPUS}"
         return f"{asked}: transformers looks for LOCAL_RANK, which is not set: {_TORCHRUN}"
     if name is None:
         for name in ("PET_NNODES", "PET_NPROC_PER_NODE"):
-            if (number := _number(environment, name)) > 1:
+            if (asked_for := number(environment, name)) > 1:
                 return (
-                    f"{name} is {number}, which torchrun reads, but this process was started "
+                    f"{name} is {asked_for}, which torchrun reads, but this process was started "
                     "without it and trains alone: start it with torchrun"
                 )
         if _accelerate_was_asked(environment):
@@ -53,7 +53,7 @@ def trap(environment: Mapping[str, str]) -> str | None:
                 f"it does without several GPUs or --mpirun_hostfile: {_TORCHRUN}"
             )
     # A step of srun's, not the allocation; its shells (--pty) hold several tasks and run in one.
-    tasks = _number(environment, "SLURM_STEP_NUM_TASKS")
+    tasks = number(environment, "SLURM_STEP_NUM_TASKS")
     if tasks > 1 and "SLURM_PTY_PORT" not in environment:
         return (
             f"srun started this process as one of {tasks}, and each trains alone: to train "
@@ -62,7 +62,8 @@ def trap(environment: Mapping[str, str]) -> str | None:
     return None
 
 
-def _number(environment: Mapping[str, str], name: str) -> int:
+def number(environment: Mapping[str, str], name: str) -> int:
+    """Return a variable's whole number; 1 where it is not set, or says anything else."""
     value = environment.get(name, "")
     return int(value) if value.isdecimal() else 1
 

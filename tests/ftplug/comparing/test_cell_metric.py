@@ -48,8 +48,10 @@ def test_an_unknown_metric_is_told_from_those_there_are(tmp_path):
 
 LESS = """loss eval_a_loss mean_error perplexity mse WER error_rate char_error_rate err ppl nll mape
 smape ece false_positive_rate brier brier_score bits_per_byte crps edit_distance hamming_distance
-loss_mean negative_log_likelihood validloss errorRate token-level.error kl_divergence rmse_mean"""
+loss_mean negative_log_likelihood validloss errorRate token-level.error kl_divergence rmse_mean
+neg_log_likelihood cross_entropy mean_poisson_deviance"""
 MORE = """accuracy f1 rouge1 filter answer bleu error_detection_f1 false_positive_accuracy pearson
+neg_log_loss neg_mean_squared_error
 log_likelihood exact_match brevity meteor mcc r2 win_rate positive_rate chrf terms"""
 
 
@@ -139,6 +141,35 @@ def test_what_was_trained_or_chosen_on_is_no_test_set(tmp_path, evaluates, first
     result = ran(tmp_path, CLASSIFIES + "\n".join(code if first else code[::-1]))
     assert (result.status, result.set) == ("finished", "evaluation")
     assert result.value == result.epochs[-1]["metrics"]["accuracy"]
+
+
+WITHOUT = CLASSIFIES.replace("eval_dataset=data[16:], ", "")
+DEV, TEST_SET = "trainer.evaluate(data[16:])", "trainer.predict(other)"
+TRAIN = "trainer.evaluate(trainer.train_dataset, metric_key_prefix='train')"
+
+
+@pytest.mark.parametrize(
+    ("calls", "measured", "chosen"),
+    [
+        ([DEV, TEST_SET], 14, 10),
+        ([DEV, "trainer.evaluate(other)"], 14, 10),
+        ([TRAIN, DEV, TEST_SET, TRAIN], 14, 10),
+        ([TEST_SET, DEV], 10, 10),  # nothing says that the first one was not chosen by
+        ([TEST_SET], 14, 14),
+        ([DEV], 10, 10),
+        ([DEV, TRAIN], 10, 10),
+        ([TRAIN, DEV], 10, 10),
+        ([TRAIN], 16, 16),
+    ],
+)
+def test_without_an_evaluation_set_the_first_evaluated_is_it(tmp_path, calls, measured, chosen):
+    """The metric counts examples, so that it says of which set it is."""
+    assert WITHOUT != CLASSIFIES
+    counts = "\ntrainer.compute_metrics = lambda p: {'rows': float(len(p.label_ids))}\n"
+    result = ran(tmp_path, WITHOUT + counts + TEST + "\n".join(calls))
+    assert (result.status, result.reason) == ("finished", None)
+    assert (result.value, result.chosen_by) == (measured, chosen)
+    assert result.set == ("evaluation" if measured == chosen else "test")
 
 
 AUGMENTED = """

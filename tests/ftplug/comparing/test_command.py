@@ -1,5 +1,6 @@
 """``ftplug compare``: what it refuses, what it prints, how it ends."""
 
+import io
 import json
 import sys
 from pathlib import Path
@@ -191,6 +192,26 @@ def test_under_a_launcher_it_is_refused(monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert compare(monkeypatch, *TWO) == 1
     assert "without a launcher" in capsys.readouterr().err
+
+
+def test_the_command_that_publishes_can_be_pasted(fake, monkeypatch, capsys):
+    assert compare(monkeypatch, *TWO, "--lr", "1e-3", "--seeds", "1", "--out", "o ut") == 0
+    assert "(ftplug push 'o ut/best' REPO_ID publishes it)" in capsys.readouterr().out
+
+
+def test_a_terminal_without_a_minus_sign_gets_the_table(fake, monkeypatch):
+    """As LC_ALL and old consoles have it: what has been measured is shown all the same."""
+    written = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, encoding="latin-1"))
+    minus = ["\N{MINUS SIGN}0.1"]
+    monkeypatch.setattr(sys.modules["ftplug.comparing.report.table"], "notes", lambda _: minus)
+    assert compare(monkeypatch, *TWO, "--lr", "1e-3", "--seeds", "1") == 0
+    assert b"?0.1\nreport: " in written.getvalue()
+
+
+def test_a_launchers_variable_that_says_nothing_is_none(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "")
+    command._check(3, 0.01, None, 1, None)
 
 
 def test_without_a_script_it_is_the_demo():

@@ -124,6 +124,18 @@ def test_where_less_is_better_it_is_turned(folder):
     assert lora.mean == pytest.approx(1.5, abs=0.02)
 
 
+def test_differences_beyond_what_can_be_averaged_are_no_interval(folder):
+    """A perplexity may be 1e200: NaN would stand in summary.json, which is no JSON."""
+    ppl = {"metric": "perplexity", "greater_is_better": False}
+    values = np.linspace(1, 2, EXAMPLES)
+    for seed in range(2):
+        folder.kept("full", 0, seed, values=values, **ppl)
+        folder.kept("lora", 0, seed, values=values * 1e200, **ppl)
+    lora = by_name(folder.conclude("full", "lora"))["lora"]
+    assert (lora.verdict, lora.interval, lora.p) == ("not_decided", None, None)
+    assert lora.reason == "its differences are too large to be averaged"
+
+
 def test_seeds_are_paired(folder):
     """Seeds move both alike: unpaired, nothing would be decided."""
     for seed, accuracy in enumerate((0.3, 0.5, 0.7)):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import multiprocessing
 
 import fake_cells
@@ -50,11 +51,34 @@ def test_what_was_appended_is_there_again(out, wanted):
         assert folder.comparison.key == wanted.key  # hashes of examples stay comparable
 
 
+def test_a_script_may_say_what_is_no_unicode(out, wanted):
+    """A file's name that is not UTF-8 stands so in the exception that names it."""
+    with opened(out, wanted) as folder:
+        folder.append(fake_cells.result(CELLS[0], reason="no file caf\udce9.csv"))
+        place = folder.empty(CELLS[1])
+        write_result(place, fake_cells.result(CELLS[1], reason="\udce9"))
+        assert read_result(place).reason == "?"
+    assert read_results(out / "results.jsonl")[0].reason == "no file caf?.csv"
+
+
+@pytest.mark.parametrize("place", ["command", "folder", "candidates", "dataset_name"])
+def test_what_cannot_be_written_is_refused_before_anything_runs(out, wanted, place):
+    text = "caf\udce9"
+    given = (text,) if place in ("command", "candidates") else text
+    said = refused(out, dataclasses.replace(wanted, **{place: given}))
+    assert r"'caf\udce9' is not UTF-8" in said
+    assert not out.exists()
+    with opened(out, dataclasses.replace(wanted, command=("café.py",))):
+        assert Comparison.read(out).command == ("café.py",)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
         {"seed": "first"}, {"lr": "high"}, {"metrics": None}, {"metrics": {"accuracy": "good"}},
-        {"status": "bogus"}, {"candidate": None}, {"epochs": 3}, {"notes": "text"},
+        {"status": "bogus"}, {"candidate": None}, {"epochs": 3}, {"notes": "text"}, {"seed": -1},
+        {"lr": 0}, {"lr": math.nan}, {"lr": math.inf}, {"epochs": [{"metrics": [1]}]},
+        {"epochs": [{"epoch": "a", "metrics": {}}]}, {"epochs": [{"metrics": {"f1": "x"}}]},
     ],
 )  # fmt: skip
 def test_a_line_of_another_shape_is_refused_by_its_number(out, wanted, changes):
@@ -144,6 +168,7 @@ def test_a_second_run_is_told_who_holds_it(out, wanted):
         ({"candidates": ("lora",)}, "its --try was lora bitfit, now it is lora"),
         ({"baseline": "bitfit"}, "its --baseline was lora, now it is bitfit"),
         ({"rates": None}, "its --lr was 0.001, now it is not given"),
+        ({"rates": (0.00100000001,)}, "its --lr was 0.001, now it is 0.00100000001:"),
         ({"seeds": 1}, "its --seeds was 2, now it is 1"),
         ({"metric": "f1"}, "its --metric was not given, now it is f1"),
         ({"folder": "/elsewhere"}, "its working folder was"),

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from ftplug.comparing.comparison import Comparison
 from ftplug.comparing.report import colors, write_report
+from ftplug.comparing.report.again import command_again
 from ftplug.comparing.report.answer import answer
 from ftplug.comparing.report.table import notes, terminal_table
 from ftplug.comparing.report.texts import UNKNOWN, rate_of
@@ -272,6 +273,12 @@ def test_the_command_makes_it_again(made):
         *("--", "train.py", "--epochs", "4", "--output_dir", "out"),
     ]
     assert "<code>..</code> (relative to this file)" in made[1]
+
+
+def test_the_command_has_all_digits_of_a_rate(tmp_path):
+    """Rounded, it would be refused in the same folder as another comparison."""
+    comparison = comparisons.comparison(tmp_path, rates=(1e-3, 1.23456e-4))
+    assert "--lr 1e-3,0.000123456 " in command_again(comparison, tmp_path)
 
 
 def test_no_secret_and_no_long_path_is_shown(tmp_path, monkeypatch):
