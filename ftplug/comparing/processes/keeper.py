@@ -5,10 +5,12 @@ It is a process of its own, because a script may hold Python's lock for long, or
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import signal
 import sys
+import time
 from contextlib import suppress
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
@@ -16,12 +18,13 @@ from pathlib import Path
 
 import psutil
 
-from ftplug.comparing.folder import LOG, read_result, write_result
+from ftplug.comparing.folder import LOG, RESULT, read_result, write_result
 from ftplug.comparing.processes.inside import be_cell, failed
 from ftplug.comparing.processes.task import Task
 from ftplug.comparing.results import Result
 
 _LOOK = 0.1  # seconds between two looks at the cell
+_REST = 5.0  # seconds that a cell has for its end once its result lies there
 _SHOWN = 300  # characters of a log's last line
 
 
@@ -36,10 +39,13 @@ def keep(task: Task) -> None:
     else:
         signal.signal(signal.SIGINT, lambda number, _: asked.append(number))
     process = start_cell(task)
-    ended_early = False
-    while process.is_alive() and not ended_early:
+    ended_early, over = False, math.inf
+    # A thread that the script left may never end; what it would do is not measured any more.
+    while process.is_alive() and not ended_early and time.monotonic() < over:
         woken = connection.wait([process.sentinel, *of_command], _LOOK)
         ended_early = bool(asked) or any(sentinel in woken for sentinel in of_command)
+        if over == math.inf and (task.folder / RESULT).is_file():
+            over = time.monotonic() + _REST
     end_group(process)
     if not ended_early and read_result(task.folder) is None:
         write_result(task.folder, died(task, process.exitcode or 0, oom_kills() > kills))

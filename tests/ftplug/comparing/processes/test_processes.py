@@ -87,6 +87,12 @@ def test_a_cell_that_dies_is_told_with_its_last_line(folder, candidate, said):
     assert f"about to {candidate}\n" in (folder.cell(cells[0]) / "log.txt").read_text()
 
 
+def test_a_thread_that_is_left_does_not_hold_a_cell_that_has_its_result(folder):
+    result = run(folder, [Cell("lora", 1e-3, 0)], fake_cells.leave_a_thread)["lora"]
+    assert result.status == "finished"
+    assert result.seconds < PATIENCE
+
+
 def test_an_end_by_the_out_of_memory_killer_is_called_so(folder, tmp_path):
     task = Task(folder.comparison, Cell("lora", None, 0), folder.path, fake_cells.sleep)
     assert keeper.died(task, -signal.SIGKILL, True).status == "out_of_memory"
