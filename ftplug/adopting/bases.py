@@ -43,6 +43,8 @@ class BaseOf:
     ) -> None:
         if revision is not None and os.path.isdir(base):
             raise ArtifactError(f"{base}: a local folder has no revision {revision!r}")
+        if revision is not None and not revision.strip():
+            raise ArtifactError(f"{base}: the revision is empty: name a branch, tag or commit")
         if os.path.isfile(os.path.join(base, CONFIG)):
             raise ArtifactError(
                 f"{base}: holds an adapter of its own ({CONFIG}), which transformers would load "

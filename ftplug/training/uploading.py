@@ -121,7 +121,7 @@ def _published(
     directory: Path, repo_id: str, title: str | None, revision: str | None, token: str | None
 ) -> Any:
     done = registry().push(
-        directory, repo_id, revision=revision, message=title, token=token, strays=True
+        directory, repo_id, revision=revision or None, message=title, token=token, strays=True
     )
     logger.info("published %s at %s", done.url, done.sha)
     return done.commit

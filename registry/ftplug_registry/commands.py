@@ -83,7 +83,7 @@ def push(
     """
     from ftplug.artifacts.author import named_by_author
     from ftplug_registry.contents import contents, size_of
-    from ftplug_registry.hub import Hub
+    from ftplug_registry.hub import Hub, check_ref
     from ftplug_registry.pushing.publishing import push
     from ftplug_registry.signing.making import Signer
 
@@ -96,6 +96,8 @@ def push(
             print_files(sizes, f"to {url}, branch {revision or 'main'}")
 
     if dry_run:
+        check_ref("branch", revision)
+        check_ref("tag", tag)
         files = contents(directory, repo_id, author)
         sizes = {name: size_of(content) for name, content in sorted(files.items())}
         announce(sizes, Hub().url(repo_id))

@@ -165,6 +165,12 @@ def check_repo_id(repo_id: str) -> None:
         raise RegistryError(f"{repo_id!r} is not a repository id, like org/name: {reason}")
 
 
+def check_revision(repo_id: str, revision: str | None) -> None:
+    """Refuse an empty revision: it is a variable that nobody set, and would mean main."""
+    if revision is not None and not revision.strip():
+        raise RegistryError(f"{repo_id}: the revision is empty: name a branch, tag or commit")
+
+
 def check_ref(kind: str, name: str | None) -> None:
     """Refuse a branch or tag that git would refuse, before anything is sent."""
     if name is None:

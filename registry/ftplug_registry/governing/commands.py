@@ -231,7 +231,7 @@ def du(
     typer.echo(f"{len(found)} artifact{'' if len(found) == 1 else 's'}, {total:,} bytes")
     if place and not found and not os.path.isdir(place):
         where = Hub().api_endpoint
-        typer.echo(f"{place}: no folder here, nothing by ftplug at {where} to see", err=True)
+        typer.echo(f"{shown(place)}: no folder here, nothing by ftplug at {where} to see", err=True)
 
 
 def _usage_row(one: Any) -> tuple[str, ...]:

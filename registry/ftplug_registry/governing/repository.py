@@ -17,7 +17,7 @@ from ftplug.artifacts.notices.lines import with_notices
 from ftplug.artifacts.notices.reading import LONGEST, notices_of, plain_words, unreadable
 from ftplug.errors import RegistryError
 from ftplug_registry.credentials import credential_in
-from ftplug_registry.hub import Hub, check_repo_id, status_of
+from ftplug_registry.hub import Hub, check_repo_id, check_revision, status_of
 from ftplug_registry.pulling.plain_peft import PLAIN
 
 if TYPE_CHECKING:
@@ -45,10 +45,7 @@ class Governed:
 
     def head(self, revision: str | None = None) -> ModelInfo:
         """Return what the Hub knows of a revision, main by default."""
-        if revision is not None and not revision.strip():
-            raise RegistryError(
-                f"{self.repo_id}: the revision is empty: name a branch, tag or commit"
-            )
+        check_revision(self.repo_id, revision)
         return self.hub.api.model_info(self.repo_id, revision=revision)
 
     def commit_of(self, revision: str) -> str:
@@ -62,6 +59,7 @@ class Governed:
 
     def commits(self, revision: str | None = None) -> list[GitCommitInfo]:
         """Return the history of a revision, newest first."""
+        check_revision(self.repo_id, revision)
         return self.hub.api.list_repo_commits(self.repo_id, revision=revision)
 
     def tag_commits(self, commits: Iterable[GitCommitInfo]) -> dict[str, str]:

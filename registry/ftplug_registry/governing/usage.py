@@ -52,6 +52,8 @@ def usage(place: str | None = None, *, hub: Hub | None = None) -> list[Usage]:
     elif os.path.isdir(place):
         folder = Path(place)
         found = _in_cache(folder) if any(folder.glob("models--*")) else _in_folder(folder)
+    elif not place.strip():  # no owner: the Hub would list everybody's
+        raise RegistryError("du: the place is empty: name a folder, org/name or an owner")
     elif place.startswith((".", "/", "~")):
         raise RegistryError(f"du: {place}: no such folder")
     elif "/" in place:

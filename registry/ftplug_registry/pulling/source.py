@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ftplug.errors import RegistryError
 from ftplug_registry.client import content_of, resolve_revision, transport
-from ftplug_registry.hub import Hub
+from ftplug_registry.hub import Hub, check_revision
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoFile
@@ -36,7 +36,8 @@ class Source:
         cls, hub: Hub, repo_id: str, revision: str | None, *, force: bool = False
     ) -> Source:
         """Return the commit that a branch, tag or sha means; without a network, by the cache."""
-        sha = resolve_revision(hub.api, repo_id, revision or None, hub.cache_dir)
+        check_revision(repo_id, revision)
+        sha = resolve_revision(hub.api, repo_id, revision, hub.cache_dir)
         if not re.fullmatch(r"[0-9a-f]{40}", sha):  # of the cache: an answer is checked before
             raise RegistryError(f"{repo_id}: the cache names no commit: pull once while online")
         return cls(hub, repo_id, sha, force)

@@ -83,7 +83,7 @@ def push(
     Raises :class:`RegistryError` or :class:`ArtifactError`; the branch is then as it was.
     """
     hub, folder = hub or Hub(token=token), Path(directory)
-    branch = Branch(hub, repo_id, revision or "main")
+    branch = Branch(hub, repo_id, "main" if revision is None else revision)
     check_repo_id(repo_id)
     check_ref("branch", branch.name)
     check_ref("tag", tag)

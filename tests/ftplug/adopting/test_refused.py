@@ -124,6 +124,11 @@ def test_a_base_that_is_none_is_one_line(lora, tmp_path):
         adopt(lora, str(tmp_path), to=tmp_path / "to")
 
 
+def test_an_empty_revision_of_the_base_is_not_main(lora, tmp_path):
+    with pytest.raises(ArtifactError, match="org/bert: the revision is empty"):
+        adopt(lora, "org/bert", to=tmp_path / "to", base_revision="")
+
+
 def test_a_base_with_an_adapter_of_its_own_is_refused(elsewhere, lora, tmp_path):
     """transformers would load what that adapter says, and put it on."""
     shutil.copytree(elsewhere.root / "bert", tmp_path / "base")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import zoos
-from ftplug_registry import push
+from ftplug_registry import push, show
 from ftplug_registry.governing.changes import Change
 from ftplug_registry.governing.deprecating import deprecate, undeprecate
 from ftplug_registry.governing.differing import diff
@@ -156,6 +156,8 @@ def test_an_empty_revision_is_no_other(client, hub, repo_id, tmp_path):
     for action in (
         lambda: promote(repo_id, "", "production", hub=hub),
         lambda: withdraw(repo_id, " ", "bad", hub=hub),
+        lambda: history(repo_id, "", hub=hub),
+        lambda: show(repo_id, "", hub=hub),
     ):
         with pytest.raises(RegistryError, match="the revision is empty"):
             action()

@@ -131,6 +131,9 @@ def test_a_place_that_is_nowhere(typed, hub):
     for place in ("./none", "/none/at/all", "~/none"):
         with pytest.raises(RegistryError, match="no such folder"):
             usage(place)
+    for place in ("", " "):  # an unset variable: the Hub would list everybody's
+        with pytest.raises(RegistryError, match="the place is empty"):
+            usage(place, hub=hub)
     code, out, err = typed("du", "nobody")
     assert (code, out.splitlines()[-1]) == (0, "0 artifacts, 0 bytes")
     assert "nobody: no folder here, nothing by ftplug at" in err

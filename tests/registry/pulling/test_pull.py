@@ -32,6 +32,21 @@ def test_by_branch_tag_and_sha(hub, saved, artifact, repo_id):
     assert read_manifest(pull(repo_id, "main", hub=hub)).method_names == "bottleneck"
 
 
+def test_an_empty_revision_is_not_main(hub, base, artifact, repo_id, tmp_path, typed):
+    """A script whose variable is not set must not get, or write, another version than it names."""
+    push(artifact, repo_id, hub=hub, tag="v1")
+    for action in (
+        lambda: pull(repo_id, "", hub=hub),
+        lambda: ftplug.load(base, repo_id, revision=" "),
+        lambda: push(artifact, repo_id, revision="", hub=hub),
+    ):
+        with pytest.raises(RegistryError, match=r"the revision is empty|is no name for a branch"):
+            action()
+    assert typed("push", artifact, repo_id, "--revision", "", "--dry-run")[0] == 1
+    told = typed("adopt", repo_id, "--base", base, "--revision", "", "--to", tmp_path / "to")[2]
+    assert "the revision is empty" in told
+
+
 @pytest.mark.parametrize("method", ["lora", "bottleneck"])
 def test_load_by_repository_is_load_by_folder(method, hub, base, saved, repo_id):
     """A base id builds the right class with its head and labels."""
