@@ -33,7 +33,9 @@ _PEM = re.compile(rb"^-----BEGIN ([A-Z0-9 ]+)-----[ \t\r]*$", re.MULTILINE)
 _KINDS = ("x509", "sigstore")
 # How OpenSSH begins the kinds of its keys.
 _KEY_KINDS = ("ecdsa-sha2-", "ssh-rsa", "ssh-dss", "ssh-ed25519", "sk-ecdsa-", "sk-ssh-")
-_PATTERN = re.compile(r"[\w.*?\[\]!-]+(/[\w.*?\[\]!-]+)?")
+# A "!" before a pattern is ssh's "but not", and a "[" alone is a letter: neither is taken.
+_PART = r"(?:[\w.*?-]|\[!?[\w.-]+\])+"
+_PATTERN = re.compile(f"{_PART}(/{_PART})?")
 
 
 @dataclass(frozen=True)
@@ -172,6 +174,8 @@ def _of_line(line: str, where: str) -> Trusted:
         repositories = _patterns(value, where)
     if len(rest) < 2 or not who.isprintable():
         raise RegistryError(f'{where}: write WHO [repositories="org/*"] KIND KEY')
+    if _OPTION in line.partition(rest[1])[2]:
+        raise RegistryError(f"{where}: repositories= stands behind the key: write it before KIND")
     return Trusted(who, where, repositories, **_key_of(rest[0], rest[1], where))
 
 
@@ -206,9 +210,10 @@ def _patterns(value: str, where: str) -> tuple[str, ...]:
         raise RegistryError(f"{where}: repositories= names none")
     for one in found:
         if not _PATTERN.fullmatch(one):
+            but_not = "; what a line does not count for cannot be told" if one[:1] == "!" else ""
             raise RegistryError(
                 f"{where}: repositories= has {one[:60]!r}, which is no pattern of repositories "
-                "(org/*), separated by commas"
+                f"(org/*), separated by commas{but_not}"
             )
     return found
 
