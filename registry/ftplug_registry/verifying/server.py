@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import re
 import threading
 from dataclasses import dataclass, field
 from typing import Any
@@ -46,6 +47,7 @@ class Server:
         if address.userinfo:
             raise ServerError(f"the server's address holds a password: give the key in ${KEY}")
         path = address.path.rstrip("/").removesuffix("/v1")
+        _refuse_key(os.environ.get(KEY))
         object.__setattr__(
             self, "_address", address.copy_with(path=f"{path}/v1/completions", query=None)
         )
@@ -122,12 +124,27 @@ class Server:
         return address
 
     def _read(self, response: Any) -> bytes:
+        encoding = response.headers.get("content-encoding", "identity").strip().lower()
+        if encoding not in ("", "identity"):  # a few bytes of it may stand for gigabytes
+            raise ServerError(
+                f"{self} answers in {encoding[:40]!r}, which was not asked for: let it, or what "
+                "stands before it, send its answers as they are"
+            )
         content = bytearray()
-        for chunk in response.iter_bytes():
+        for chunk in response.iter_raw():
             content += chunk
             if len(content) > LARGEST:
                 raise ServerError(f"{self} answers with more than {LARGEST:,} bytes")
         return bytes(content)
+
+
+def _refuse_key(key: str | None) -> None:
+    """Refuse a key that no header can hold, before a library prints it in its error."""
+    if key and not re.fullmatch("[!-~]([ -~]*[!-~])?", key):
+        raise ServerError(
+            f"${KEY} has a line end, a space at an end or a letter beyond ASCII, which no key of a "
+            "server has: set it anew"
+        )
 
 
 def said(answer: Any) -> str:

@@ -1,5 +1,6 @@
 """A server that answers as the trained model is told from all others, however it is asked."""
 
+import gzip
 import json
 import shutil
 
@@ -118,6 +119,18 @@ def test_the_key_comes_from_the_environment_and_goes_to_the_server(
     assert "another" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    "key", ["secret\n", "sec\r\nret", " secret", "secret ", "sécret", "\udcff"]
+)
+def test_a_key_that_no_header_holds_is_refused_and_never_printed(monkeypatch, key):
+    monkeypatch.setenv(KEY, key)
+    with StubServer(instead=lambda handler, body: reply(handler, 200, {})) as running:
+        with pytest.raises(ServerError, match=rf"\${KEY} has a line end, a space") as refused:
+            Server(running.url).complete({})
+        assert running.requests == []
+    assert "ret" not in str(refused.value)
+
+
 def test_a_redirect_to_another_host_is_not_followed(language_artifact, monkeypatch):
     monkeypatch.setenv(KEY, "a secret key")
     with StubServer(instead=lambda handler, body: reply(handler, 200, {})) as other:
@@ -202,6 +215,23 @@ def test_an_answer_without_end_is_cut(language_artifact):
     with (
         StubServer(instead=huge) as running,
         pytest.raises(ServerError, match="answers with more than"),
+    ):
+        served(language_artifact, running.url, "tuned")
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "gzip, gzip", "br", "nonsense"])
+def test_a_compressed_answer_is_never_unpacked(language_artifact, encoding):
+    def packed(handler, body):
+        content = gzip.compress(b"{}")
+        handler.send_response(200)
+        handler.send_header("Content-Encoding", encoding)
+        handler.send_header("Content-Length", str(len(content)))
+        handler.end_headers()
+        handler.wfile.write(content)
+
+    with (
+        StubServer(instead=packed) as running,
+        pytest.raises(ServerError, match=f"answers in '{encoding}', which was not asked for"),
     ):
         served(language_artifact, running.url, "tuned")
 
