@@ -7,7 +7,7 @@ import operator
 import random
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from ftplug import structure
@@ -160,7 +160,8 @@ def _modules_put_back(modules: Sequence[nn.Module]) -> Iterator[None]:
                 _put_back(held, before)
         with torch.no_grad():
             for buffer, value in zip(small, values, strict=True):
-                buffer.copy_(value)
+                with torch.inference_mode() if buffer.is_inference() else nullcontext():
+                    buffer.copy_(value)  # what was made in that mode cannot be written outside it
 
 
 def _parameters(modules: Iterable[nn.Module]) -> Iterator[nn.Parameter]:

@@ -17,7 +17,7 @@ from ftplug.effect.pieces import Answers, Continuation, Input
 from ftplug.effect.probe import Probe
 from ftplug.effect.sampling import SAMPLE, TOP, sample
 from ftplug.effect.tokens import writes
-from ftplug.errors import FtplugError, NotProbed, one_line
+from ftplug.errors import FtplugError, NotProbed, NotReplayable, one_line
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -152,10 +152,24 @@ def _continued(model: nn.Module, inputs: Sequence[Input]) -> dict[int, tuple[int
 def ask_as(model: nn.Module, probe: Probe) -> Answers:
     """Return a model's answers to a probe's inputs: the samples and tokens that the probe has.
 
-    They may be NaN or infinite: a model that overflows answers otherwise.
+    They may be NaN or infinite: a model that overflows answers otherwise. Raises
+    :class:`ftplug.errors.NotReplayable` where the probe is that of a model of another kind.
     """
     raws = ask(model, probe.inputs, continuations=False, finite=False)
-    return _chosen(raws, probe.token_ids)
+    for raw, ids in zip(raws, probe.token_ids, strict=False):
+        if raw.next_token is not None and len(ids) and int(ids.max()) >= len(raw.next_token):
+            raise NotReplayable(
+                f"the probe asks for token {int(ids.max())}: this model has {len(raw.next_token)}"
+            )
+    answers = _chosen(raws, probe.token_ids)
+    for here, trained in zip(answers, probe.trained, strict=True):
+        for kind, values in trained.items():
+            if kind not in here or len(here[kind]) != len(values):
+                raise NotReplayable(
+                    f"the probe has {len(values)} numbers of {kind} for an input, and this model "
+                    f"gives {len(here.get(kind, ()))}: it was asked of another kind of model"
+                )
+    return answers
 
 
 def make_probe(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import itertools
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from ftplug import structure
 from ftplug.attaching.attachment import unwrap_model
 from ftplug.attaching.probing import without_a_trace
 from ftplug.effect import tokens
-from ftplug.effect.pieces import Drawn, Input
+from ftplug.effect.pieces import MOST_STORED, Drawn, Input
 from ftplug.effect.senses import Sense, sights, sounds
 from ftplug.errors import NotProbed, NotReplayable, one_line
 
@@ -28,6 +29,8 @@ _OF_TEXT = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"
 _LENGTHS = (10, 64)  # tokens; some architectures read no short text
 _MOST_PLACEHOLDERS = 256  # tokens for an image or sound in each of eight inputs; else in two
 _MOST_TRIALS = 60  # forwards
+_PLACES = ("ids", "bbox")  # arguments whose numbers are looked up
+_SIDES = 3  # of a film: frames, height and width
 _PATIENCE, _LONGEST = 2.0, 10.0  # seconds of trials: with one that worked, and without
 
 
@@ -225,8 +228,8 @@ def called(model: nn.Module, tensors: Mapping[str, Tensor]) -> Any:
 def materialized(given: Input, model: nn.Module) -> dict[str, Tensor]:
     """Return an input's tensors on the model's device, what is drawn in its dtype.
 
-    Raises :class:`ftplug.errors.NotReplayable` where drawn values differ from those that were, or
-    where a token id is none of this model's.
+    Raises :class:`ftplug.errors.NotReplayable` where drawn values differ from those that were,
+    where a token id is none of this model's, or where sizes are told that its pixels do not have.
     """
     inner: Any = structure.pretrained(unwrap_model(model))
     size = tokens.vocabulary(inner)
@@ -234,8 +237,31 @@ def materialized(given: Input, model: nn.Module) -> dict[str, Tensor]:
         ids = given.stored.get(name)
         if ids is not None and (int(ids.min()) < 0 or int(ids.max()) >= size):
             raise NotReplayable(f"the probe's {name} has {int(ids.max())}: this model reads {size}")
+    _refuse_sizes(given, size)
     stored = {name: value.to(inner.device) for name, value in given.stored.items()}
     drawn = {
         name: each.values().to(inner.device, inner.dtype) for name, each in given.drawn.items()
     }
     return stored | drawn
+
+
+def _refuse_sizes(given: Input, vocabulary: int) -> None:
+    """Refuse numbers that tell a model of more than there is: it would make room for all of it.
+
+    A grid of 10,000 by 10,000 patches is six numbers in a stranger's file, and gigabytes of places.
+    """
+    there = sum(math.prod(each.shape) for each in given.drawn.values())
+    most = max(there, MOST_STORED)
+    for name, value in given.stored.items():
+        numbers = value.double().abs()
+        if name.endswith(_PLACES):  # each names an entry of a table
+            told, most_here = numbers.max(), max(most, vocabulary)
+        else:  # a height and a width, or lengths, or a mask
+            sides = numbers.shape[-1] <= _SIDES
+            told = (numbers.clamp_min(1).prod(-1) if sides else numbers).sum()
+            most_here = most
+        if float(told) > most_here:
+            raise NotReplayable(
+                f"the probe's {name} tells of {float(told):.3g} places, where its input has at "
+                f"most {most_here:,}"
+            )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NotRequired
 from annotated_types import Ge, Le, Len
 from typing_extensions import TypedDict  # pydantic needs it before Python 3.12
 
-from ftplug.effect.pieces import Answers, Continuation, Drawn, Input
+from ftplug.effect.pieces import MOST_STORED, Answers, Continuation, Drawn, Input
 from ftplug.errors import ArtifactError, one_line
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ VERSION = 1
 KINDS = ("hidden", "log_probs", "logits")
 _SETS = ("trained", "head_only", "base")
 _MOST_INPUTS, _MOST_TENSORS, _MOST_TOKENS = 32, 16, 2**31 - 1
-_MOST_STORED = 2**13  # numbers of one tensor
 _MOST_DRAWN = 2**22  # numbers of one input: a film of 16 frames of 224 by 224
 _MOST_DRAWN_IN_ALL = 2**25
 _STORED = "stored."
@@ -194,7 +193,7 @@ class _Unpacking:
             kinds = (torch.bool, torch.uint8, torch.int16, torch.int32, torch.int64)
             if value.dtype not in kinds or not 1 <= value.dim() <= 4:
                 raise _Malformed(f"{_STORED}{index}: {value.dtype}, {value.dim()} dims")
-            if not 1 <= value.numel() <= _MOST_STORED:
+            if not 1 <= value.numel() <= MOST_STORED:
                 raise _Malformed(f"{_STORED}{index} has {value.numel():,} numbers")
             found[index] = value if value.dtype == torch.bool else value.to(torch.int64)
         return found

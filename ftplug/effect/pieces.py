@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+MOST_STORED = 2**13
+"""Numbers that one stored tensor may have."""
+
 Answers = tuple["dict[str, Tensor]", ...]
 """A dict for each input, float32 of shape (n,) by kind of answer.
 

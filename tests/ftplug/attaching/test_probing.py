@@ -115,3 +115,14 @@ def test_random_numbers_are_the_same_within_and_go_on_afterwards():
             within.append(drawn())
     assert within[0] == within[1] != following
     assert drawn() == following
+
+
+def test_buffers_that_were_made_in_inference_mode_are_put_back_outside_of_it():
+    with torch.inference_mode():
+        model = tiny.bert()
+        places = model.bert.embeddings.position_ids
+    before = places.clone()
+    with without_a_trace(model), torch.inference_mode():
+        places.add_(1)
+    assert places.is_inference()
+    assert places.equal(before)

@@ -1,6 +1,7 @@
 """A probe's inputs: for every kind of model, nobody's data, and such that methods act on them."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import tiny
@@ -436,3 +437,25 @@ def test_a_token_of_another_vocabulary_never_reaches_the_model(token):
     given = Input({"input_ids": torch.tensor([[3, token]])}, {})
     with pytest.raises(NotReplayable, match="this model reads 64"):
         materialized(given, tiny.bert())
+
+
+@pytest.mark.parametrize(
+    "grid", [[1, 10_000, 10_000], [10**9, 2, 2], [1, 1, -(2**40)], [0, 2**40, 1], [1, 91, 91]]
+)
+def test_sizes_beyond_what_the_input_has_are_not_replayable(grid):
+    model = qwen2_vl().eval()
+    given = inputs_for(model, None)[0]
+    assert materialized(given, model)
+    told = replace(given, stored=given.stored | {"image_grid_thw": torch.tensor([grid])})
+    with pytest.raises(NotReplayable, match="image_grid_thw tells of") as refused:
+        materialized(told, model)
+    assert len(str(refused.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["position_ids", "attention_mask", "audio_embed_sizes"])
+def test_nor_are_places_lengths_and_masks_beyond_it(name):
+    model = tiny.llama().eval()
+    given = inputs_for(model, None)[0]
+    told = replace(given, stored=given.stored | {name: torch.full((1, 10), 2**40)})
+    with pytest.raises(NotReplayable, match=f"{name} tells of"):
+        materialized(told, model)

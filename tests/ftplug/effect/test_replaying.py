@@ -308,6 +308,45 @@ def test_a_merged_model_that_answers_otherwise_is_not_left_there(change, two, tm
     assert left == {"merged", "artifact"}
 
 
+def renamed(probe):
+    """Return a probe with answers that the model has none of, as that of a language model has."""
+    sets = {
+        name: tuple({"log_probs": each["hidden"][:1]} for each in getattr(probe, name))
+        for name in ("trained", "head_only")
+    }
+    ids = tuple(torch.tensor([3]) for _ in probe.inputs)
+    return replace(probe, **sets, base=None, token_ids=ids)
+
+
+def fewer(probe):
+    """Return the probe of a model whose answers are smaller."""
+    sets = {
+        name: tuple({kind: v[:1] for kind, v in each.items()} for each in getattr(probe, name))
+        for name in ("trained", "head_only")
+    }
+    return replace(probe, **sets, base=None)
+
+
+@pytest.mark.parametrize("change", [renamed, fewer])
+def test_the_probe_of_another_kind_of_model_is_one_line_also_for_a_merge(change, two, tmp_path):
+    from ftplug.artifacts.merged_model import merged
+
+    found = replay(two[0].loaded(), change(two[0].probe))
+    assert found.verdict == "not replayable"
+    assert "asked of another kind of model" in found.reason
+    folder = with_probe(two[0], tmp_path / "artifact", change)
+    done = merged(folder, tmp_path / "merged", base=two[0].base)
+    assert "not compared with the trained ones" in done.effect
+
+
+def test_tokens_beyond_a_vocabulary_are_not_replayable(tmp_path):
+    artifact = made(KINDS["ia3"], tmp_path, steps=2)
+    beyond = tuple(ids + 10**6 for ids in artifact.probe.token_ids)
+    found = replay(artifact.loaded(), replace(artifact.probe, token_ids=beyond))
+    assert found.verdict == "not replayable"
+    assert "this model has" in found.reason
+
+
 def test_plain_peft_gives_the_trained_answers_from_its_files(two):
     import peft
 
