@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import sys
@@ -264,6 +265,9 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else "�" for c in one_line(text))
 
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a folder lacks is said where it is
+
+
 def main() -> None:
     """Run the command line: 0 done, 1 a stated failure in one line on stderr, 2 wrong usage.
 
@@ -277,4 +281,9 @@ def main() -> None:
         sys.exit(1)
     except _FromScript as wrapped:
         raised = wrapped.error
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        typer.echo(f"ftplug: cannot write: {error}: make room", err=True)
+        sys.exit(1)
     raise raised

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from collections import defaultdict
 from functools import cached_property
 from typing import Any
@@ -10,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from ftplug.entry_points import Advertised, advertised
-from ftplug.errors import PluginError, one_line
+from ftplug.errors import FtplugError, PluginError, one_line
 
 COMMANDS = "ftplug.commands"  # entry points: functions that take a typer app and add commands
 
@@ -33,6 +35,16 @@ class CommandGroup(TyperGroup):
             named = " and ".join(map(str, owners))
             raise PluginError(f"{cmd_name}: a command of {named}: uninstall one of them")
         return super().get_command(ctx, cmd_name)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the command that is called; its options and arguments take no empty text."""
+        name, command, rest = super().resolve_command(ctx, args)
+        parameters = command.params if command else []
+        for parameter in parameters:
+            _take_no_empty_text(parameter)
+        if all(one.name != "command" for one in parameters):  # a script prints as it does by itself
+            print_what_can_be()
+        return name, command, rest
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write the commands, sentences wrapped."""
@@ -59,6 +71,29 @@ class CommandGroup(TyperGroup):
                 owners[name].append(point)
                 self.commands[name] = offered[name]
         return dict(owners)
+
+
+def print_what_can_be() -> None:
+    """Print ``?`` for what the standard output's encoding does not have: a name, a minus sign."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+
+
+def _take_no_empty_text(parameter: Any) -> None:
+    """Refuse ``""`` before it is read: of a path it would mean the folder one is in.
+
+    It is a script's variable that nobody set. What may be given several times is for the command.
+    """
+    process = parameter.process_value
+
+    def checked(ctx: Any, value: Any) -> Any:
+        if isinstance(value, str) and not value.strip():
+            name = parameter.opts[0]
+            shown = name if name.startswith("-") else name.upper()
+            raise FtplugError(f"{shown}: the text is empty: give a value, or leave it out")
+        return process(ctx, value)
+
+    parameter.process_value = checked
 
 
 def _commands(add: Any) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import io
 import os
 import secrets
 import shlex
@@ -14,6 +13,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from ftplug.command_group import print_what_can_be
 from ftplug.comparing.candidates import DEFAULT, default_candidates, with_baseline
 from ftplug.comparing.comparison import Comparison
 from ftplug.comparing.measuring.retained import retained_text
@@ -240,8 +240,7 @@ def _show(compared: Compared, *, as_json: bool) -> None:
     from ftplug.comparing.summary import FILE
 
     finished, folder = compared.finished, compared.folder
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # not everybody's terminal has a minus sign
+    print_what_can_be()
     if as_json:
         typer.echo((folder.path / FILE).read_text(encoding="utf-8"), nl=False)
         return
