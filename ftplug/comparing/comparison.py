@@ -70,4 +70,7 @@ class Comparison:
             return pydantic.TypeAdapter(cls).validate_json(path.read_bytes())
         except (OSError, ValueError) as error:
             said = one_line(error)
-            raise FtplugError(f"{path}: no comparison of ftplug compare: {said}") from None
+            raise FtplugError(
+                f"{path}: no comparison of ftplug compare: {said}: put the file back, or compare "
+                "anew in another folder"
+            ) from None

@@ -75,10 +75,6 @@ def verify(
         raise typer.BadParameter("--effect loads the artifact: leave out --files-only")
     if (url is None) != (model is None):
         raise typer.BadParameter("--served URL and --model NAME go together")
-    if url is not None and not url.strip():
-        raise typer.BadParameter("--served: the address is empty, and nobody would be asked")
-    if model is not None and not model.strip():
-        raise typer.BadParameter("--model: the name is empty, and no model has it")
     if data is not None and not rerun:
         raise typer.BadParameter("--data names the file of --rerun, which measures on it: add it")
     done = verify(

@@ -44,7 +44,7 @@ def test_an_empty_revision_is_not_main(hub, base, artifact, repo_id, tmp_path, t
             action()
     assert typed("push", artifact, repo_id, "--revision", "", "--dry-run")[0] == 1
     told = typed("adopt", repo_id, "--base", base, "--revision", "", "--to", tmp_path / "to")[2]
-    assert "the revision is empty" in told
+    assert "--revision: the text is empty" in told
 
 
 @pytest.mark.parametrize("method", ["lora", "bottleneck"])

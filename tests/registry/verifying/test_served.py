@@ -317,19 +317,19 @@ def test_a_redirect_to_nowhere_is_one_line(language_artifact, status):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "ended", "said"),
     [
-        (("--served", "", "--model", "tuned"), "address is empty"),
-        (("--served", " ", "--model", "tuned"), "address is empty"),
-        (("--served", "http://127.0.0.1:1", "--model", ""), "name is empty"),
-        (("--data", "nope.csv"), "--rerun"),
+        (("--served", "", "--model", "tuned"), 1, "--served: the text is empty"),
+        (("--served", " ", "--model", "tuned"), 1, "--served: the text is empty"),
+        (("--served", "http://127.0.0.1:1", "--model", ""), 1, "--model: the text is empty"),
+        (("--data", "nope.csv"), 2, "--rerun"),
     ],
 )
 def test_what_asks_for_nothing_is_refused_rather_than_passed_over(
-    typed, language_artifact, options, said
+    typed, language_artifact, options, ended, said
 ):
     code, _, error = typed("verify", language_artifact, "--files-only", *options)
-    assert (code, said in " ".join(error.split())) == (2, True), error
+    assert (code, said in " ".join(error.split())) == (ended, True), error
 
 
 def test_address_and_model_go_together(typed, language_artifact):
