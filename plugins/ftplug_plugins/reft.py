@@ -170,13 +170,19 @@ def orthonormal(rows: Tensor) -> Tensor:
 
 
 def edit(reft: Any, hidden_states: Tensor) -> Tensor:
-    """Return ``Rᵀ(W h + b - R h)`` for hidden states (…, width), in their own dtype."""
+    """Return ``Rᵀ(W h + b - R h)`` for hidden states (…, width), in their own dtype.
+
+    Computed in float32 or better, also where somebody has cast the whole model to half precision,
+    in which torch has no Cholesky decomposition.
+    """
+    import torch
     from torch.nn.functional import linear
 
-    source, rotation = reft.learned_source, orthonormal(reft.rotation)  # R: (rank, width)
-    h = hidden_states.to(source.weight.dtype)
+    source, wide = reft.learned_source, torch.promote_types(reft.rotation.dtype, torch.float32)
+    rotation = orthonormal(reft.rotation.to(wide))  # R: (rank, width)
     # At the start W - R is zero exactly.
-    update = linear(h, source.weight - rotation, source.bias) @ rotation
+    difference, bias = source.weight.to(wide) - rotation, source.bias.to(wide)
+    update = linear(hidden_states.to(wide), difference, bias) @ rotation
     return update.to(hidden_states.dtype)
 
 

@@ -224,6 +224,18 @@ def test_a_half_precision_base_and_autocast():
         model(**tiny.inputs(model)).loss.backward()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_model_that_is_cast_afterwards_answers(dtype):
+    model, exact = (
+        shake(ftplug.apply(tiny.bert(), "reft")),
+        shake(ftplug.apply(tiny.bert(), "reft")),
+    )
+    with ftplug.disabled(model):
+        base = logits(model)
+    answers = logits(model.to(dtype)).float()
+    assert (answers - logits(exact)).norm() < 0.1 * (logits(exact) - base).norm()
+
+
 @pytest.mark.parametrize("positions", ["", "f0", "3", "l2+f1", "f1+", "+l1", "f1l1", "f-1", "ALL"])
 def test_positions_that_mean_nothing_are_refused(positions):
     with pytest.raises(MethodError, match=r"reft: positions=.*: write f3"):
